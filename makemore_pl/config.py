@@ -1,0 +1,312 @@
+"""The typed schema of conf/, and resolve(): composed config -> typed, checked Config.
+
+Imports neither torch nor lightning, so that --help, --cfg and tab completion answer at once.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+BATCHNORM_PLACEMENTS = ("none", "pre", "post", "output", "pre_output")
+
+
+def _require(condition: bool, key: str, rule: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f"{key} must be {rule}, got {value!r}.")
+
+
+def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{key} must be one of {', '.join(choices)}, got {value!r}.{did_you_mean(value, choices)}")
+
+
+@dataclass(slots=True)
+class DataConfig:
+    """Words, context windows and minibatches."""
+
+    source: str = "names"
+    """`names`: the embedded US baby names of 2018. `lecture`: the lecture's names.txt, fetched once."""
+    path: str | None = None
+    """A UTF-8 text file, one word a line, read instead of the source's own list."""
+    block_size: int = 3
+    """Characters of context."""
+    batch_size: int = 32
+    """Examples in one minibatch."""
+
+    def __post_init__(self) -> None:
+        _one_of("data.source", self.source, ("names", "lecture"))
+        _require(self.block_size >= 1, "data.block_size", "at least 1", self.block_size)
+        _require(self.batch_size >= 1, "data.batch_size", "at least 1", self.batch_size)
+
+
+@dataclass(slots=True)
+class ModelConfig:
+    """The MLP and its initialization."""
+
+    n_embd: int = 10
+    """Numbers in one character's embedding."""
+    n_hidden: int = 200
+    """Neurons in one hidden layer."""
+    n_layers: int = 1
+    """Hidden layers."""
+    activation: str = "tanh"
+    """tanh, relu, gelu or identity."""
+    init: str = "kaiming"
+    """Standard deviation of the hidden weights: kaiming gain/sqrt(fan_in), xavier gain*sqrt(2/(fan_in+fan_out)),
+    small 0.01*gain, normal gain."""
+    gain: float | None = None
+    """Factor on the hidden weights; null: the activation's own for kaiming and xavier (tanh 5/3), 1 for the others."""
+    hidden_bias: float = 0.0
+    """Standard deviation of the hidden biases."""
+    output_scale: float = 0.01
+    """Standard deviation of the output weights; with BatchNorm on the logits, that BatchNorm's weight instead."""
+    output_bias: float = 0.0
+    """Standard deviation of the output bias."""
+    batchnorm: str = "none"
+    """none; pre: before each activation; post: after it; output: on the logits; pre_output: pre and output."""
+    bn_momentum: float = 0.1
+    """Weight of the new batch in BatchNorm's running statistics."""
+    bn_eps: float = 1e-5
+    """Added to BatchNorm's variance."""
+    dropout: float = 0.0
+    """Share of each hidden layer's activations set to zero in training."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_embd", "n_hidden", "n_layers"):
+            _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        _one_of("model.activation", self.activation, ("tanh", "relu", "gelu", "identity"))
+        _one_of("model.init", self.init, ("kaiming", "xavier", "small", "normal"))
+        _one_of("model.batchnorm", self.batchnorm, BATCHNORM_PLACEMENTS)
+        _require(self.gain is None or self.gain > 0, "model.gain", "greater than 0", self.gain)
+        for name in ("hidden_bias", "output_scale", "output_bias"):
+            _require(getattr(self, name) >= 0, f"model.{name}", "0 or greater", getattr(self, name))
+        _require(0 < self.bn_momentum <= 1, "model.bn_momentum", "in (0, 1]", self.bn_momentum)
+        _require(self.bn_eps > 0, "model.bn_eps", "greater than 0", self.bn_eps)
+        _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
+
+    @property
+    def batchnorm_pre(self) -> bool:
+        return self.batchnorm in ("pre", "pre_output")
+
+    @property
+    def batchnorm_post(self) -> bool:
+        return self.batchnorm == "post"
+
+    @property
+    def batchnorm_output(self) -> bool:
+        return self.batchnorm in ("output", "pre_output")
+
+
+@dataclass(slots=True)
+class OptimConfig:
+    """The optimizer and the learning rate as a function of the step."""
+
+    name: str = "sgd"
+    """sgd, adam or adamw."""
+    lr: float = 0.1
+    """Highest learning rate."""
+    momentum: float = 0.0
+    """SGD's momentum."""
+    nesterov: bool = False
+    """SGD with Nesterov momentum."""
+    beta1: float = 0.9
+    """Adam's decay of the first moment."""
+    beta2: float = 0.999
+    """Adam's decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of Adam's second moment."""
+    weight_decay: float = 0.0
+    """L2 penalty for sgd and adam, decoupled decay for adamw."""
+    schedule: str = "step_decay"
+    """constant; step_decay: times decay_factor from decay_at on; cosine: down to lr * decay_factor at the last step."""
+    decay_at: float = 0.5
+    """Where step_decay happens, as a fraction of trainer.max_steps."""
+    decay_factor: float = 0.1
+    """Factor of step_decay; final fraction of cosine."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate first rises linearly to its schedule."""
+
+    def __post_init__(self) -> None:
+        _one_of("optim.name", self.name, ("sgd", "adam", "adamw"))
+        _one_of("optim.schedule", self.schedule, ("constant", "step_decay", "cosine"))
+        _require(self.lr > 0, "optim.lr", "greater than 0", self.lr)
+        _require(0 <= self.momentum < 1, "optim.momentum", "in [0, 1)", self.momentum)
+        _require(0 <= self.beta1 < 1, "optim.beta1", "in [0, 1)", self.beta1)
+        _require(0 <= self.beta2 < 1, "optim.beta2", "in [0, 1)", self.beta2)
+        _require(self.eps > 0, "optim.eps", "greater than 0", self.eps)
+        _require(self.weight_decay >= 0, "optim.weight_decay", "0 or greater", self.weight_decay)
+        _require(0 <= self.decay_at <= 1, "optim.decay_at", "a fraction of the run, 0 to 1", self.decay_at)
+        _require(0 <= self.decay_factor <= 1, "optim.decay_factor", "in [0, 1]", self.decay_factor)
+        _require(self.warmup_steps >= 0, "optim.warmup_steps", "0 or greater", self.warmup_steps)
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optim.nesterov needs optim.momentum greater than 0.")
+        if self.name != "sgd" and (self.momentum or self.nesterov):
+            raise ValueError(f"optim.momentum and optim.nesterov belong to sgd, not to {self.name}: use optim.beta1.")
+
+
+@dataclass(slots=True)
+class TrainerConfig:
+    """Where and how long to train. Lightning's names where Lightning has one; every count is in optimizer steps."""
+
+    accelerator: str = "auto"
+    """cpu; gpu; auto: a GPU where there is one and the network is large enough to gain from it."""
+    devices: int = 1
+    """Processes that share each minibatch (DistributedDataParallel when more than 1)."""
+    precision: str = "32-true"
+    """32-true, bf16-mixed or 16-mixed."""
+    max_steps: int = 200_000
+    """Optimizer steps in all."""
+    val_check_interval: int = 10_000
+    """Steps between validations, each with a checkpoint; the last step is always validated."""
+    watch_every: int = 500
+    """Steps between watched steps, the ones that hooks and callbacks see; 1 is plain Lightning."""
+    engine: str = "auto"
+    """How unwatched steps run. compile: one compiled call a stride; eager: a bare loop;
+    auto: compile when the run is long enough to earn the compile time and there is a C++ compiler."""
+    gradient_clip_val: float | None = None
+    """Bound of the gradient's norm or values; null: no clipping."""
+    gradient_clip_algorithm: str = "norm"
+    """norm or value."""
+    deterministic: bool = False
+    """Only deterministic algorithms on a GPU; the CPU is always deterministic."""
+    threads: int = 1
+    """Threads of torch; more than 1 slows networks this small."""
+    enable_progress_bar: bool = True
+    """Show loss and steps per second while training."""
+
+    def __post_init__(self) -> None:
+        _one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        _one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
+        _one_of("trainer.engine", self.engine, ("auto", "compile", "eager"))
+        _one_of("trainer.gradient_clip_algorithm", self.gradient_clip_algorithm, ("norm", "value"))
+        for name in ("devices", "max_steps", "val_check_interval", "watch_every", "threads"):
+            _require(getattr(self, name) >= 1, f"trainer.{name}", "at least 1", getattr(self, name))
+        clip = self.gradient_clip_val
+        _require(clip is None or clip > 0, "trainer.gradient_clip_val", "greater than 0, or null", clip)
+
+
+@dataclass(slots=True)
+class Config:
+    """One run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    """Callbacks by name, each with a `_target_`; open on purpose."""
+    logger: dict[str, Any] = field(default_factory=dict)
+    """Loggers by name, each with a `_target_`; open on purpose."""
+    experiment: str = "default"
+    """Name of the overlay; also the folder under outputs/."""
+    seed: int = 2147483647
+    """Seed of the one generator that draws parameters and minibatches, and of dropout. The lecture's own."""
+    ckpt_path: str | None = None
+    """Checkpoint to resume from."""
+    run_dir: str = MISSING
+    """Everything the run writes; Hydra's output directory."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**63, "seed", "in [0, 2**63)", self.seed)
+        if self.model.batchnorm != "none" and self.data.batch_size == 1:
+            raise ValueError(
+                "data.batch_size=1 with model.batchnorm has no batch variance to divide by: "
+                "use data.batch_size of at least 2, or model.batchnorm=none."
+            )
+        if self.data.batch_size % self.trainer.devices:
+            raise ValueError(
+                f"data.batch_size={self.data.batch_size} can't be shared by trainer.devices={self.trainer.devices}: "
+                "make it a multiple."
+            )
+        if self.optim.warmup_steps >= self.trainer.max_steps:
+            raise ValueError(
+                f"optim.warmup_steps={self.optim.warmup_steps} must be less than "
+                f"trainer.max_steps={self.trainer.max_steps}."
+            )
+        for group in ("callbacks", "logger"):
+            for name, node in getattr(self, group).items():
+                if not isinstance(node, dict) or "_target_" not in node:
+                    raise ValueError(f"{group}.{name} has no _target_, so there is nothing to build.")
+
+    def without_effect(self) -> list[str]:
+        """One sentence for each setting that the rest of the config makes powerless."""
+        model, optim, trainer = self.model, self.optim, self.trainer
+        powerless = {
+            "model.hidden_bias: a Linear straight before BatchNorm has no bias": model.batchnorm_pre
+            and model.hidden_bias,
+            "model.output_bias: a Linear straight before BatchNorm has no bias": model.batchnorm_output
+            and model.output_bias,
+            "model.bn_momentum: there is no BatchNorm": model.batchnorm == "none" and model.bn_momentum != 0.1,
+            "optim.decay_at: only schedule step_decay has it": optim.schedule != "step_decay" and optim.decay_at != 0.5,
+            "optim.decay_factor: schedule constant has no decay": optim.schedule == "constant"
+            and optim.decay_factor != 0.1,
+            "optim.beta1 and optim.beta2: sgd has no such moments": optim.name == "sgd"
+            and (optim.beta1, optim.beta2) != (0.9, 0.999),
+            "trainer.engine: with trainer.watch_every=1 no step is unwatched": trainer.watch_every == 1
+            and trainer.engine != "auto",
+        }
+        return [f"Without effect: {sentence}." for sentence, holds in powerless.items() if holds]
+
+
+def _keys(schema: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for each in fields(schema):
+        keys.append(prefix + each.name)
+        if is_dataclass(each.type):
+            keys += _keys(each.type, f"{prefix}{each.name}.")
+    return keys
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """' Did you mean ...?' with the nearest choice, '' where none is close."""
+    close = difflib.get_close_matches(word, list(choices), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def unknown_key(key: str) -> str:
+    """The sentence for a dotted key that the schema does not have."""
+    return f"Unknown config key {key!r}.{did_you_mean(key, _keys(Config))}"
+
+
+def _refuse_unknown(node: DictConfig, schema: Any, prefix: str = "") -> None:
+    # `+model.n_hiden=300` on the command line is inserted whatever the schema says
+    for key in node:
+        known = {each.name: each.type for each in fields(schema)}
+        if key not in known:
+            raise ValueError(unknown_key(f"{prefix}{key!s}"))
+        if is_dataclass(known[str(key)]):
+            _refuse_unknown(node[key], known[str(key)], f"{prefix}{key!s}.")
+
+
+def resolve(raw: DictConfig) -> Config:
+    """Composed config -> typed Config.
+
+    Raises:
+        ValueError: naming the key, for an unknown key, a missing value or one out of range.
+    """
+    _refuse_unknown(raw, Config)
+    config = OmegaConf.to_object(raw)
+    assert isinstance(config, Config)
+    return config
+
+
+def load_config(run_dir: Path) -> Config:
+    """The resolved config of a run.
+
+    Raises:
+        ValueError: where there is none, or it does not fit the schema.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{run_dir} is not a run directory: it has no config.yaml.")
+    merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+    assert isinstance(merged, DictConfig)
+    return resolve(merged)
+
+
+ConfigStore.instance().store(name="schema", node=Config)

@@ -1,0 +1,174 @@
+"""Vocabulary, context windows, splits, and strides of minibatches."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from makemore_pl.config import DataConfig, TrainerConfig
+from makemore_pl.words import END, load_words
+
+SPLITS = ("train", "val", "test")
+SPLIT_SEED = 42
+CHUNK = 16_384
+"""Examples in one batch of an evaluation; bounds its memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Characters and their indices: 0 is the end mark, then the characters of the words, sorted."""
+
+    characters: str
+
+    @classmethod
+    def of(cls, words: list[str]) -> "Vocabulary":
+        return cls("".join(sorted(set("".join(words)))))
+
+    def __len__(self) -> int:
+        return len(self.characters) + 1
+
+    def encode(self, word: str) -> list[int]:
+        """Indices of the word's characters.
+
+        Raises:
+            ValueError: naming the characters that the vocabulary does not have.
+        """
+        if unknown := sorted(set(word) - set(self.characters)):
+            raise ValueError(f"{word!r} has characters outside the vocabulary: {' '.join(unknown)}")
+        return [self.characters.index(character) + 1 for character in word]
+
+    def decode(self, indices: list[int]) -> str:
+        """The characters of the indices, the end mark as '.'."""
+        return "".join((END + self.characters)[index] for index in indices)
+
+
+def examples(words: list[str], vocabulary: Vocabulary, block_size: int) -> tuple[Tensor, Tensor]:
+    """Every context and the character that follows it, word by word.
+
+    Returns:
+        int64 tensors (N, block_size) and (N,); N is the number of characters, end marks included.
+    """
+    index = {character: i for i, character in enumerate(END + vocabulary.characters)}
+    padding = [-1] * block_size
+    stream: list[int] = []
+    for word in words:
+        stream += padding
+        stream += [index[character] for character in word]
+        stream.append(0)
+    windows = torch.tensor(stream).unfold(0, block_size + 1, 1)
+    windows = windows[windows[:, -1] >= 0].clamp(min=0)
+    return windows[:, :-1].contiguous(), windows[:, -1].contiguous()
+
+
+def split_words(words: list[str]) -> dict[str, list[str]]:
+    """80/10/10 after the lecture's shuffle."""
+    shuffled = list(words)
+    random.Random(SPLIT_SEED).shuffle(shuffled)
+    n1, n2 = int(0.8 * len(shuffled)), int(0.9 * len(shuffled))
+    return {"train": shuffled[:n1], "val": shuffled[n1:n2], "test": shuffled[n2:]}
+
+
+class Stride(NamedTuple):
+    """The run of steps up to and with a watched one; steps count from 0."""
+
+    first: int
+    watched: int
+
+
+def next_watched(step: int, config: TrainerConfig) -> int:
+    """The first watched step that is not before `step`.
+
+    Watched are 0, 1, 2, 5, 10, 20, 50, ... below watch_every, then every multiple of watch_every, every step after
+    which validation is due, and the last.
+    """
+    early = [n * int(10**power) for power in range(len(str(config.watch_every))) for n in (1, 2, 5)]
+    candidates = [watched for watched in (0, *early) if step <= watched < config.watch_every]
+    for every in (config.watch_every, config.val_check_interval):
+        candidates.append(max(1, -(-step // every)) * every)
+    candidates.append(config.max_steps - 1)
+    return min(candidate for candidate in candidates if candidate >= step)
+
+
+def validation_due(watched: int, config: TrainerConfig) -> bool:
+    """Whether to validate after this watched step: each val_check_interval, and the last step."""
+    return watched == config.max_steps - 1 or (watched > 0 and watched % config.val_check_interval == 0)
+
+
+class Strides:
+    """Iterates over the strides from the step where training stands to max_steps."""
+
+    def __init__(self, config: TrainerConfig, step: Callable[[], int]) -> None:
+        self.config = config
+        self.step = step
+
+    def __iter__(self) -> Iterator[Stride]:
+        first = self.step()
+        while first < self.config.max_steps:
+            watched = next_watched(first, self.config)
+            yield Stride(first, watched)
+            first = watched + 1
+
+
+class NamesDataModule(LightningDataModule):
+    """Splits of a word list; minibatches drawn with replacement by one generator.
+
+    A batch of the training loader is one stride: contexts (k, B, block_size) and targets (k, B), minibatch by
+    minibatch. The examples stay on the device; only indices are sent, once a stride.
+
+    Args:
+        config: word list, block_size, batch_size.
+        trainer_config: which steps are watched.
+        generator: draws the minibatches; has drawn the parameters before. Its state is part of the checkpoint.
+    """
+
+    def __init__(self, config: DataConfig, trainer_config: TrainerConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config = config
+        self.trainer_config = trainer_config
+        self.generator = generator
+        self.words = load_words(config)
+        self.vocabulary = Vocabulary.of(self.words)
+        self.examples = {
+            split: examples(words, self.vocabulary, config.block_size)
+            for split, words in split_words(self.words).items()
+        }
+
+    def train_dataloader(self) -> Strides:
+        assert self.trainer is not None
+        trainer = self.trainer
+        return Strides(self.trainer_config, lambda: trainer.global_step)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        x, y = self.examples["val"]
+        return DataLoader(list(zip(x.split(CHUNK), y.split(CHUNK), strict=True)), batch_size=None)  # type: ignore[arg-type]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        # Minibatches are drawn here and not in the loader: Lightning fetches one batch ahead, and the generator's
+        # state in a checkpoint must be that of the steps done.
+        if isinstance(batch, Stride):
+            assert self.trainer is not None
+            # Lightning's own cadence counts batches, that is strides; steps are meant
+            self.trainer.val_check_batch = 1 if validation_due(batch.watched, self.trainer_config) else float("inf")
+            return self.minibatches(batch.watched - batch.first + 1, device)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def minibatches(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The next `count` minibatches: (count, B, block_size) and (count, B), B the share of this process."""
+        x, y = (each.to(device) for each in self.examples["train"])
+        self.examples["train"] = (x, y)
+        indices = torch.randint(len(y), (count, self.config.batch_size), generator=self.generator)
+        if self.trainer is not None and self.trainer.world_size > 1:
+            indices = indices[:, self.trainer.global_rank :: self.trainer.world_size]
+        indices = indices.to(device, non_blocking=True)
+        return x[indices], y[indices]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        self.generator.set_state(state_dict["generator"].cpu())

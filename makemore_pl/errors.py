@@ -1,0 +1,47 @@
+"""A user's mistake ends in one sentence and exit code 1, never in a traceback."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from makemore_pl.config import did_you_mean, unknown_key
+
+
+def explain(error: BaseException) -> str:
+    """The sentence for a ValueError of ours or an error of Hydra's composition, with the key that was meant."""
+    omegaconf_error = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(omegaconf_error, OmegaConfBaseException) and omegaconf_error.full_key:
+        key = str(omegaconf_error.full_key)
+        first_line = str(omegaconf_error).partition("\n")[0]
+        if re.search(r"^Key '.*' (not in|is not in struct)", first_line):
+            return unknown_key(key)
+        return f"{key}: {first_line}"
+    text = str(error)
+    if missing := re.match(r"(?:In '.*': )?Could not find '(\S+)/(\S+)'", text):
+        group, name = missing.groups()
+        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        listed = f" Available: {', '.join(options)}." if options else ""
+        return f"There is no {group}={name}.{did_you_mean(name, options)}{listed}"
+    return text
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Print the sentence of a user's mistake on standard error and exit with 1.
+
+    With HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead.
+    """
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
+    try:
+        yield
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        if full:
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(1)

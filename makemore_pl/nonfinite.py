@@ -1,0 +1,51 @@
+"""Where a network first stops being finite."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+
+def first_not_finite_gradient(model: nn.Module) -> str | None:
+    """The parameter nearest the loss whose gradient is not finite."""
+    for name, parameter in reversed(list(model.named_parameters())):
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            return f"the gradient of {name}"
+    return None
+
+
+@torch.enable_grad()
+def first_not_finite(model: nn.Module, x: Tensor, y: Tensor) -> str | None:
+    """The first parameter, layer output, loss or gradient, in the order of computation, that is not finite.
+
+    Runs forward and backward on one minibatch, x (B, block_size) and y (B,): leaves gradients behind and moves
+    BatchNorm's running statistics, as a step would.
+    """
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f"the parameter {name}"
+    outputs: list[tuple[str, Tensor]] = []
+    handles = [
+        module.register_forward_hook(_recorder(name, outputs))
+        for name, module in model.named_modules()
+        if not list(module.children())
+    ]
+    try:
+        loss = cross_entropy(model(x), y)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, output in [*outputs, ("the loss", loss)]:
+        if not torch.isfinite(output).all():
+            return name
+    model.zero_grad()
+    loss.backward()
+    return first_not_finite_gradient(model)
+
+
+def _recorder(name: str, outputs: list[tuple[str, Tensor]]) -> Any:
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        outputs.append((f"the output of {name}", output.detach()))
+
+    return record

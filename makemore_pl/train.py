@@ -1,0 +1,219 @@
+"""build(config) and run(config): from a checked config to a trained network and its run directory."""
+
+import json
+import logging
+import math
+import os
+import shutil
+import time
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from makemore_pl.checkpoint import check_resumable
+from makemore_pl.config import Config, TrainerConfig
+from makemore_pl.data import NamesDataModule
+from makemore_pl.evaluate import split_loss
+from makemore_pl.module import MakemoreModule
+from makemore_pl.progress import StepProgressBar
+
+log = logging.getLogger(__name__)
+
+GPU_PAYS = 50_000_000
+"""Parameters times minibatch from which `auto` takes a GPU. Below it a step is a few small kernels, whose launches cost
+more than their arithmetic; the lecture's networks are at 400,000 to 1,500,000. An estimate, not a measurement."""
+COMPILE_PAYS = 40_000
+"""Unwatched steps from which compiling (10 to 30 s) costs less than it saves (about 0.4 ms a step)."""
+
+
+def choose_accelerator(config: TrainerConfig, parameters: int, batch_size: int) -> str:
+    """Cpu or gpu, with one line in the log.
+
+    Raises:
+        ValueError: gpu where there is none.
+    """
+    there_is_one = torch.cuda.is_available()
+    if config.accelerator == "gpu" and not there_is_one:
+        raise ValueError("trainer.accelerator=gpu: torch finds no GPU here; use trainer=cpu or trainer=auto.")
+    if config.accelerator != "auto":
+        chosen, why = config.accelerator, "as configured"
+    elif not there_is_one:
+        chosen, why = "cpu", "there is no GPU"
+    elif parameters * batch_size < GPU_PAYS:
+        chosen, why = "cpu", "a network this small is faster there; trainer=gpu takes the GPU"
+    else:
+        chosen, why = "gpu", "the network is large enough to gain from it"
+    log.info("Training on the %s: %s.", chosen.upper(), why)
+    return chosen
+
+
+def choose_watch_every(config: TrainerConfig) -> int:
+    """1, with one line in the log, where an unwatched step could not be the same as a watched one."""
+    reasons = []
+    if config.devices > 1:
+        reasons.append(f"trainer.devices={config.devices}")
+    if config.precision != "32-true":
+        reasons.append(f"trainer.precision={config.precision}")
+    if reasons and config.watch_every > 1:
+        log.warning("Every step is watched, as in plain Lightning, because of %s.", " and ".join(reasons))
+        return 1
+    return config.watch_every
+
+
+def choose_engine(config: TrainerConfig, accelerator: str) -> str:
+    """Compile or eager, with one line in the log. Decided from the config and the presence of a compiler alone.
+
+    Raises:
+        ValueError: compile where there is no C++ compiler.
+    """
+    unwatched = config.max_steps - config.max_steps // config.watch_every
+    if config.watch_every == 1:
+        return "eager"
+    compiler = accelerator == "gpu" or shutil.which(os.environ.get("CXX", "g++"))
+    if config.engine == "eager":
+        return "eager"
+    if not compiler:
+        log.warning("There is no C++ compiler (CXX or g++): unwatched steps run in the slower engine=eager.")
+        return "eager"
+    if config.engine == "compile":
+        return "compile"
+    if accelerator == "gpu" or unwatched < COMPILE_PAYS:
+        log.info("Engine eager: %s.", "on a GPU" if accelerator == "gpu" else f"{unwatched} steps don't earn compiling")
+        return "eager"
+    log.info("Engine compile: the first stride waits for the compiler, 5 to 30 s.")
+    return "compile"
+
+
+def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
+    """Everything a run needs, from one generator and in the order of the lecture's random numbers."""
+    run_dir = Path(config.run_dir)
+    watch_every = choose_watch_every(config.trainer)
+    trainer_config = replace(config.trainer, watch_every=watch_every)
+    generator = torch.Generator().manual_seed(config.seed)
+    datamodule = NamesDataModule(config.data, trainer_config, generator)
+    module = MakemoreModule(
+        datamodule.vocabulary.characters, config.data.block_size, config.model, config.optim, generator
+    )
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    accelerator = choose_accelerator(trainer_config, parameters, config.data.batch_size)
+    if choose_engine(trainer_config, accelerator) == "compile":
+        module.compiled_length = watch_every - 1
+    callbacks = [
+        ModelCheckpoint(
+            dirpath=run_dir / "checkpoints",
+            filename="best",
+            monitor="val/loss",
+            save_last=True,
+            enable_version_counter=False,
+        ),
+        *([StepProgressBar()] if trainer_config.enable_progress_bar else []),
+        *_instantiate(config.callbacks),
+    ]
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=trainer_config.devices,
+        precision=trainer_config.precision,  # type: ignore[arg-type]
+        max_epochs=-1,
+        max_steps=trainer_config.max_steps,
+        gradient_clip_val=trainer_config.gradient_clip_val,
+        gradient_clip_algorithm=trainer_config.gradient_clip_algorithm if trainer_config.gradient_clip_val else None,
+        deterministic=trainer_config.deterministic,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=trainer_config.enable_progress_bar,
+        callbacks=callbacks,
+        logger=_instantiate(config.logger) or False,
+    )
+    return trainer, module, datamodule
+
+
+def _instantiate(nodes: dict[str, Any]) -> list[Any]:
+    # the only `_target_`s of the project: callbacks and loggers are open sets
+    return [instantiate(node, _convert_="all") for node in nodes.values()]
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train, evaluate on the whole splits, write metrics.json last; returns its content.
+
+    Raises:
+        ValueError: for a user's mistake. FloatingPointError: where training stops being finite.
+    """
+    run_dir = Path(config.run_dir)
+    refuse_finished(run_dir, resuming=config.ckpt_path is not None)
+    for sentence in config.without_effect():
+        log.warning(sentence)
+    _quieten()
+    torch.set_num_threads(config.trainer.threads)
+    seed_everything(config.seed % 2**32, verbose=False)
+    trainer, module, datamodule = build(config)
+    first = check_resumable(Path(config.ckpt_path), config, datamodule.vocabulary) if config.ckpt_path else 0
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+    started = time.perf_counter()
+    trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    seconds = time.perf_counter() - started
+    losses = {split: split_loss(module.model, x, y) for split, (x, y) in datamodule.examples.items()}
+    metrics = {
+        "experiment": config.experiment,
+        "seed": config.seed,
+        "initial_loss": module.initial_loss,
+        **{f"{split}/loss": loss for split, loss in losses.items()},
+        "val/perplexity": math.exp(losses["val"]),
+        "steps": trainer.global_step,
+        "seconds": round(seconds, 3),
+        "steps_per_second": round((trainer.global_step - first) / seconds, 1),
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "uniform_loss": math.log(len(datamodule.vocabulary)),
+    }
+    if trainer.is_global_zero:
+        write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        _print_table(metrics, run_dir)
+    return metrics
+
+
+def refuse_finished(run_dir: Path, resuming: bool) -> None:
+    """Raises ValueError for a directory that holds a finished run, unless resuming."""
+    if (run_dir / "metrics.json").exists() and not resuming:
+        raise ValueError(
+            f"{run_dir} already holds a finished run: choose another hydra.run.dir, or resume it with "
+            f"ckpt_path={run_dir / 'checkpoints' / 'last.ckpt'}."
+        )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside, then rename: a reader sees the old file or the whole new one."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _quieten() -> None:
+    # Lightning's banners, and advice that is wrong for a loader that yields strides
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*", message=".*does not have many workers.*")
+
+
+def _print_table(metrics: dict[str, Any], run_dir: Path) -> None:
+    table = Table(title=f"{metrics['experiment']}: losses in nats, whole splits, eval mode")
+    for column in ("train", "val", "test", "val perplexity", "initial", "uniform, ln V"):
+        table.add_column(column, justify="right")
+    keys = ("train/loss", "val/loss", "test/loss", "val/perplexity", "initial_loss", "uniform_loss")
+    table.add_row(*(f"{metrics[key]:.4f}" for key in keys))
+    console = Console()
+    console.print(table)
+    console.print(f"{metrics['steps']} steps in {metrics['seconds']:.1f} s", highlight=False)
+    console.print(f"run directory  {run_dir}", highlight=False, soft_wrap=True)
+    console.print(f"look at it     tensorboard --logdir {run_dir}", highlight=False, soft_wrap=True)

@@ -1,0 +1,29 @@
+"""Whole-split losses of a run: python scripts/evaluate.py RUN_DIRECTORY [--checkpoint best|last] [--recalibrate]"""
+
+import argparse
+from pathlib import Path
+
+from makemore_pl.config import load_config
+from makemore_pl.errors import one_sentence
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Whole-split losses from a checkpoint, in eval mode.")
+    parser.add_argument("run_directory", type=Path)
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="last")
+    parser.add_argument(
+        "--recalibrate",
+        action="store_true",
+        help="also with BatchNorm's running statistics replaced by those of the whole training split",
+    )
+    arguments = parser.parse_args()
+    config = load_config(arguments.run_directory)
+    from makemore_pl.evaluate import evaluate, print_losses
+
+    path = arguments.run_directory / "checkpoints" / f"{arguments.checkpoint}.ckpt"
+    print_losses(evaluate(path, config.data, recalibrated=arguments.recalibrate))
+
+
+if __name__ == "__main__":
+    with one_sentence():
+        main()

@@ -1,0 +1,20 @@
+"""Train one network, or sweep: python scripts/train.py +experiment=kaiming"""
+
+import hydra
+from omegaconf import DictConfig
+
+from makemore_pl.config import resolve
+from makemore_pl.errors import one_sentence
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(raw: DictConfig) -> float:
+    config = resolve(raw)
+    from makemore_pl.train import run  # torch and lightning only now: --help and --cfg answer at once
+
+    return float(run(config)["val/loss"])
+
+
+if __name__ == "__main__":
+    with one_sentence():
+        main()
