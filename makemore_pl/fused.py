@@ -4,31 +4,31 @@
 rates trains many configurations at once.
 """
 
-import copy
 import math
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.utils import _pytree as pytree
 
+from makemore_pl.compiled import compiled_scan
 from makemore_pl.nonfinite import first_not_finite
+from makemore_pl.unhooked import unhooked
 
 Tensors = dict[str, Tensor]
 State = dict[str, Tensors]
 """Optimizer state by slot (momentum_buffer; exp_avg, exp_avg_sq), then by parameter."""
 Step = Callable[[Tensors, Tensors, State, Tensor, Tensor, Tensor], tuple[Tensors, Tensors, State, Tensor]]
-Run = Callable[[Tensors, Tensors, State, Tensor, Tensor, Tensor], tuple[Tensors, Tensors, State, Tensor]]
 
 SLOTS: dict[type[Optimizer], tuple[str, ...]] = {
     SGD: ("momentum_buffer",),
     Adam: ("exp_avg", "exp_avg_sq"),
     AdamW: ("exp_avg", "exp_avg_sq"),
 }
-_compiled: dict[str, Run] = {}
 
 
 def clip_gradients(gradients: Tensors, value: float | None, algorithm: str) -> Tensors:
@@ -42,39 +42,80 @@ def clip_gradients(gradients: Tensors, value: float | None, algorithm: str) -> T
     return {name: gradient * scale for name, gradient in gradients.items()}
 
 
-def update(
-    optimizer: Optimizer, parameters: Tensors, gradients: Tensors, state: State, rates: Tensor
-) -> tuple[Tensors, State]:
+class Rule(NamedTuple):
+    """How an optimizer steps: what a compiled call is specialized on. Rates are arguments instead."""
+
+    kind: type[Optimizer]
+    weight_decay: float
+    momentum: float
+    nesterov: bool
+    betas: tuple[float, float]
+    eps: float
+    clip_value: float | None
+    clip_algorithm: str
+
+    @classmethod
+    def of(cls, optimizer: Optimizer, clip_value: float | None, clip_algorithm: str) -> "Rule":
+        """Read from a torch.optim optimizer.
+
+        Raises:
+            ValueError: for one that `update` can't take steps of.
+        """
+        group = optimizer.param_groups[0]
+        unknown = [key for key in ("amsgrad", "maximize", "dampening") if group.get(key)]
+        if type(optimizer) not in SLOTS or len(optimizer.param_groups) > 1 or unknown:
+            raise ValueError(
+                "Unwatched steps know SGD, Adam and AdamW with one parameter group and without amsgrad, maximize and "
+                f"dampening, not {type(optimizer).__name__} as set up here: use trainer.watch_every=1."
+            )
+        return cls(
+            type(optimizer),
+            group["weight_decay"],
+            group.get("momentum", 0.0),
+            group.get("nesterov", False),
+            tuple(group.get("betas", (0.0, 0.0))),
+            group.get("eps", 0.0),
+            clip_value,
+            clip_algorithm,
+        )
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return () if self.kind is SGD and not self.momentum else SLOTS[self.kind]
+
+
+def update(rule: Rule, parameters: Tensors, gradients: Tensors, state: State, rates: Tensor) -> tuple[Tensors, State]:
     """One step of torch.optim's SGD, Adam or AdamW, out of place.
 
     Args:
         rates: (3,) learning rate, and Adam's 1 - beta1^t and sqrt(1 - beta2^t).
     """
-    group = optimizer.param_groups[0]
-    lr, decay = rates[0], group["weight_decay"]
-    if isinstance(optimizer, AdamW):
-        parameters = {name: p * (1 - lr * decay) for name, p in parameters.items()} if decay else parameters
+    lr, decay = rates[0], rule.weight_decay
+    if decay and rule.kind is AdamW:
+        parameters = {name: p * (1 - lr * decay) for name, p in parameters.items()}
     elif decay:
         gradients = {name: gradient + decay * parameters[name] for name, gradient in gradients.items()}
-    if isinstance(optimizer, SGD):
-        if momentum := group["momentum"]:
-            buffer = {name: momentum * old + gradients[name] for name, old in state["momentum_buffer"].items()}
-            state = {"momentum_buffer": buffer}
-            nesterov = group["nesterov"]
-            gradients = {n: gradients[n] + momentum * b if nesterov else b for n, b in buffer.items()}
+    if rule.kind is SGD:
+        if rule.momentum:
+            buffers = {name: rule.momentum * old + gradients[name] for name, old in state["momentum_buffer"].items()}
+            state = {"momentum_buffer": buffers}
+            if rule.nesterov:
+                gradients = {name: gradients[name] + rule.momentum * buffer for name, buffer in buffers.items()}
+            else:
+                gradients = buffers
         return {name: p - lr * gradients[name] for name, p in parameters.items()}, state
-    beta1, beta2 = group["betas"]
+    beta1, beta2 = rule.betas
     first = {name: old.lerp(gradients[name], 1 - beta1) for name, old in state["exp_avg"].items()}
     second = {name: beta2 * old + (1 - beta2) * gradients[name] ** 2 for name, old in state["exp_avg_sq"].items()}
     step_size = lr / rates[1]
     parameters = {
-        name: p - step_size * first[name] / (second[name].sqrt() / rates[2] + group["eps"])
+        name: p - step_size * first[name] / (second[name].sqrt() / rates[2] + rule.eps)
         for name, p in parameters.items()
     }
     return parameters, {"exp_avg": first, "exp_avg_sq": second}
 
 
-def functional_step(model: nn.Module, optimizer: Optimizer, clip_value: float | None, clip_algorithm: str) -> Step:
+def functional_step(model: nn.Module, rule: Rule) -> Step:
     """(parameters, buffers, state, x (B, block_size), y (B,), rates (3,)) -> (parameters, buffers, state, loss).
 
     The model is the architecture only: parameters and buffers are the arguments.
@@ -90,28 +131,11 @@ def functional_step(model: nn.Module, optimizer: Optimizer, clip_value: float | 
         # BatchNorm writes its running statistics in place: into clones, so that the step stays pure
         buffers = {name: buffer.clone() for name, buffer in buffers.items()}
         gradients, (loss, buffers) = grad_and_value(loss_of, has_aux=True)(parameters, buffers, x, y)
-        gradients = clip_gradients(gradients, clip_value, clip_algorithm)
-        parameters, state = update(optimizer, parameters, gradients, state, rates)
+        gradients = clip_gradients(gradients, rule.clip_value, rule.clip_algorithm)
+        parameters, state = update(rule, parameters, gradients, state, rates)
         return parameters, buffers, state, loss
 
     return step
-
-
-def scanned(step: Step) -> Run:
-    """The step over a leading axis of x, y and rates; returns the last state and the losses (k,)."""
-    from torch._higher_order_ops.scan import scan
-
-    def run(
-        parameters: Tensors, buffers: Tensors, state: State, x: Tensor, y: Tensor, rates: Tensor
-    ) -> tuple[Tensors, Tensors, State, Tensor]:
-        def body(carry: Any, minibatch: Any) -> Any:
-            *carry, loss = step(*carry, *minibatch)
-            return tuple(carry), loss
-
-        (parameters, buffers, state), losses = scan(body, (parameters, buffers, state), (x, y, rates))
-        return parameters, buffers, state, losses
-
-    return run
 
 
 class Unwatched:
@@ -133,21 +157,9 @@ class Unwatched:
         clip_algorithm: str = "norm",
         compiled_length: int = 0,
     ) -> None:
-        group = optimizer.param_groups[0]
-        unknown = [key for key in ("amsgrad", "maximize", "dampening") if group.get(key)]
-        if type(optimizer) not in SLOTS or len(optimizer.param_groups) > 1 or unknown:
-            raise ValueError(
-                "Unwatched steps know SGD, Adam and AdamW with one parameter group and without amsgrad, maximize and "
-                f"dampening, not {type(optimizer).__name__} as set up here: use trainer.watch_every=1."
-            )
-        tensors = [*model.parameters(), *model.buffers()]
-        self.model = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-        for module in self.model.modules():
-            for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-                getattr(module, hooks).clear()
+        self.rule = Rule.of(optimizer, clip_value, clip_algorithm)
+        self.model = unhooked(model, share_tensors=True)
         self.optimizer = optimizer
-        self.clip_value = clip_value
-        self.clip_algorithm = clip_algorithm
         self.compiled_length = compiled_length
 
     def __call__(self, x: Tensor, y: Tensor, lrs: list[float], first: int) -> Tensor:
@@ -192,11 +204,9 @@ class Unwatched:
             loss = cross_entropy(self.model(minibatch_x), minibatch_y)
             self.optimizer.zero_grad()
             loss.backward()
-            if self.clip_value is not None:
-                if self.clip_algorithm == "norm":
-                    nn.utils.clip_grad_norm_(parameters, self.clip_value)
-                else:
-                    nn.utils.clip_grad_value_(parameters, self.clip_value)
+            if self.rule.clip_value is not None:
+                clip = nn.utils.clip_grad_norm_ if self.rule.clip_algorithm == "norm" else nn.utils.clip_grad_value_
+                clip(parameters, self.rule.clip_value)
             self.optimizer.step()
             losses.append(loss.detach())
         return torch.stack(losses)
@@ -206,48 +216,32 @@ class Unwatched:
         parameters = {name: p.detach() for name, p in self.model.named_parameters()}
         buffers = dict(self.model.named_buffers())
         state, taken = self._state()
-        group = self.optimizer.param_groups[0]
-        beta1, beta2 = group.get("betas", (0.0, 0.0))
+        beta1, beta2 = self.rule.betas
         rates = torch.tensor(
             [(lr, 1 - beta1**t, math.sqrt(1 - beta2**t)) for t, lr in enumerate(lrs, start=taken + 1)], device=x.device
         )
-        new = self._run(x, y)(parameters, buffers, state, x, y, rates)
-        for old_tensors, new_tensors in ((parameters, new[0]), (buffers, new[1])):
-            for name, tensor in old_tensors.items():
-                tensor.copy_(new_tensors[name])
-        for slot, tensors in state.items():
-            for name, tensor in tensors.items():
-                tensor.copy_(new[2][slot][name])
+        carry = (parameters, buffers, state)
+        # one package for all runs of this shape: whatever may differ without another graph is an argument
+        name = repr((self.model, self.rule, x.shape, x.device))
+        step = functional_step(self.model, self.rule)
+        new, losses = compiled_scan(name, step, carry, (x, y, rates))(carry, (x, y, rates))
+        for old_tensor, new_tensor in zip(pytree.tree_leaves(carry), pytree.tree_leaves(new), strict=True):
+            old_tensor.copy_(new_tensor)
         for each in self.optimizer.state.values():
             if "step" in each:
                 each["step"] += len(lrs)
-        group["lr"] = lrs[-1]
-        return new[3]
+        assert isinstance(losses, Tensor)
+        return losses
 
     def _state(self) -> tuple[State, int]:
         """The optimizer's live state tensors by slot and parameter, made where there are none, and its step count."""
-        group = self.optimizer.param_groups[0]
-        sgd = isinstance(self.optimizer, SGD)
-        slots = () if sgd and not group["momentum"] else SLOTS[type(self.optimizer)]
         taken = 0
         for parameter in self.model.parameters():
             state = self.optimizer.state[parameter]
-            if not sgd:
+            if self.rule.kind is not SGD:
                 taken = int(state.setdefault("step", torch.tensor(0.0)).item())
-            for slot in slots:
+            for slot in self.rule.slots:
                 if state.get(slot) is None:
                     state[slot] = torch.zeros_like(parameter)
         named = list(self.model.named_parameters())
-        return {slot: {name: self.optimizer.state[p][slot] for name, p in named} for slot in slots}, taken
-
-    def _run(self, x: Tensor, y: Tensor) -> Run:
-        # One compiled call for all runs of the same shape in this process: everything that may differ without another
-        # graph is an argument.
-        group = {key: value for key, value in self.optimizer.param_groups[0].items() if key not in ("params", "lr")}
-        key = repr((self.model, type(self.optimizer), group, self.clip_value, self.clip_algorithm, x.shape, x.device))
-        if key not in _compiled:
-            model = copy.deepcopy(self.model)
-            step = functional_step(model, self.optimizer, self.clip_value, self.clip_algorithm)
-            options: dict[str, Any] = {"cpp_wrapper": True} if x.device.type == "cpu" else {}
-            _compiled[key] = torch.compile(scanned(step), fullgraph=True, dynamic=False, options=options)
-        return _compiled[key]
+        return {slot: {name: self.optimizer.state[p][slot] for name, p in named} for slot in self.rule.slots}, taken

@@ -1,12 +1,13 @@
 """MakemoreModule: the MLP as a LightningModule that takes one stride a batch."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric
 from torchmetrics.text import Perplexity
@@ -14,6 +15,7 @@ from torchmetrics.text import Perplexity
 from makemore_pl.config import ModelConfig, OptimConfig
 from makemore_pl.data import Vocabulary
 from makemore_pl.fused import Unwatched
+from makemore_pl.jsonl import JSONLinesLogger
 from makemore_pl.model import MLP
 from makemore_pl.nonfinite import first_not_finite, first_not_finite_gradient
 
@@ -58,11 +60,22 @@ class MakemoreModule(LightningModule):
         hparams = {"vocabulary": vocabulary, "block_size": block_size, "model": asdict(model)}
         self.save_hyperparameters({**hparams, "optim": asdict(self.optim)}, logger=False)
         self.vocabulary = Vocabulary(vocabulary)
+        self.block_size = block_size
         self.model = MLP(len(self.vocabulary), block_size, model, generator or torch.Generator())
         self.compiled_length = compiled_length
         self.initial_loss: float | None = None
+        self.mean_loss = math.nan
         self.val_loss = MeanMetric()
         self.val_perplexity = Perplexity()
+
+    def watched_step(self, batch: tuple[Tensor, Tensor]) -> int:
+        """The step, counted from 0, that this batch ends with: the one that Lightning and callbacks see."""
+        return int(self.trainer.global_step) + len(batch[1]) - 1
+
+    def probe(self) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
+        """The network, and the loss of such a network on the first 1,024 training examples."""
+        x, y = (each[:1024].to(self.device) for each in self.trainer.datamodule.examples["train"])  # type: ignore[attr-defined]
+        return self.model, lambda network: cross_entropy(network(x), y)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, block_size) -> (B, vocab_size) logits."""
@@ -88,7 +101,10 @@ class MakemoreModule(LightningModule):
             weight_decay=optim.weight_decay,
         )
 
-    def on_fit_start(self) -> None:
+    def on_train_start(self) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, JSONLinesLogger):
+                logger.resume_at(self.trainer.global_step)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         algorithm = self.trainer.gradient_clip_algorithm
@@ -109,9 +125,10 @@ class MakemoreModule(LightningModule):
         x, y = batch
         first = self.trainer.global_step
         step = first + len(y) - 1
+        losses = y.new_empty(0, dtype=torch.float32)
         if len(y) > 1:
             lrs = [learning_rate(each, self.optim, self.trainer.max_steps) for each in range(first, step)]
-            self.unwatched(x[:-1], y[:-1], lrs, first)
+            losses = self.unwatched(x[:-1], y[:-1], lrs, first)
         # Lightning counts one optimizer step a batch; with these two lines it counts all of the stride's.
         loop = self.trainer.fit_loop.epoch_loop
         loop.automatic_optimization.optim_progress.optimizer.step.increment_by(len(y) - 1)
@@ -119,16 +136,15 @@ class MakemoreModule(LightningModule):
         lr = learning_rate(step, self.optim, self.trainer.max_steps)
         self.unwatched.optimizer.param_groups[0]["lr"] = lr
         loss = cross_entropy(self(x[-1]), y[-1])
-        self._refuse_not_finite(loss, step, x[-1], y[-1])
+        mean = torch.cat([losses, loss.detach()[None].float()]).mean()
+        watched, self.mean_loss = torch.stack([loss.detach().float(), mean]).tolist()
+        if not math.isfinite(watched):
+            raise FloatingPointError(f"step {step}: {first_not_finite(self.model, x[-1], y[-1])} is not finite.")
         if step == 0:
-            self.initial_loss = loss.item()
+            self.initial_loss = watched
         self.log("train/loss", loss, prog_bar=True, logger=False, batch_size=y.shape[1])
-        self._emit({"train/loss": loss.detach(), "lr": lr}, step)
+        self._emit({"train/loss": watched, "train/loss_mean": self.mean_loss, "lr": lr}, step)
         return loss
-
-    def _refuse_not_finite(self, loss: Tensor, step: int, x: Tensor, y: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"step {step}: {first_not_finite(self.model, x, y)} is not finite.")
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # a 16-bit scaler skips steps whose gradient overflowed: there it is no error
@@ -151,14 +167,14 @@ class MakemoreModule(LightningModule):
             raise FloatingPointError(f"step {self.trainer.global_step - 1}: the validation loss is not finite.")
         metrics = {"val/loss": loss, "val/perplexity": self.val_perplexity.compute()}
         self.log_dict(metrics, logger=False)
-        self._emit(metrics, self.trainer.global_step - 1)
+        self._emit({tag: value.item() for tag, value in metrics.items()}, self.trainer.global_step - 1)
         self.val_loss.reset()
         self.val_perplexity.reset()
 
-    def _emit(self, metrics: dict[str, Any], step: int) -> None:
+    def _emit(self, metrics: dict[str, float], step: int) -> None:
         # not through self.log, which would add an `epoch` to every step
         for logger in self.loggers:
-            logger.log_metrics({tag: float(value) for tag, value in metrics.items()}, step)
+            logger.log_metrics(metrics, step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["makemore_pl"] = {

@@ -28,7 +28,7 @@ class StepProgressBar(ProgressBar):
             unit=" steps",
             mininterval=0.2,
             dynamic_ncols=True,
-            disable=not self._enabled,
+            disable=None if self._enabled else True,  # None: only where a person sees it
         )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

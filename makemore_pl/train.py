@@ -22,7 +22,9 @@ from rich.table import Table
 from makemore_pl.checkpoint import check_resumable
 from makemore_pl.config import Config, TrainerConfig
 from makemore_pl.data import NamesDataModule
+from makemore_pl.diagnostics.dashboard import add_layout, log_hparams, url
 from makemore_pl.evaluate import split_loss
+from makemore_pl.jsonl import JSONLinesLogger
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
 
@@ -131,6 +133,7 @@ def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
         num_sanity_val_steps=0,
         enable_model_summary=False,
         enable_progress_bar=trainer_config.enable_progress_bar,
+        default_root_dir=run_dir,
         callbacks=callbacks,
         logger=_instantiate(config.logger) or False,
     )
@@ -159,13 +162,14 @@ def run(config: Config) -> dict[str, Any]:
     first = check_resumable(Path(config.ckpt_path), config, datamodule.vocabulary) if config.ckpt_path else 0
     run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+    add_layout(trainer)
     started = time.perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     seconds = time.perf_counter() - started
     losses = {split: split_loss(module.model, x, y) for split, (x, y) in datamodule.examples.items()}
-    metrics = {
+    metrics: dict[str, Any] = {
         "experiment": config.experiment,
         "seed": config.seed,
         "initial_loss": module.initial_loss,
@@ -178,8 +182,11 @@ def run(config: Config) -> dict[str, Any]:
         "uniform_loss": math.log(len(datamodule.vocabulary)),
     }
     if trainer.is_global_zero:
+        finals = {tag: metrics[tag] for tag in ("train/loss", "val/loss", "test/loss", "val/perplexity")}
+        log_hparams(trainer, {**asdict(config), "callbacks": None, "logger": None}, finals)
         write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-        _print_table(metrics, run_dir)
+        tags = {tag for logger in trainer.loggers if isinstance(logger, JSONLinesLogger) for tag in logger.tags}
+        _print_table(metrics, run_dir, url(tags))
     return metrics
 
 
@@ -203,10 +210,11 @@ def _quieten() -> None:
     # Lightning's banners, and advice that is wrong for a loader that yields strides
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning.*", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
-def _print_table(metrics: dict[str, Any], run_dir: Path) -> None:
+def _print_table(metrics: dict[str, Any], run_dir: Path, dashboard: str) -> None:
     table = Table(title=f"{metrics['experiment']}: losses in nats, whole splits, eval mode")
     for column in ("train", "val", "test", "val perplexity", "initial", "uniform, ln V"):
         table.add_column(column, justify="right")
@@ -217,3 +225,4 @@ def _print_table(metrics: dict[str, Any], run_dir: Path) -> None:
     console.print(f"{metrics['steps']} steps in {metrics['seconds']:.1f} s", highlight=False)
     console.print(f"run directory  {run_dir}", highlight=False, soft_wrap=True)
     console.print(f"look at it     tensorboard --logdir {run_dir}", highlight=False, soft_wrap=True)
+    console.print(f"               {dashboard}", highlight=False, soft_wrap=True)

@@ -2,19 +2,21 @@
 
 import inspect
 import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-import scipy.special
-import scipy.stats
+import scipy.special  # type: ignore[import-untyped]
+import scipy.stats  # type: ignore[import-untyped]
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from torch import Tensor, nn
 
 from makemore_pl.diagnostics import statistics
+
+settings.register_profile("statistics", deadline=None)  # the first call of a torch operation may take long
+settings.load_profile("statistics")
 
 NAN, INF = math.nan, math.inf
 
@@ -29,15 +31,8 @@ ON_ONE_TENSOR: list[Callable[[Tensor], Tensor]] = [
     statistics.stuck_units,
     statistics.gaussian_saturation,
 ]
-SHARES = [statistics.saturation, statistics.linear_share, statistics.zero_share]
-UNIT_SHARES = [statistics.dead_units, statistics.stuck_units]
-
-
-@pytest.fixture(autouse=True)
-def _warnings_are_errors() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+SHARES: list[Callable[[Tensor], Tensor]] = [statistics.saturation, statistics.linear_share, statistics.zero_share]
+UNIT_SHARES: list[Callable[[Tensor], Tensor]] = [statistics.dead_units, statistics.stuck_units]
 
 
 def tensor(*values: Any, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -148,6 +143,13 @@ class TestMoments:
         for x in (torch.full((n,), value, dtype=dtype), torch.full((3, n), value, dtype=dtype).T):
             assert same(statistics.std(x), 0)
 
+    @pytest.mark.parametrize(("offset", "first"), [(0.0, 0.0), (0.0, 1e3), (1e4, 1e4)])
+    def test_std_is_accurate_wherever_the_first_element_lies(self, offset: float, first: float) -> None:
+        x = offset + torch.randn(6000, generator=torch.Generator().manual_seed(8))
+        x[0] = first
+        # Differences to the first element round by 2**-24 of at most sqrt(n) standard deviations, in all directions.
+        assert float(statistics.std(x)) == pytest.approx(float(x.double().std()), rel=5e-7)
+
     def test_one_element_has_no_std(self) -> None:
         assert same(statistics.std(tensor(3)), NAN)
         assert same(statistics.std(torch.tensor(3.0)), NAN)
@@ -211,12 +213,13 @@ class TestSaturation:
     @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.5, 1.5, NAN])
     def test_threshold_outside_the_range_of_tanh(self, threshold: float) -> None:
         x, one = torch.zeros(2, 2), torch.tensor(1.0)
-        for call in (
+        calls: list[Callable[[], Tensor]] = [
             lambda: statistics.saturation(x, threshold),
             lambda: statistics.gaussian_saturation(one, threshold),
             lambda: statistics.saturation_excess(x, one, threshold),
             lambda: statistics.dead_units(x, threshold),
-        ):
+        ]
+        for call in calls:
             with pytest.raises(ValueError, match=r"threshold must lie between 0 and 1, .* not "):
                 call()
 
@@ -322,6 +325,7 @@ class TestUnits:
         assert same(statistics.stuck_units(x), 2 / 4)
         assert same(statistics.stuck_units(x, tolerance=1e-4), 3 / 4)
         assert same(statistics.stuck_units(x, tolerance=1e-7), 1 / 4)
+        assert same(statistics.stuck_units(torch.full((4, 1), 0.5), tolerance=0.5), 0)  # the bound itself is not stuck
 
     @pytest.mark.parametrize(
         ("examples", "allowed"), [(1, 0), (19, 0), (20, 1), (32, 1), (39, 1), (40, 2), (100, 5), (1000, 50)]
@@ -437,7 +441,7 @@ class TestRatios:
     def test_momentum_is_counted(self) -> None:
         p = nn.Parameter(self.data.clone())
         optimizer = torch.optim.SGD([p], lr=0.1, momentum=0.9)
-        for step in range(2):
+        for _ in range(2):
             before = p.detach().clone()
             p.grad = 0.5 * self.data
             optimizer.step()
@@ -555,8 +559,8 @@ class TestBatchNorm:
     def test_null_is_1_at_every_batch_size(self, n: int) -> None:
         lags = torch.tensor([null_lags(n, seed) for seed in range(300)], dtype=torch.float64)
         # Mean of the squares over 300 batches of 100 channels: exactly 1 in expectation. Its standard error is
-        # sqrt((kurtosis - 1) / 30,000): 0.008 for the Gaussian mean, up to 0.015 for the skewed log of chi2_3.
-        for squares, error in zip(lags.square().mean(0), (0.0082, 0.015), strict=True):
+        # sqrt((kurtosis - 1) / 30,000): 0.008 for the Gaussian mean, up to 0.012 for the skewed log of chi2_3.
+        for squares, error in zip(lags.square().mean(0), (0.0082, 0.012), strict=True):
             assert float(squares) == pytest.approx(1, abs=4 * error)
         # A single batch of 100 channels stays well under the bound of 1.5 at which a lag is called one.
         assert lags[:, 0].quantile(0.99) < 1.2

@@ -1,0 +1,109 @@
+"""Compiles a step over a stride of minibatches ahead of time, and keeps what it compiled.
+
+torch.compile takes 10 s in each new process even with a warm cache, because inductor can't cache a graph with a scan
+in it. A package of AOTInductor loads in a fraction of a second (docs/adr/0005).
+"""
+
+import hashlib
+import logging
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+log = logging.getLogger(__name__)
+
+Run = Callable[..., Any]
+_loaded: dict[str, Run] = {}
+_keys: dict[str, str] = {}
+
+
+def compiled_scan(name: str, step: Callable[..., Any], carry: Any, xs: tuple[Tensor, ...]) -> Run:
+    """`step(*carry, *x) -> (*carry, y)` over the leading axis of xs, as one compiled call `(carry, xs) -> (carry, ys)`.
+
+    Args:
+        name: tells apart whatever would give another graph; asked first, so that a process traces each once.
+        carry: a tuple of (dicts of) tensors, of the shapes and devices that the calls will have.
+    """
+    if name not in _keys:
+        leaves, spec = pytree.tree_flatten(carry)
+        graph = _trace(step, leaves, spec, [x[0] for x in xs])
+        _keys[name] = _key(graph, (*leaves, *xs))
+        if _keys[name] not in _loaded:
+            _loaded[_keys[name]] = _load(_keys[name], graph, leaves, xs)
+    package = _loaded[_keys[name]]
+
+    def run(carry: Any, xs: tuple[Tensor, ...]) -> Any:
+        leaves, spec = pytree.tree_flatten(carry)
+        leaves, ys = package(leaves, xs)
+        return pytree.tree_unflatten(leaves, spec), ys
+
+    return run
+
+
+def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: Any, x: list[Tensor]) -> torch.fx.GraphModule:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        *carry, y = step(*pytree.tree_unflatten(list(tensors[: len(leaves)]), spec), *tensors[len(leaves) :])
+        return (*pytree.tree_flatten(tuple(carry))[0], y)
+
+    graph: torch.fx.GraphModule = make_fx(flat)(*leaves, *x)
+    return graph
+
+
+def _key(graph: torch.fx.GraphModule, tensors: tuple[Tensor, ...]) -> str:
+    shapes = [(tuple(tensor.shape), str(tensor.dtype), str(tensor.device)) for tensor in tensors]
+    machine = (torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability())
+    return hashlib.sha256(repr((graph.code, shapes, machine)).encode()).hexdigest()[:32]
+
+
+def _load(key: str, graph: torch.fx.GraphModule, leaves: list[Tensor], xs: tuple[Tensor, ...]) -> Run:
+    from torch._inductor import aoti_load_package
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    # beside inductor's own cache, under the same trust: what is in it gets executed
+    path = Path(cache_dir()) / "makemore_pl" / f"{key}.pt2"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # several jobs of a sweep want the same package at the same time
+        if not path.exists():
+            log.info("Compiling the unwatched steps, once for this shape.")
+            started = time.perf_counter()
+            temporary = path.with_suffix(f".{platform.node()}.part.pt2")
+            _compile(graph, leaves, xs, temporary)
+            temporary.replace(path)
+            log.info("Compiled in %.0f s.", time.perf_counter() - started)
+    run: Run = aoti_load_package(str(path))
+    return run
+
+
+class _Scan(nn.Module):
+    def __init__(self, graph: torch.fx.GraphModule) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, leaves: list[Tensor], xs: tuple[Tensor, ...]) -> Any:
+        from torch._higher_order_ops.scan import scan
+
+        def body(carry: list[Tensor], x: tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor]:
+            *carry, y = self.graph(*carry, *x)
+            # scan wants no output to be an input, as a parameter without gradient would be
+            return [tensor.clone() for tensor in carry], y
+
+        return scan(body, leaves, xs)
+
+
+def _compile(graph: torch.fx.GraphModule, leaves: list[Tensor], xs: tuple[Tensor, ...], path: Path) -> None:
+    from torch._inductor import aoti_compile_and_package
+
+    with torch.no_grad():
+        program = torch.export.export(_Scan(graph), (leaves, xs), strict=False)
+    aoti_compile_and_package(
+        program, package_path=str(path), inductor_configs={"aot_inductor.precompile_headers": True}
+    )

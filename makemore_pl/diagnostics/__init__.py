@@ -1,0 +1,1 @@
+"""What activations, gradients, parameters and BatchNorm tell about a training run: statistics, taps, callbacks."""

@@ -1,0 +1,211 @@
+"""Statistics of activations, gradients, parameters and BatchNorm: pure functions of tensors.
+
+Every function but `units_first` returns a 0-d float32 tensor on the device of its input and never waits for that
+device, so that a caller can stack all of a step's numbers and fetch them in one transfer. Call them under `no_grad`.
+
+Three rules hold throughout. Where there is nothing to measure the result is nan, without exception or warning. A NaN
+in the input makes the result nan, shares included. Half precision is widened to float32 before anything is summed.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+SATURATED = 0.97
+"""|tanh| beyond which an activation is saturated (the lecture): tanh passes on less than 6 % of its gradient."""
+
+LINEAR = 0.8
+"""|preactivation| up to which tanh counts as linear (our choice): it passes on more than 55 % of its gradient."""
+
+
+def mean(x: Tensor) -> Tensor:
+    """Mean of all elements, any shape; nan when empty."""
+    return _widen(x).mean().float()
+
+
+def std(x: Tensor) -> Tensor:
+    """Unbiased standard deviation (torch's default, as in the lecture) of all elements, any shape.
+
+    Exactly 0 for constant data; nan for fewer than two elements and where an element is infinite.
+    """
+    if x.numel() < 2:
+        return _nan(x)
+    x = _widen(x)
+    # Rounding leaves x.std() of constant data at some 1e-8, and a ratio to that passes for a number. Measured from its
+    # first element constant data is all zeros.
+    return (x - x[(0,) * x.ndim]).std().float()
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square of all elements, any shape; nan when empty."""
+    return _widen(x).square().mean().sqrt().float()
+
+
+def units_first(activation: Tensor) -> Tensor:
+    """Activations as (units, examples), of any dtype; a view where the strides allow.
+
+    Up to three dimensions the last one holds the units: (n,), (N, n), (N, T, n). From four on a unit is a channel,
+    dimension 1, and each of its positions an example: (N, C, H, W) becomes (C, N*H*W).
+    """
+    if activation.ndim < 2:
+        return activation.reshape(-1, 1)
+    return activation.movedim(-1 if activation.ndim < 4 else 1, 0).flatten(1)
+
+
+def saturation(activation: Tensor, threshold: float = SATURATED) -> Tensor:
+    """Share, 0 to 1, of tanh outputs of any shape with |activation| > threshold; nan when empty.
+
+    Says nothing about an unbounded activation such as ReLU, for which see `zero_share`. ValueError unless
+    0 < threshold < 1.
+    """
+    _check(threshold)
+    return _share(_widen(activation).abs() > threshold, activation)
+
+
+def gaussian_saturation(preactivation_std: Tensor, threshold: float = SATURATED) -> Tensor:
+    """Saturation of tanh on a centred Gaussian of this std (0-d): erfc(atanh(threshold) / (std * sqrt 2)).
+
+    0 for std 0. At std 1 it is 3.6 %, at 5/3 20.9 %. ValueError unless 0 < threshold < 1.
+    """
+    _check(threshold)
+    return torch.erfc(math.atanh(threshold) / math.sqrt(2) / _widen(preactivation_std)).float()
+
+
+def saturation_excess(activation: Tensor, preactivation_std: Tensor, threshold: float = SATURATED) -> Tensor:
+    """`saturation` minus `gaussian_saturation`, -1 to 1.
+
+    Near 0 the spread of the preactivations explains the saturation, so that gain is to blame. Away from 0 they are not
+    Gaussian: above, where more of them lie just beyond the threshold; below, where few lie far beyond it and raise the
+    std more than the share, as do a few `dead_units`. `preactivation_std` is the `std` of the tanh's input, 0-d.
+    """
+    return saturation(activation, threshold) - gaussian_saturation(preactivation_std, threshold)
+
+
+def linear_share(preactivation: Tensor, bound: float = LINEAR) -> Tensor:
+    """Share, 0 to 1, of preactivations of any shape inside the open interval (-bound, bound); nan when empty."""
+    return _share(_widen(preactivation).abs() < bound, preactivation)
+
+
+def zero_share(activation: Tensor) -> Tensor:
+    """Share, 0 to 1, of activations of any shape that are exactly 0, as ReLU makes them; nan when empty."""
+    return _share(activation == 0, activation)
+
+
+def dead_units(activation: Tensor, threshold: float = SATURATED) -> Tensor:
+    """Share, 0 to 1, of tanh units saturated on every example: the white columns of the lecture's picture.
+
+    No example sends such a unit a gradient worth the name. Shapes as in `units_first`; nan without units or examples.
+    The fewer the examples, the likelier by chance: one saturated example alone makes its unit dead. ValueError unless
+    0 < threshold < 1.
+    """
+    _check(threshold)
+    return _share((_widen(units_first(activation)).abs() > threshold).all(1), activation)
+
+
+def stuck_units(activation: Tensor, tolerance: float = 1e-5) -> Tensor:
+    """Share, 0 to 1, of units stuck at zero: |activation| < tolerance on at least 95 % of the examples.
+
+    Right for ReLU, whose dying units end here, as for tanh. The 95th percentile and 1e-5 are TheDeepChecker's. Shapes
+    as in `units_first`; nan without units or examples.
+    """
+    near_zero = _widen(units_first(activation)).abs() < tolerance
+    examples = near_zero.size(1)
+    return _share(near_zero.sum(1) >= examples - examples // 20, activation)
+
+
+def grad_data_ratio(grad: Tensor, data: Tensor) -> Tensor:
+    """std(grad) / std(data) of a parameter and its gradient (the lecture), any shape; nan when data is constant."""
+    return _ratio(std(grad), std(data))
+
+
+def update_data_ratio(update: Tensor, data: Tensor) -> Tensor:
+    """log10 of the size of an optimizer step relative to the parameter it changed, in decades.
+
+    `update` is after - before as really taken, so that momentum, weight decay, Adam and clipping all count; `data` is
+    the parameter after the step, as in the lecture, where it is lr * grad over data.
+
+    Matrices and above: std(update) / std(data). Vectors and scalars: rms(update) / max(rms(data), 1), because
+    BatchNorm's weight starts as all ones, its bias as all zeros, and neither has a std to compare with.
+
+    -inf when the update is zero (a skipped step); nan when a matrix is constant.
+    """
+    if data.ndim < 2:
+        return torch.log10(rms(update) / rms(data).clamp(min=1))
+    return torch.log10(_ratio(std(update), std(data)))
+
+
+def global_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """Euclidean norm of all elements of all tensors, as gradient clipping takes it; 0 when there are none.
+
+    inf or nan as soon as one element is. On the device of the first tensor.
+    """
+    return torch.nn.utils.get_total_norm([_widen(tensor) for tensor in tensors]).float()
+
+
+def not_finite(tensors: Iterable[Tensor]) -> Tensor:
+    """Count of NaN and infinite elements of all tensors, on the device of the first; exact up to 2**24."""
+    # x - x is 0 where x is finite and nan where not: a quarter of the time that isfinite() takes.
+    counts = [torch.count_nonzero(x - x) for x in tensors]
+    return torch.stack([count.to(counts[0].device) for count in counts]).sum().float() if counts else torch.zeros(())
+
+
+def mean_lag(batch_mean: Tensor, running_mean: Tensor, running_var: Tensor, n: int) -> Tensor:
+    """How far BatchNorm's running mean is from a batch's, in standard errors: root mean square over the channels.
+
+    sqrt(n) * rms(|batch_mean - running_mean| / sqrt(running_var)), tensors (C,), n values per channel in the batch.
+    Close to 1 when nothing but the draw of the batch separates the two; larger when the running mean lags behind.
+    Channels of zero running variance have no scale to measure by and are left out; nan when that leaves none.
+    """
+    batch_mean, running_mean, running_var = _widen(batch_mean), _widen(running_mean), _widen(running_var)
+    z = (batch_mean - running_mean) / running_var.sqrt()
+    return math.sqrt(n) * _rms_where(running_var != 0, z)
+
+
+def var_lag(batch_var: Tensor, running_var: Tensor, n: int) -> Tensor:
+    """How far BatchNorm's running variance is from a batch's, in units of what the draw of a batch explains.
+
+    Root mean square over the channels of ln(batch_var / running_var), over the same for Gaussian values and a perfect
+    running variance; so close to 1 unless the running variance lags. Tensors (C,); n values per channel in the batch;
+    `batch_var` biased, as BatchNorm normalises by it, and made unbiased here, as PyTorch does for the running variance.
+    Channels where either variance is zero are left out; nan when that leaves none, or n < 2.
+    """
+    if n < 2:
+        return _nan(running_var)
+    batch_var, running_var = _widen(batch_var), _widen(running_var)
+    log_ratio = torch.log(batch_var * (n / (n - 1)) / running_var)
+    # The log of chi2_k / k has variance trigamma(k / 2), which tends to the familiar 2 / k, and mean digamma(k / 2) -
+    # ln(k / 2). With sqrt(2 / k) alone the healthy value would be 1.27 at n = 4 and 1.11 at n = 8.
+    half = running_var.new_full((), (n - 1) / 2)
+    null = (torch.polygamma(1, half) + (torch.digamma(half) - half.log()).square()).sqrt()
+    return (_rms_where((batch_var != 0) & (running_var != 0), log_ratio) / null).float()
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _nan(like: Tensor) -> Tensor:
+    return like.new_full((), math.nan, dtype=torch.float32)
+
+
+def _share(hits: Tensor, values: Tensor) -> Tensor:
+    """Share of `hits` that are True; nan where `values` are empty or hold a NaN, which any comparison would hide."""
+    if values.numel() == 0:
+        return _nan(values)
+    return torch.where(values.isnan().any(), math.nan, torch.count_nonzero(hits) / hits.numel()).float()
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    return torch.where(denominator == 0, math.nan, numerator / denominator)
+
+
+def _rms_where(measured: Tensor, z: Tensor) -> Tensor:
+    # Indexing with the mask would ask the device for its size; 0 / 0 gives the nan of no channel at all.
+    return (torch.where(measured, z, 0).square().sum() / measured.sum()).sqrt().float()
+
+
+def _check(threshold: float) -> None:
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold must lie between 0 and 1, the range of |tanh|, not {threshold}")
