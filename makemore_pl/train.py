@@ -24,6 +24,7 @@ from makemore_pl.config import Config, TrainerConfig
 from makemore_pl.data import NamesDataModule
 from makemore_pl.diagnostics.dashboard import add_layout, log_hparams, url
 from makemore_pl.evaluate import split_loss
+from makemore_pl.files import write_atomically
 from makemore_pl.jsonl import JSONLinesLogger
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
@@ -145,8 +146,11 @@ def _instantiate(nodes: dict[str, Any]) -> list[Any]:
     return [instantiate(node, _convert_="all") for node in nodes.values()]
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, announce: bool = True) -> dict[str, Any]:
     """Train, evaluate on the whole splits, write metrics.json last; returns its content.
+
+    Args:
+        announce: print the table of final losses.
 
     Raises:
         ValueError: for a user's mistake. FloatingPointError: where training stops being finite.
@@ -185,8 +189,9 @@ def run(config: Config) -> dict[str, Any]:
         finals = {tag: metrics[tag] for tag in ("train/loss", "val/loss", "test/loss", "val/perplexity")}
         log_hparams(trainer, {**asdict(config), "callbacks": None, "logger": None}, finals)
         write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-        tags = {tag for logger in trainer.loggers if isinstance(logger, JSONLinesLogger) for tag in logger.tags}
-        _print_table(metrics, run_dir, url(tags))
+        if announce:
+            tags = {tag for logger in trainer.loggers if isinstance(logger, JSONLinesLogger) for tag in logger.tags}
+            _print_table(metrics, run_dir, url(tags))
     return metrics
 
 
@@ -197,13 +202,6 @@ def refuse_finished(run_dir: Path, resuming: bool) -> None:
             f"{run_dir} already holds a finished run: choose another hydra.run.dir, or resume it with "
             f"ckpt_path={run_dir / 'checkpoints' / 'last.ckpt'}."
         )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader sees the old file or the whole new one."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _quieten() -> None:

@@ -5,10 +5,13 @@ from omegaconf import DictConfig
 
 from makemore_pl.config import resolve
 from makemore_pl.errors import one_sentence
+from makemore_pl.sweep import is_job, run_job, sweeping
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(raw: DictConfig) -> float:
+    if is_job():
+        return run_job(raw)
     config = resolve(raw)
     from makemore_pl.train import run  # torch and lightning only now: --help and --cfg answer at once
 
@@ -16,5 +19,5 @@ def main(raw: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    with one_sentence():
+    with one_sentence(), sweeping():
         main()
