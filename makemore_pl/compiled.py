@@ -24,37 +24,39 @@ _loaded: dict[str, Run] = {}
 _keys: dict[str, str] = {}
 
 
-def compiled_scan(name: str, step: Callable[..., Any], carry: Any, xs: tuple[Tensor, ...]) -> Run:
+def compiled_scan(name: str, step: Callable[..., Any], carry: Any, xs: Any) -> Run:
     """`step(*carry, *x) -> (*carry, y)` over the leading axis of xs, as one compiled call `(carry, xs) -> (carry, ys)`.
 
     Args:
         name: tells apart whatever would give another graph; asked first, so that a process traces each once.
-        carry: a tuple of (dicts of) tensors, of the shapes and devices that the calls will have.
+        carry, xs: tuples of (dicts of) tensors, of the shapes and devices that the calls will have.
     """
     if name not in _keys:
-        leaves, spec = pytree.tree_flatten(carry)
-        graph = _trace(step, leaves, spec, [x[0] for x in xs])
-        _keys[name] = _key(graph, (*leaves, *xs))
+        leaves, x_leaves = pytree.tree_leaves(carry), pytree.tree_leaves(xs)
+        graph = _trace(step, carry, pytree.tree_map(lambda each: each[0], xs))
+        _keys[name] = _key(graph, (*leaves, *x_leaves))
         if _keys[name] not in _loaded:
-            _loaded[_keys[name]] = _load(_keys[name], graph, leaves, xs)
+            _loaded[_keys[name]] = _load(_keys[name], graph, leaves, x_leaves)
     package = _loaded[_keys[name]]
 
-    def run(carry: Any, xs: tuple[Tensor, ...]) -> Any:
+    def run(carry: Any, xs: Any) -> Any:
         leaves, spec = pytree.tree_flatten(carry)
-        leaves, ys = package(leaves, xs)
+        leaves, ys = package(leaves, pytree.tree_leaves(xs))
         return pytree.tree_unflatten(leaves, spec), ys
 
     return run
 
 
-def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: Any, x: list[Tensor]) -> torch.fx.GraphModule:
+def _trace(step: Callable[..., Any], carry: Any, x: Any) -> torch.fx.GraphModule:
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        *carry, y = step(*pytree.tree_unflatten(list(tensors[: len(leaves)]), spec), *tensors[len(leaves) :])
-        return (*pytree.tree_flatten(tuple(carry))[0], y)
+    leaves, spec = pytree.tree_flatten((*carry, *x))
 
-    graph: torch.fx.GraphModule = make_fx(flat)(*leaves, *x)
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        *new, y = step(*pytree.tree_unflatten(tensors, spec))
+        return (*pytree.tree_leaves(new), y)
+
+    graph: torch.fx.GraphModule = make_fx(flat)(*leaves)
     return graph
 
 
@@ -64,7 +66,7 @@ def _key(graph: torch.fx.GraphModule, tensors: tuple[Tensor, ...]) -> str:
     return hashlib.sha256(repr((graph.code, shapes, machine)).encode()).hexdigest()[:32]
 
 
-def _load(key: str, graph: torch.fx.GraphModule, leaves: list[Tensor], xs: tuple[Tensor, ...]) -> Run:
+def _load(key: str, graph: torch.fx.GraphModule, leaves: list[Tensor], xs: list[Tensor]) -> Run:
     from torch._inductor import aoti_load_package
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
@@ -88,10 +90,10 @@ class _Scan(nn.Module):
         super().__init__()
         self.graph = graph
 
-    def forward(self, leaves: list[Tensor], xs: tuple[Tensor, ...]) -> Any:
+    def forward(self, leaves: list[Tensor], xs: list[Tensor]) -> Any:
         from torch._higher_order_ops.scan import scan
 
-        def body(carry: list[Tensor], x: tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor]:
+        def body(carry: list[Tensor], x: list[Tensor]) -> tuple[list[Tensor], Tensor]:
             *carry, y = self.graph(*carry, *x)
             # scan wants no output to be an input, as a parameter without gradient would be
             return [tensor.clone() for tensor in carry], y
@@ -99,7 +101,7 @@ class _Scan(nn.Module):
         return scan(body, leaves, xs)
 
 
-def _compile(graph: torch.fx.GraphModule, leaves: list[Tensor], xs: tuple[Tensor, ...], path: Path) -> None:
+def _compile(graph: torch.fx.GraphModule, leaves: list[Tensor], xs: list[Tensor], path: Path) -> None:
     from torch._inductor import aoti_compile_and_package
 
     with torch.no_grad():

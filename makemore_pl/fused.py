@@ -6,117 +6,42 @@ rates trains many configurations at once.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Optimizer
 from torch.utils import _pytree as pytree
 
 from makemore_pl.compiled import compiled_scan
 from makemore_pl.nonfinite import first_not_finite
+from makemore_pl.rule import Rule, State, Tensors, clip_gradients, update
 from makemore_pl.unhooked import unhooked
 
-Tensors = dict[str, Tensor]
-State = dict[str, Tensors]
-"""Optimizer state by slot (momentum_buffer; exp_avg, exp_avg_sq), then by parameter."""
-Step = Callable[[Tensors, Tensors, State, Tensor, Tensor, Tensor], tuple[Tensors, Tensors, State, Tensor]]
-
-SLOTS: dict[type[Optimizer], tuple[str, ...]] = {
-    SGD: ("momentum_buffer",),
-    Adam: ("exp_avg", "exp_avg_sq"),
-    AdamW: ("exp_avg", "exp_avg_sq"),
-}
+Step = Callable[[Tensors, Tensors, State, Tensor, Tensor, Tensor, Tensors], tuple[Tensors, Tensors, State, Tensor]]
 
 
-def clip_gradients(gradients: Tensors, value: float | None, algorithm: str) -> Tensors:
-    """As torch.nn.utils.clip_grad_norm_ and clip_grad_value_ do, out of place."""
-    if value is None:
-        return gradients
-    if algorithm == "value":
-        return {name: gradient.clamp(-value, value) for name, gradient in gradients.items()}
-    norm = torch.stack([gradient.pow(2).sum() for gradient in gradients.values()]).sum().sqrt()
-    scale = (value / (norm + 1e-6)).clamp(max=1.0)
-    return {name: gradient * scale for name, gradient in gradients.items()}
+class GivenDropout(nn.Module):
+    """Dropout whose mask is a buffer: drawn for a whole stride ahead, the same random numbers in every engine."""
 
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.mask: Tensor
+        self.register_buffer("mask", torch.ones(()), persistent=False)
 
-class Rule(NamedTuple):
-    """How an optimizer steps: what a compiled call is specialized on. Rates are arguments instead."""
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask if self.training else x
 
-    kind: type[Optimizer]
-    weight_decay: float
-    momentum: float
-    nesterov: bool
-    betas: tuple[float, float]
-    eps: float
-    clip_value: float | None
-    clip_algorithm: str
-
-    @classmethod
-    def of(cls, optimizer: Optimizer, clip_value: float | None, clip_algorithm: str) -> "Rule":
-        """Read from a torch.optim optimizer.
-
-        Raises:
-            ValueError: for one that `update` can't take steps of.
-        """
-        group = optimizer.param_groups[0]
-        unknown = [key for key in ("amsgrad", "maximize", "dampening") if group.get(key)]
-        if type(optimizer) not in SLOTS or len(optimizer.param_groups) > 1 or unknown:
-            raise ValueError(
-                "Unwatched steps know SGD, Adam and AdamW with one parameter group and without amsgrad, maximize and "
-                f"dampening, not {type(optimizer).__name__} as set up here: use trainer.watch_every=1."
-            )
-        return cls(
-            type(optimizer),
-            group["weight_decay"],
-            group.get("momentum", 0.0),
-            group.get("nesterov", False),
-            tuple(group.get("betas", (0.0, 0.0))),
-            group.get("eps", 0.0),
-            clip_value,
-            clip_algorithm,
-        )
-
-    @property
-    def slots(self) -> tuple[str, ...]:
-        return () if self.kind is SGD and not self.momentum else SLOTS[self.kind]
-
-
-def update(rule: Rule, parameters: Tensors, gradients: Tensors, state: State, rates: Tensor) -> tuple[Tensors, State]:
-    """One step of torch.optim's SGD, Adam or AdamW, out of place.
-
-    Args:
-        rates: (3,) learning rate, and Adam's 1 - beta1^t and sqrt(1 - beta2^t).
-    """
-    lr, decay = rates[0], rule.weight_decay
-    if decay and rule.kind is AdamW:
-        parameters = {name: p * (1 - lr * decay) for name, p in parameters.items()}
-    elif decay:
-        gradients = {name: gradient + decay * parameters[name] for name, gradient in gradients.items()}
-    if rule.kind is SGD:
-        if rule.momentum:
-            buffers = {name: rule.momentum * old + gradients[name] for name, old in state["momentum_buffer"].items()}
-            state = {"momentum_buffer": buffers}
-            if rule.nesterov:
-                gradients = {name: gradients[name] + rule.momentum * buffer for name, buffer in buffers.items()}
-            else:
-                gradients = buffers
-        return {name: p - lr * gradients[name] for name, p in parameters.items()}, state
-    beta1, beta2 = rule.betas
-    first = {name: old.lerp(gradients[name], 1 - beta1) for name, old in state["exp_avg"].items()}
-    second = {name: beta2 * old + (1 - beta2) * gradients[name] ** 2 for name, old in state["exp_avg_sq"].items()}
-    step_size = lr / rates[1]
-    parameters = {
-        name: p - step_size * first[name] / (second[name].sqrt() / rates[2] + rule.eps)
-        for name, p in parameters.items()
-    }
-    return parameters, {"exp_avg": first, "exp_avg_sq": second}
+    def draw(self, k: int, shape: torch.Size, device: torch.device) -> Tensor:
+        """Masks of k steps (k, *shape) from torch's global generator: 0, or 1 / (1 - p)."""
+        return torch.empty((k, *shape), device=device).bernoulli_(1 - self.p) / (1 - self.p)
 
 
 def functional_step(model: nn.Module, rule: Rule) -> Step:
-    """(parameters, buffers, state, x (B, block_size), y (B,), rates (3,)) -> (parameters, buffers, state, loss).
+    """(parameters, buffers, state, x (B, block_size), y (B,), rates (3,), masks) -> (parameters, buffers, state, loss).
 
     The model is the architecture only: parameters and buffers are the arguments.
     """
@@ -126,11 +51,12 @@ def functional_step(model: nn.Module, rule: Rule) -> Step:
         return cross_entropy(logits, y), buffers
 
     def step(
-        parameters: Tensors, buffers: Tensors, state: State, x: Tensor, y: Tensor, rates: Tensor
+        parameters: Tensors, buffers: Tensors, state: State, x: Tensor, y: Tensor, rates: Tensor, masks: Tensors
     ) -> tuple[Tensors, Tensors, State, Tensor]:
         # BatchNorm writes its running statistics in place: into clones, so that the step stays pure
-        buffers = {name: buffer.clone() for name, buffer in buffers.items()}
-        gradients, (loss, buffers) = grad_and_value(loss_of, has_aux=True)(parameters, buffers, x, y)
+        written = {name: buffer.clone() for name, buffer in buffers.items()}
+        gradients, (loss, written) = grad_and_value(loss_of, has_aux=True)(parameters, written | masks, x, y)
+        buffers = {name: written[name] for name in buffers}
         gradients = clip_gradients(gradients, rule.clip_value, rule.clip_algorithm)
         parameters, state = update(rule, parameters, gradients, state, rates)
         return parameters, buffers, state, loss
@@ -159,6 +85,11 @@ class Unwatched:
     ) -> None:
         self.rule = Rule.of(optimizer, clip_value, clip_algorithm)
         self.model = unhooked(model, share_tensors=True)
+        self.dropouts: dict[str, GivenDropout] = {}
+        for name, module in list(self.model.named_modules()):
+            if isinstance(module, nn.Dropout):
+                self.dropouts[f"{name}.mask"] = given = GivenDropout(module.p)
+                self.model.set_submodule(name, given)
         self.optimizer = optimizer
         self.compiled_length = compiled_length
 
@@ -171,37 +102,62 @@ class Unwatched:
         """
         self.model.train()
         before = [tensor.detach().clone() for tensor in self._tensors()]
-        losses = (self._compiled if len(lrs) == self.compiled_length else self._eager)(x, y, lrs)
+        masks = self._draw_masks(x)
+        losses = (self._compiled if len(lrs) == self.compiled_length else self._eager)(x, y, lrs, masks)
         if not torch.isfinite(torch.stack([losses.sum(), *torch._foreach_norm(list(self.model.parameters()))])).all():
             with torch.no_grad():
                 for tensor, old in zip(self._tensors(), before, strict=False):
                     tensor.copy_(old)
-            self._replay(x, y, lrs, first, losses)
+            self._replay(x, y, lrs, masks, first, losses)
         return losses
 
     def _tensors(self) -> list[Tensor]:
-        tensors = [*self.model.parameters(), *self.model.buffers()]
+        tensors: list[Tensor] = [*self.model.parameters()]
+        tensors += [buffer for name, buffer in self.model.named_buffers() if name not in self.dropouts]
         for state in self.optimizer.state.values():
             tensors += [value for value in state.values() if isinstance(value, Tensor)]
         return tensors
 
-    def _replay(self, x: Tensor, y: Tensor, lrs: list[float], first: int, losses: Tensor) -> NoReturn:
+    @torch.no_grad()
+    def _draw_masks(self, x: Tensor) -> Tensors:
+        """One mask a step for every dropout, by the name of its buffer."""
+        shapes: dict[nn.Module, torch.Size] = {}
+        if not self.dropouts:
+            return {}
+        record = [
+            given.register_forward_hook(lambda module, _, output: shapes.update({module: output.shape}))
+            for given in self.dropouts.values()
+        ]
+        self.model.eval()(x[0])
+        self.model.train()
+        for handle in record:
+            handle.remove()
+        return {name: given.draw(len(x), shapes[given], x.device) for name, given in self.dropouts.items()}
+
+    def _give(self, masks: Tensors, i: int) -> None:
+        for name, given in self.dropouts.items():
+            given.mask = masks[name][i]
+
+    def _replay(self, x: Tensor, y: Tensor, lrs: list[float], masks: Tensors, first: int, losses: Tensor) -> NoReturn:
         for i in range(len(lrs)):
+            self._give(masks, i)
             if found := first_not_finite(self.model, x[i], y[i]):
                 raise FloatingPointError(f"step {first + i}: {found} is not finite.")
-            self._eager(x[i : i + 1], y[i : i + 1], lrs[i : i + 1])
+            masks_of_step = {name: mask[i : i + 1] for name, mask in masks.items()}
+            self._eager(x[i : i + 1], y[i : i + 1], lrs[i : i + 1], masks_of_step)
         if found := first_not_finite(self.model, x[-1], y[-1]):
             raise FloatingPointError(f"step {first + len(lrs)}: {found} is not finite.")
         step = first + int(torch.isfinite(losses).logical_not().nonzero().min())
         raise FloatingPointError(f"step {step}: the loss is not finite.")
 
     @torch.enable_grad()
-    def _eager(self, x: Tensor, y: Tensor, lrs: list[float]) -> Tensor:
+    def _eager(self, x: Tensor, y: Tensor, lrs: list[float], masks: Tensors) -> Tensor:
         parameters = list(self.model.parameters())
         losses = []
-        for minibatch_x, minibatch_y, lr in zip(x, y, lrs, strict=True):
+        for i, lr in enumerate(lrs):
+            self._give(masks, i)
             self.optimizer.param_groups[0]["lr"] = lr
-            loss = cross_entropy(self.model(minibatch_x), minibatch_y)
+            loss = cross_entropy(self.model(x[i]), y[i])
             self.optimizer.zero_grad()
             loss.backward()
             if self.rule.clip_value is not None:
@@ -212,9 +168,9 @@ class Unwatched:
         return torch.stack(losses)
 
     @torch.no_grad()
-    def _compiled(self, x: Tensor, y: Tensor, lrs: list[float]) -> Tensor:
+    def _compiled(self, x: Tensor, y: Tensor, lrs: list[float], masks: Tensors) -> Tensor:
         parameters = {name: p.detach() for name, p in self.model.named_parameters()}
-        buffers = dict(self.model.named_buffers())
+        buffers = {name: buffer for name, buffer in self.model.named_buffers() if name not in masks}
         state, taken = self._state()
         beta1, beta2 = self.rule.betas
         rates = torch.tensor(
@@ -224,7 +180,8 @@ class Unwatched:
         # one package for all runs of this shape: whatever may differ without another graph is an argument
         name = repr((self.model, self.rule, x.shape, x.device))
         step = functional_step(self.model, self.rule)
-        new, losses = compiled_scan(name, step, carry, (x, y, rates))(carry, (x, y, rates))
+        xs = (x, y, rates, masks)
+        new, losses = compiled_scan(name, step, carry, xs)(carry, xs)
         for old_tensor, new_tensor in zip(pytree.tree_leaves(carry), pytree.tree_leaves(new), strict=True):
             old_tensor.copy_(new_tensor)
         for each in self.optimizer.state.values():
