@@ -10,10 +10,10 @@ ARGS ?=
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-.PHONY: help install train test check format parity
+.PHONY: help install train test check format test-compile test-browser test-distributed benchmark parity
 
 help:  ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 install: .venv/installed  ## Make the virtual environment .venv from requirements.lock
 
@@ -31,6 +31,19 @@ check: install  ## Formatting, lint and types
 format: install  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+test-compile: install  ## Every optimizer, placement and clipping, compiled (about 30 minutes)
+	$(BIN)/python -m pytest -m compile tests/test_fused.py $(ARGS)
+
+test-browser: install  ## The report pages in headless chromium, where it is installed
+	$(BIN)/python -m pytest -m browser $(ARGS)
+
+test-distributed: install  ## Sweeps on a two-node Ray cluster and through submitit; installs both
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[ray,slurm]"
+	$(BIN)/python -m pytest -m distributed $(ARGS)
+
+benchmark: install  ## Speed and memory beside the lecture's loop and plain Lightning (about 30 minutes)
+	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 parity: install  ## The lecture's published losses, again (about 10 minutes)
 	$(BIN)/python scripts/parity.py $(ARGS)
