@@ -1,0 +1,127 @@
+"""What was measured: medians, spreads, ratios, and the goals they are held against."""
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from benchmarks.contenders import CONTENDERS, FLOOR, OURS
+from benchmarks.networks import NETWORKS
+
+GOALS = {
+    ("batchnorm", "4", "1a"): 4.0,
+    ("batchnorm", "4", "1b"): 3.5,
+    ("batchnorm", "4", "2"): 10.0,
+    ("batchnorm", "4", "cold"): 2.5,
+    ("batchnorm", "4", "warm"): 3.2,
+    ("batchnorm", "3", FLOOR): 2.2,
+    ("kaiming", "4", "1a"): 3.0,
+    ("deep_batchnorm", "4", "1a"): 6.0,
+    ("deep_batchnorm", "4", "1a+"): 8.0,
+    ("deep_batchnorm", "4", "1b"): 3.2,
+    **{(network, ours, "1b"): 1.0 for network in NETWORKS for ours in ("3e", "4e")},
+}
+"""Network, contender and what it is compared with: a contender's steady state, 1a's whole command with a cold or a warm
+cache, or the floor. At least so many times faster; of the floor, at most so many times slower."""
+WALL, CPU = "", "cpu_"
+"""By which clock: the prefixes of a record's keys. A busy machine stretches CPU time least."""
+
+
+class Spread(NamedTuple):
+    median: float
+    low: float
+    high: float
+    measured: bool = True
+    """False: extrapolated."""
+
+    @classmethod
+    def of(cls, values: list[float], measured: bool = True) -> "Spread | None":
+        return cls(statistics.median(values), min(values), max(values), measured) if values else None
+
+
+@dataclass(slots=True)
+class Results:
+    """Records of single measurements: network, contender, kind and numbers.
+
+    Kinds: steady, a stretch of a run; cold and warm, our whole command with that cache; whole, a loop's whole command.
+
+    Args:
+        command_steps: steps of a whole command.
+    """
+
+    command_steps: int
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def spread(self, network: str, contender: str, kind: str, key: str) -> Spread | None:
+        return Spread.of([record[key] for record in self._of(network, contender, kind) if key in record])
+
+    def steady(self, network: str, contender: str, clock: str = WALL) -> Spread | None:
+        """µs a step."""
+        return self.spread(network, contender, "steady", clock + "us")
+
+    def command(self, network: str, contender: str, cache: str, clock: str = WALL) -> Spread | None:
+        """Seconds of the whole command; for a loop that was not run in whole, the rest of it from the steady state."""
+        if contender in OURS:
+            return self.spread(network, contender, cache, clock + "seconds")
+        if whole := self.spread(network, contender, "whole", clock + "seconds"):
+            return whole
+        seconds, measured, us = (clock + key for key in ("seconds", "measured_seconds", "us"))
+        return Spread.of(
+            [
+                each[seconds] - each[measured] + (self.command_steps - each["warmup"]) * each[us] / 1e6
+                for each in self._of(network, contender, "steady")
+            ],
+            measured=False,
+        )
+
+    def ratio(self, network: str, contender: str, against: str, clock: str = WALL) -> float | None:
+        """How many times faster, or slower than the floor, the medians are; `against` as in GOALS."""
+        if against == FLOOR:
+            theirs = self.spread(network, contender, "steady", clock + "training_step_us")
+            ours = self.steady(network, FLOOR, clock)
+        elif against in ("cold", "warm"):
+            theirs = self.command(network, "1a", against, clock)
+            ours = self.command(network, contender, against, clock)
+        else:
+            theirs, ours = self.steady(network, against, clock), self.steady(network, contender, clock)
+        return theirs.median / ours.median if theirs and ours else None
+
+    def verdict(self, network: str, contender: str, against: str) -> dict[str, Any] | None:
+        """The goal of a ratio and whether it is reached; None where there is no goal or no ratio."""
+        bound = GOALS.get((network, contender, against))
+        ratio = self.ratio(network, contender, against)
+        if bound is None or ratio is None:
+            return None
+        if against == FLOOR:
+            return {"goal": f"≤ {bound:g}", "reached": ratio <= bound}
+        return {"goal": f"≥ {bound:g}", "reached": ratio >= bound}
+
+    def core_shares(self) -> list[float]:
+        """How much of a core each process had while it was measured."""
+        return [record["cpu_us"] / record["us"] for record in self.records if record["kind"] == "steady"]
+
+    def networks(self) -> list[str]:
+        return list(dict.fromkeys(record["network"] for record in self.records))
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One entry for each network and contender, with every ratio there is and the goals."""
+        entries = []
+        for network in self.networks():
+            for contender in (*CONTENDERS, FLOOR):
+                if not (steady := self.steady(network, contender)):
+                    continue
+                entry: dict[str, Any] = {"network": network, "contender": contender, "us": steady._asdict()}
+                for cache in ("cold", "warm"):
+                    if command := self.command(network, contender, cache):
+                        entry[f"{cache}_seconds"] = command._asdict()
+                entry["ratios"] = {}
+                for against in (*CONTENDERS, "cold", "warm", FLOOR):
+                    if ratio := self.ratio(network, contender, against):
+                        verdict = self.verdict(network, contender, against) or {}
+                        of_cpu = self.ratio(network, contender, against, CPU)
+                        entry["ratios"][against] = {"value": ratio, "of_cpu_time": of_cpu, **verdict}
+                entries.append(entry)
+        return entries
+
+    def _of(self, network: str, contender: str, kind: str) -> list[dict[str, Any]]:
+        wanted = (network, contender, kind)
+        return [each for each in self.records if (each["network"], each["contender"], each["kind"]) == wanted]

@@ -1,0 +1,215 @@
+"""How fast, against the lecture's loop, a bare loop and plain Lightning: python scripts/benchmark.py
+
+Every measurement is a fresh process with one thread; a round takes each contender on each network once, and the next
+round begins with another one. Three networks, eight contenders:
+
+1a   the lecture's loop for the same network: plain tensors, hand-written layers
+1a+  the same with the bookkeeping that the lecture does for its deep network at every step
+1b   nn modules, torch.optim.SGD, indices drawn from one tensor: the strongest bare loop
+2    plain Lightning: TensorDataset, DataLoader, self.log, progress bar, TensorBoard, as its defaults have them
+3    makemore_pl with callbacks=none;  3e  with engine=eager
+4    makemore_pl as it comes;          4e  with engine=eager
+
+Steady state: --steps steps after a warm-up. makemore_pl begins its run of 200,000 steps as the command does, with
+logger, progress bar, validation and checkpoints, and is measured from step 10,000 on. By then it has compiled, and
+drawn the pictures that are drawn once: these are in the whole command. Nobody's output goes to a terminal, which spares
+2 most.
+
+Whole command: `python scripts/train.py +experiment=...` as a user types it, from the start of the process to its end,
+first with an empty cache of compiled code and then with a full one. For 1a, 1b and 2 it is reading the words, training
+and evaluating two splits; --full says which of these are really run, the others are extrapolated and marked with ~.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import tables
+from benchmarks.contenders import CONTENDERS, FLOOR, OURS, SCALED, WARMUP, WARMUP_OURS
+from benchmarks.networks import AXES, NETWORKS, Network, scaled
+from benchmarks.process import ROOT, run
+from benchmarks.results import Results
+
+WORDS = ROOT / "makemore_pl" / "names" / "ssa_names_2018.txt"
+FIGURE = ROOT / "docs" / "images" / "scaling.png"
+Unit = tuple[str, str, dict[str, Callable[[], dict[str, Any]]]]
+"""Network, contender, and by kind what to run one after the other."""
+
+console = Console()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=[*NETWORKS], help="networks")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="default: all")
+    parser.add_argument("--repeat", type=int, default=5, help="rounds (default: 5)")
+    parser.add_argument("--steps", type=int, default=10_000, help="steps of one steady state (default: 10000)")
+    parser.add_argument("--commands", type=int, default=3, help="rounds with whole commands of ours (default: 3)")
+    parser.add_argument(
+        "--full",
+        choices=("none", "some", "all"),
+        help="whole commands of the others: some runs 1a and 1b on batchnorm once (default); all takes an hour more",
+    )
+    parser.add_argument("--scaling", action="store_true", help=f"1b against 3 over sizes instead; draws {FIGURE.name}")
+    parser.add_argument("--figure", type=Path, default=FIGURE, help="where --scaling draws")
+    parser.add_argument("--output", type=Path, help="the JSON file; a Markdown table goes beside it")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: one short round on batchnorm, engine=eager")
+    arguments = parser.parse_args()
+    arguments.command_steps = 1_000 if arguments.quick else 200_000
+    if arguments.quick:
+        arguments.only, arguments.repeat, arguments.steps = ["batchnorm"], 1, 200
+        arguments.commands = min(arguments.commands, 1)
+        arguments.contenders = arguments.contenders or ["1a", "1b", "2", "4"]
+    arguments.contenders = arguments.contenders or [*CONTENDERS]
+    arguments.full = arguments.full or ("none" if arguments.quick else "some")
+    if arguments.output is None:
+        arguments.output = Path("outputs/scaling.json" if arguments.scaling else "outputs/benchmark.json")
+    return arguments
+
+
+def environment() -> dict[str, Any]:
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
+    return {
+        "date": date.today().isoformat(),
+        "commit": git.stdout.strip() or "none",
+        **{package: version(package) for package in ("torch", "lightning")},
+        "python": platform.python_version(),
+        "cpu": models[0].partition(":")[2].strip() if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "threads": 1,
+    }
+
+
+def steady(contender: str, network: Network, steps: int, quick: bool, scratch: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=scratch) as run_dir:
+        case = {
+            "contender": contender,
+            "network": {name: getattr(network, name) for name in Network.__slots__},
+            "warmup": WARMUP_OURS if contender in OURS and not quick else WARMUP,
+            "steps": steps,
+            "words": str(WORDS),
+            "run_dir": f"{run_dir}/run",
+            "overrides": [*(["trainer.engine=eager"] if quick else []), *OURS.get(contender, [])],
+        }
+        result = Path(run_dir) / "result.json"
+        process = run(["-m", "benchmarks.measurement", json.dumps(case), str(result)], scratch / "cache")
+        measured: dict[str, Any] = json.loads(result.read_text())
+        return process | measured
+
+
+def command(contender: str, network: Network, steps: int, cache: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=cache.parent) as run_dir:
+        overrides = [*network.overrides, *OURS[contender], f"hydra.run.dir={run_dir}", f"trainer.max_steps={steps}"]
+        process = run(["scripts/train.py", *overrides], cache)
+        metrics = json.loads((Path(run_dir) / "metrics.json").read_text())
+        return process | {key: metrics[key] for key in ("train/loss", "val/loss")}
+
+
+def run_whole(name: str, contender: str, full: str) -> bool:
+    if full == "some":
+        return name == "batchnorm" and contender in ("1a", "1b")
+    return full == "all" and contender not in (*OURS, FLOOR)
+
+
+def units(arguments: argparse.Namespace, scratch: Path, turn: int) -> list[Unit]:
+    """Everything to measure in one round."""
+    if arguments.scaling:
+        networks = dict(scaled(axis, value) for axis, values in AXES.items() for value in values)
+        contenders = [*SCALED]
+    else:
+        networks = {name: NETWORKS[name] for name in arguments.only}
+        contenders = [*arguments.contenders, *([FLOOR] if "3" in arguments.contenders else [])]
+    found: list[Unit] = []
+    for name, network in networks.items():
+        for contender in contenders:
+            measure = partial(steady, contender, network, scratch=scratch, quick=arguments.quick)
+            found.append((name, contender, {"steady": partial(measure, arguments.steps)}))
+            if arguments.scaling:
+                continue
+            if contender in ("3", "4") and turn < arguments.commands:
+                cache = scratch / f"{name}-{contender}-{turn}"
+                task = partial(command, contender, network, arguments.command_steps, cache)
+                found.append((name, contender, {"cold": task, "warm": task}))
+            if turn == 0 and run_whole(name, contender, arguments.full):
+                found.append((name, contender, {"whole": partial(measure, arguments.command_steps - WARMUP)}))
+    start = turn * (len(contenders) // 2 + 1) % len(found)
+    return found[start:] + found[:start]
+
+
+def write(results: Results, arguments: argparse.Namespace, surroundings: dict[str, Any]) -> None:
+    """The JSON file and the Markdown beside it, after every round."""
+    settings = {key: value for key, value in vars(arguments).items() if key not in ("output", "figure")}
+    content = {**surroundings, "settings": settings, "summary": results.summary(), "records": results.records}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    paragraphs = [tables.environment_sentence(surroundings, results)]
+    for title, header, body in sections(results, arguments):
+        paragraphs += [title, tables.markdown(header, body)]
+    paragraphs += notes(results, arguments)
+    arguments.output.with_suffix(".md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
+
+
+def sections(results: Results, arguments: argparse.Namespace) -> list[tuple[str, list[str], list[list[str]]]]:
+    if arguments.scaling:
+        return [("`batchnorm` with one size changed", tables.SCALING_HEADER, tables.scaling_rows(results))]
+    found = [(tables.TITLES[name], tables.HEADER, tables.rows(results, name)) for name in results.networks()]
+    judged = [] if arguments.quick else tables.goal_rows(results)
+    return [*found, *([("Goals", tables.GOALS_HEADER, judged)] if judged else [])]
+
+
+def notes(results: Results, arguments: argparse.Namespace) -> list[str]:
+    names = [f"{contender}: {name}" for contender, name in CONTENDERS.items()]
+    if arguments.scaling:
+        return [f"{'; '.join(f'{each}: {CONTENDERS[each]}' for each in SCALED)}. {tables.LEGEND}"]
+    names.append(f"{FLOOR}: the matrix products of a step alone")
+    return ["; ".join(names) + ".", f"{tables.LEGEND} {tables.command_legend(results.command_steps)}"]
+
+
+def show(results: Results, arguments: argparse.Namespace, surroundings: dict[str, Any]) -> None:
+    console.print(tables.environment_sentence(surroundings, results), highlight=False)
+    for section in sections(results, arguments):
+        console.print(tables.screen(*section))
+    for note in notes(results, arguments):
+        console.print(note, highlight=False)
+
+
+def main() -> None:
+    arguments = parse()
+    surroundings = environment()
+    results = Results(arguments.command_steps)
+    with tempfile.TemporaryDirectory() as scratch:
+        for turn in range(arguments.repeat):
+            for name, contender, tasks in units(arguments, Path(scratch), turn):
+                for kind, task in tasks.items():
+                    record = {"network": name, "contender": contender, "kind": kind, "round": turn, **task()}
+                    results.records.append(record)
+                    measured = f"{record['us']:.1f} µs a step" if kind == "steady" else f"{record['seconds']:.1f} s"
+                    place = f"round {turn + 1}/{arguments.repeat}: {name} {contender} {kind}"
+                    console.print(f"{place}: {measured}", highlight=False)
+            write(results, arguments, surroundings)
+    show(results, arguments, surroundings)
+    if arguments.scaling:
+        from benchmarks.figure import draw
+
+        draw(results, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
