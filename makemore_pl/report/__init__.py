@@ -1,0 +1,4 @@
+"""Figures and the HTML report. Reads run directories; imports neither Lightning nor Hydra.
+
+Read in this order: run, canvas, figures, section, story, sweep, atlas, page.
+"""

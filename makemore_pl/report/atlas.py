@@ -1,0 +1,235 @@
+"""The story of a sweep: what was varied, which setting won and by how much, and what could be seen early."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from makemore_pl.report import maps
+from makemore_pl.report.grid import grids, is_number
+from makemore_pl.report.run import Run, read_yaml
+from makemore_pl.report.section import Block, Code, Note, Page, Picture, Pictures, Section, Table
+from makemore_pl.report.series import Floats, running_mean
+from makemore_pl.report.sweep import (
+    EARLY,
+    Mean,
+    Row,
+    correlations,
+    failures,
+    independent_keys,
+    lost_jobs,
+    read_runs,
+    rows,
+    varied_keys,
+)
+from makemore_pl.report.wording import number, show, signed
+
+MAPPED = {
+    "activation_std": "activation_std, mean of the layers",
+    "saturation": "saturation, mean of the layers",
+    "activation_grad_std": "activation_grad_std, mean of the layers",
+    "grad_data_ratio": "grad_data_ratio, mean of the weights",
+    "update_data_ratio": "update_data_ratio, mean of the weights",
+    "batchnorm_mean_lag": "batchnorm_mean_lag, mean of the layers",
+}
+"""Diagnostics beside the validation loss, at the last watched step."""
+HIGHLIGHTED = 3
+
+
+def tell(runs: Sequence[Run], name: str, command: Sequence[str] | None, lost: Mapping[str, str] | None = None) -> Page:
+    """The page of a sweep.
+
+    Args:
+        lost: why jobs failed that are not among the runs, by name.
+        command: what was typed after `scripts/train.py`, where it is known.
+    """
+    keys = independent_keys(runs, varied_keys(runs))
+    settings = rows(runs, keys)
+    failed = failures(runs)
+    sections = [
+        Section("What was swept", _what(runs, keys)),
+        Section("Results", _results(settings, keys)),
+        Section("Maps", _maps(settings, keys)),
+        Section("Curves", _curves(settings)),
+        Section("What foretells the end", _foretelling(runs)),
+        Section("Failures", _failures(failed, [*keys, "seed"], lost or {})),
+        Section("How to run it again", _again(command)),
+    ]
+    jobs, finished = len(runs) + len(lost or {}), len(runs) - len(failed)
+    seeds = {run.config.get("seed") for run in runs}
+    lead = (
+        f"{jobs} {'job' if jobs == 1 else 'jobs'}, {finished} of them finished: {len(settings)} "
+        f"{'setting' if len(settings) == 1 else 'settings'} of {', '.join(keys) or 'nothing'}, "
+        f"with {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}."
+    )
+    return Page(name, lead, sections)
+
+
+def _what(runs: Sequence[Run], keys: Sequence[str]) -> list[Block]:
+    varied = varied_keys(runs)
+    table = []
+    for key in [*keys, *(key for key in varied if key not in keys)]:
+        values = list(dict.fromkeys(show(run.get(key)) for run in runs))
+        free = key in keys or key == "seed"
+        table.append([key, ", ".join(values), str(len(values)) if free else "follows from the ones above"])
+    if not table:
+        return [Note("Nothing was varied: all jobs have the same settings.", missing=True)]
+    return [Table("Settings that differ between the jobs", ["setting", "values", "how many"], table)]
+
+
+def _results(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
+    vals = [row.metric("val/loss") for row in settings]
+    if not any(val.n for val in vals):
+        return [Note("No job has finished yet.", missing=True)]
+    order = np.argsort([val.mean for val in vals], kind="stable")  # those without losses last
+    settings, vals = [settings[place] for place in order], [vals[place] for place in order]
+    table = []
+    for row, val in zip(settings, vals, strict=True):
+        losses = [_cell(each) for each in (val, row.metric("train/loss"), row.metric("test/loss"))]
+        rate = row.metric("steps_per_second").mean
+        cells = [(show(value), value if is_number(value) else show(value)) for value in row.setting.values()]
+        seeds = f"{val.n} of {len(row.runs)}"
+        table.append([*cells, *losses, (f"{rate:,.0f}" if np.isfinite(rate) else "–", rate), (seeds, val.n)])
+    columns = [*keys, "val loss", "train loss", "test loss", "steps a second", "finished"]
+    blocks: list[Block] = [Table("Mean ± standard deviation over the seeds", columns, table, sortable=True, best=0)]
+    blocks.append(
+        Note(f"Lowest validation loss: {settings[0].label or 'the only setting'}. {_told_apart(settings, vals)}")
+    )
+    return blocks
+
+
+def _told_apart(settings: Sequence[Row], vals: Sequence[Mean]) -> str:
+    spread = vals[0].std
+    if not np.isfinite(spread):
+        return "It has one finished seed, so a small lead may be the luck of the draw: add seed=1,2,3."
+    near = [row.label for row, val in zip(settings, vals, strict=True) if val.mean - vals[0].mean <= spread][1:]
+    if not near:
+        return "No other setting is within one standard deviation of its seeds."
+    return f"Not told apart from it by these runs, for within one standard deviation of its seeds: {'; '.join(near)}."
+
+
+def _cell(value: Mean) -> tuple[str, float]:
+    spread = f" ± {value.std:.4f}" if np.isfinite(value.std) else ""
+    return f"{number(value.mean)}{spread}", value.mean
+
+
+def _maps(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
+    if not keys:
+        return [Note("Only the seed was varied, so there is nothing to map.", missing=True)]
+    measured = {tag.partition("/")[0] for row in settings for run in row.runs for tag in run.diagnostics.values}
+    values: dict[str, tuple[str, str, Callable[[Row], float]]] = {
+        "val_loss": ("val loss, nats", "{:.3f}", lambda row: row.metric("val/loss").mean)
+    }
+    for quantity, title in MAPPED.items():
+        if quantity in measured:
+            values[quantity] = (title, "{:.3g}", lambda row, q=quantity: row.early(q, None).mean)  # type: ignore[misc]
+    pictures = []
+    for name, (title, form, value) in values.items():
+        panels, x_labels, y_labels, x_name, y_name = grids(settings, keys, value)
+        panels = {label: grid for label, grid in panels.items() if np.isfinite(grid).any()}
+        if not panels:
+            continue
+        figure = maps.heat_map(panels, x_labels, y_labels, title, x_name, y_name, form)
+        pictures.append(Picture(f"map_{name}", figure, _read_out(title, panels, x_labels, y_labels, x_name, y_name)))
+    return [
+        Note("Diagnostics at the last watched step; a dash where no job finished or measured it. Colours are by map."),
+        Pictures(pictures),
+    ]
+
+
+def _read_out(
+    title: str, panels: Mapping[str, Floats], x_labels: list[str], y_labels: list[str], x_name: str, y_name: str
+) -> str:
+    rows_read = []
+    for label, grid in panels.items():
+        for y, values in zip(y_labels, grid, strict=True):
+            where = " ".join(part for part in (label, f"{y_name}={y}" if y_name else "") if part)
+            rows_read.append(f"{where}: {', '.join(number(value, 3) for value in values)}")
+    return f"{title}, for {x_name} {', '.join(x_labels)}. {'; '.join(rows_read)}."
+
+
+def _curves(settings: Sequence[Row]) -> list[Block]:
+    curves = {row.label or "all seeds": _curve(row.runs) for row in settings}
+    curves = {label: curve for label, curve in curves.items() if curve[0].size}
+    if not curves:
+        return [Note("Not measured in these jobs: the training loss (diagnostics.jsonl has none).", missing=True)]
+    finished = [row for row in settings if row.metric("val/loss").n and (row.label or "all seeds") in curves]
+    ranked = [row.label or "all seeds" for row in sorted(finished, key=lambda row: row.metric("val/loss").mean)]
+    highlight = list(dict.fromkeys([*ranked[:HIGHLIGHTED], *ranked[-1:]]))
+    alt = f"Training loss of {len(curves)} settings; lowest validation loss: {', '.join(ranked[:HIGHLIGHTED])}."
+    figure = maps.overlaid_curves(curves, "training loss, means over the seeds", "nats", highlight)
+    best = f"The best {len(highlight) - 1} by validation loss, and the worst." if len(highlight) > 1 else ""
+    return [Pictures([Picture("curves", figure, alt, best)])]
+
+
+def _curve(runs: Sequence[Run]) -> tuple[Floats, Floats]:
+    by_step: dict[int, list[float]] = {}
+    for run in runs:
+        steps, losses = run.diagnostics.tag("train/loss_mean")
+        if not steps.size:
+            steps, losses = run.diagnostics.tag("train/loss")
+        for step, loss in zip(steps.tolist(), running_mean(steps, losses).tolist(), strict=True):
+            by_step.setdefault(step, []).append(loss)
+    ordered = sorted(by_step)
+    return np.array(ordered, dtype=np.float64), np.array([Mean.of(by_step[step]).mean for step in ordered])
+
+
+def _foretelling(runs: Sequence[Run]) -> list[Block]:
+    found = correlations(runs)
+    if not found:
+        return [Note("Too few finished jobs with diagnostics to correlate: at least three are needed.", missing=True)]
+    by: dict[str, dict[int, tuple[float, int]]] = {}
+    for each in found:
+        by.setdefault(each.quantity, {})[each.step] = each.rho, each.n
+    table: list[list[Any]] = []
+    for quantity, at in by.items():
+        cells = [(signed(at[step][0], 2), at[step][0]) if step in at else ("–", float("nan")) for step in EARLY]
+        table.append([quantity, *cells, str(max(n for _, n in at.values()))])
+    columns = ["diagnostic, mean of layers", *(f"at step {step:,}" for step in EARLY), "jobs"]
+    return [
+        Note(
+            "Spearman's rank correlation with the final validation loss: +1 where more of it always meant a higher "
+            "loss in the end, −1 a lower one, 0 neither. train/loss is there to compare: a diagnostic is worth its "
+            "place where it tells earlier or more. Correlation over these jobs only, not cause."
+        ),
+        Table("Early diagnostics and the final loss", columns, table, sortable=True),
+    ]
+
+
+def _failures(failed: Sequence[tuple[Run, str]], keys: Sequence[str], lost: Mapping[str, str]) -> list[Block]:
+    if not failed and not lost:
+        return [Note("None.")]
+    table = [[job, "refused before it had a config", "–", words] for job, words in lost.items()]
+    for run, words in failed:
+        step = run.diagnostics.last_step
+        reached = "–" if step is None else f"{step:,}"
+        table.append([run.directory.name, " ".join(f"{key}={show(run.get(key))}" for key in keys), reached, words])
+    return [Table("Jobs without final losses", ["job", "setting", "last step", "why"], table)]
+
+
+def _again(command: Sequence[str] | None) -> list[Block]:
+    if command is None:
+        return [Note("The sweep did not record its command (multirun.yaml).", missing=True)]
+    return [Code(shlex.join(["python", "scripts/train.py", "-m", *command]))]
+
+
+def tell_directory(directory: Path) -> Page:
+    """The page of a sweep directory.
+
+    Raises:
+        ValueError: no sweep directory, or a file of it can't be read.
+    """
+    runs = read_runs(directory)
+    experiments = list(dict.fromkeys(run.name for run in runs))
+    name = f"{', '.join(experiments[:4])}{' …' if len(experiments) > 4 else ''}" or directory.name
+    return tell(runs, f"Sweep: {name}", _command(directory), lost_jobs(directory))
+
+
+def _command(directory: Path) -> list[str] | None:
+    path = directory / "multirun.yaml"
+    if not path.is_file():
+        return None
+    task = read_yaml(path, dict).get("hydra", {}).get("overrides", {}).get("task")
+    return [str(each) for each in task if not str(each).startswith("hydra.")] if isinstance(task, list) else None

@@ -1,0 +1,235 @@
+"""What every figure is drawn on: colours, axes, and the way to SVG and PNG."""
+
+import io
+import re
+from collections.abc import Iterable, Sequence, Sized
+from pathlib import Path
+from typing import Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
+
+INK, MUTED, GRID, BAND, RULE = "#24292f", "#5b6571", "#dde2e7", "#dcece4", "#a4161a"
+LAYERS = ("#141e5a", "#5a2ca0", "#a8329a", "#d9466b", "#dc7b12")
+"""From the first layer to the last; lightness tells them apart for every kind of colour vision, and in grey print."""
+OUTPUT, EMBEDDING, FAINT = "#00857a", "#6b7683", "#b4bcc5"
+VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    BAND: "--band",
+    RULE: "--rule",
+    **{colour: f"--layer-{place}" for place, colour in enumerate(LAYERS)},
+    OUTPUT: "--output",
+    EMBEDDING: "--embedding",
+    FAINT: "--faint",
+}
+"""The page's CSS variables, which follow light and dark mode."""
+
+WIDTH, HEIGHT = 4.6, 3.1
+"""Inches of one panel: 442 CSS pixels, so that text of 9 points is still read when a phone shrinks it."""
+TEXT = 9.0
+COLUMNS = 5
+"""Of a legend: as many as a panel is wide enough for."""
+LEGEND_ROW = 0.18
+
+Line = tuple[str, str | tuple[float, tuple[float, ...]]]
+
+
+def line_of(name: str, place: int = 0) -> Line:
+    """Colour and dashes of a layer or parameter, the same in every figure; `place` where the name tells nothing."""
+    if name.startswith("embedding"):
+        return EMBEDDING, (0, (1, 1.2))
+    if name.startswith("output"):
+        return OUTPUT, (0, (4, 1.5))
+    found = re.search(r"\d+", name)
+    depth = int(found.group()) if found else place
+    return LAYERS[depth % len(LAYERS)], ("-", (0, (5, 1, 1, 1)), (0, (2, 1)))[min(depth // len(LAYERS), 2)]
+
+
+def short(names: Iterable[str]) -> dict[str, str]:
+    """Names for a legend: without `.weight` and `.linear`, unless two would become one."""
+    names = list(names)
+    for pattern in (r"(\.linear)?\.weight$", r"\.weight$"):
+        shortened = {name: re.sub(pattern, "", name) for name in names}
+        if len(set(shortened.values())) == len(names):
+            return shortened
+    return {name: name for name in names}
+
+
+def canvas(
+    rows: int = 1,
+    columns: int = 1,
+    legend_rows: int = 1,
+    height: float = HEIGHT,
+    left: float = 0.7,
+    head: float = 0.0,
+) -> tuple[Figure, list[Axes]]:
+    """A figure and its panels, row by row.
+
+    Margins are fixed, so that the frames of a slider do not jump; a panel of no more than two rows of legend is always
+    as high as any other.
+
+    Args:
+        height, left, head: inches of one panel with all that belongs to it, its left margin, room above all panels.
+    """
+    top, right, bottom = 0.36 + LEGEND_ROW * legend_rows, 0.16, 0.48
+    height += LEGEND_ROW * max(legend_rows - 2, 0)
+    whole = WIDTH * columns, height * rows + head
+    figure = Figure(figsize=whole, dpi=100)
+    size = (WIDTH - left - right) / whole[0], (height - top - bottom) / whole[1]
+    corners = [
+        (column * WIDTH + left, (rows - 1 - row) * height + bottom) for row in range(rows) for column in range(columns)
+    ]
+    return figure, [_dress(figure.add_axes((x / whole[0], y / whole[1], *size))) for x, y in corners]
+
+
+def _dress(ax: Axes) -> Axes:
+    ax.set_facecolor("none")
+    ax.tick_params(colors=MUTED, labelsize=TEXT, length=3, width=0.6, which="major")
+    ax.grid(color=GRID, linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set(color=MUTED, linewidth=0.6)
+    for axis, label, place in ((ax.xaxis, (0.5, 0), (0, -20)), (ax.yaxis, (0, 0.5), (-37, 0))):
+        axis.set_major_locator(MaxNLocator(4))
+        axis.set_major_formatter(FuncFormatter(plain))
+        # fixed, because finding room for a label costs more than drawing it
+        shift = ScaledTranslation(place[0] / 72, place[1] / 72, ax.figure.dpi_scale_trans)
+        axis.set_label_coords(label[0], label[1], transform=ax.transAxes + shift)
+    return ax
+
+
+def caption(ax: Axes, title: str, xlabel: str = "", ylabel: str = "", legend_rows: int = 1) -> None:
+    """Title at the upper left, above the room of the legend."""
+    pad = 7 + 72 * LEGEND_ROW * legend_rows
+    ax.set_title(title, loc="left", x=_edge(ax), y=1, fontsize=TEXT + 1, fontweight="bold", color=INK, pad=pad)
+    ax.set_xlabel(xlabel, fontsize=TEXT, color=MUTED)
+    ax.set_ylabel(ylabel, fontsize=TEXT, color=MUTED)
+
+
+def _edge(ax: Axes) -> float:
+    """Where the room of a panel begins, just right of the one beside it, in units of the panel's width."""
+    figure = ax.get_figure(root=True)
+    assert figure
+    place, width = ax.get_position(), figure.get_figwidth()
+    return float((0.12 - place.x0 * width % WIDTH) / (place.width * width))
+
+
+def legend_rows(names: Sized, columns: int = COLUMNS) -> int:
+    """Rows that a legend of these names takes, at least one."""
+    return max(1, -(-len(names) // columns))
+
+
+def legend(ax: Axes, columns: int = COLUMNS) -> None:
+    """Between title and panel, from left to right."""
+    _legend(ax, [ax], columns, "lower left", (_edge(ax) - 0.015, 0.985))
+
+
+def legend_of_all(figure: Figure) -> None:
+    """One legend in the head of the figure for all of its panels."""
+    axes = sorted(figure.axes, key=lambda ax: -len(ax.lines))
+    _legend(figure, axes, 2 * COLUMNS, "upper left", (0.005, 1.0))
+
+
+def _legend(
+    of: Axes | Figure,
+    axes: Sequence[Axes],
+    columns: int,
+    place: Literal["lower left", "upper left"],
+    anchor: tuple[float, float],
+) -> None:
+    entries = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    # matplotlib fills column by column
+    entries = {label: entries[label] for column in range(columns) for label in list(entries)[column::columns]}
+    if entries:
+        of.legend(
+            list(entries.values()),
+            list(entries),
+            loc=place,
+            bbox_to_anchor=anchor,
+            ncols=columns,
+            frameon=False,
+            fontsize=TEXT - 0.5,
+            labelcolor=INK,
+            handlelength=1.4,
+            handletextpad=0.5,
+            columnspacing=0.9,
+            labelspacing=0.25,
+            borderaxespad=0.2,
+        )
+
+
+def plain(value: float, _: object = None) -> str:
+    """A number as short as it can be read: 0.0005, 12, 1.5k."""
+    if abs(value) >= 1000:
+        return f"{value / 1000:.4g}k"
+    return "0" if abs(value) < 1e-12 else f"{value:.4g}".replace("-", "−")
+
+
+def step_axis(ax: Axes, last: float, log: bool = True) -> None:
+    """Steps from 0 to `last`: logarithmic with room for step 0, because the beginning matters, or linear."""
+    if log:
+        ax.set_xscale("symlog", linthresh=1, linscale=0.45)
+        decades = [10**power for power in range(8) if 10**power <= max(last, 1)]
+        ax.xaxis.set_major_locator(FixedLocator([0, *decades]))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlim(-0.12, max(last, 1) * 1.15)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.set_xlim(-last * 0.01, last * 1.02 or 1)
+    ax.xaxis.set_major_formatter(FuncFormatter(plain))
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG text on white, the same bytes for the same figure."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "makemore_pl"}):
+        figure.savefig(
+            buffer,
+            format="svg",
+            facecolor="white",
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
+    return buffer.getvalue()
+
+
+def inline(text: str, name: str, alt: str) -> str:
+    """SVG to be put into a page: transparent, in the page's font and colours, with ids of its own.
+
+    Args:
+        text: what svg() made.
+        name: prefix of all ids; unique in the page.
+        alt: what the picture says, for those who can't see it; already escaped.
+    """
+    text = text[text.index("<svg") :]
+    text = re.sub(r'<metadata>.*?</metadata>|<g id="patch_1">.*?</g>', "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    viewbox = re.search(r'viewBox="[^"]+"', text)
+    assert viewbox
+    text = f'<svg {viewbox.group()} role="img" aria-label="{alt}">' + text[text.index(">") + 1 :]
+    referred = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in referred else "", text)
+    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font: ((?:\w+ )?)([\d.]+px) [^;\"]+", _font, text)
+    text = re.sub(r' d="([^"]+)"', lambda m: f' d="{_rounded(m[1])}"', text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return re.sub(r">\s+<", "><", text)
+
+
+def _font(found: re.Match[str]) -> str:
+    weight = f"; font-weight: {found[1].strip()}" if found[1].strip() else ""
+    return f"font-size: {found[2]}{weight}"
+
+
+def _rounded(path: str) -> str:
+    path = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.1f}".removesuffix(".0"), path)
+    return re.sub(r"\s+", " ", path).strip()
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=160, facecolor="white", metadata={"Software": None})

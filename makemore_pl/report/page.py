@@ -1,0 +1,62 @@
+"""The page of a run or a sweep as one HTML file without anything from elsewhere, and its figures as files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from makemore_pl.files import write_atomically
+from makemore_pl.report import atlas, story
+from makemore_pl.report.canvas import save_png
+from makemore_pl.report.run import is_run, read_run
+from makemore_pl.report.section import Page
+from makemore_pl.report.sweep import is_sweep
+
+
+def tell(directory: Path, defaults: Mapping[str, Any] | None = None) -> Page:
+    """The page of a run directory or a sweep directory.
+
+    Args:
+        defaults: the default config, to say what a run changed.
+
+    Raises:
+        ValueError: it is neither, or a file of it can't be read.
+    """
+    if is_run(directory):
+        return story.tell(read_run(directory), defaults)
+    if is_sweep(directory):
+        return atlas.tell_directory(directory)
+    raise ValueError(
+        f"{directory} is neither a run directory (it has no config.yaml) nor a sweep directory (no folder in it has)."
+    )
+
+
+def render(page: Page) -> str:
+    """The page as HTML; the same page gives the same text."""
+    environment = Environment(
+        loader=PackageLoader("makemore_pl.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(page=page)
+
+
+def write_report(directory: Path, output: Path | None = None, defaults: Mapping[str, Any] | None = None) -> Path:
+    """Write report.html, by default into the directory, and figures/ beside it; returns the page's path.
+
+    Raises:
+        ValueError: as tell.
+    """
+    page = tell(directory, defaults)
+    path = output or directory / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent / "figures"
+    folder.mkdir(exist_ok=True)
+    for picture in page.pictures():
+        (folder / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
+        save_png(picture.figure, folder / f"{picture.name}.png")
+    write_atomically(path, render(page))
+    return path

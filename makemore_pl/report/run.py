@@ -1,0 +1,212 @@
+"""A run directory as it lies on disk, read for looking at. Finished or not, diagnostics or none."""
+
+import base64
+import json
+import pickle
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from makemore_pl.report.series import Floats
+
+VERSION = 1
+KINDS = ("values", "histograms", "rasters", "texts")
+Bits = NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Diagnostics:
+    """diagnostics.jsonl, by tag and by step."""
+
+    values: dict[str, dict[int, float]] = field(default_factory=dict)
+    """tag -> step -> number, NaN for what was not finite."""
+    histograms: dict[int, dict[str, tuple[Floats, Floats]]] = field(default_factory=dict)
+    """step -> tag -> edges and counts."""
+    rasters: dict[int, dict[str, Bits]] = field(default_factory=dict)
+    """step -> tag -> (examples, units)."""
+    texts: dict[int, dict[str, list[str]]] = field(default_factory=dict)
+    """step -> tag -> lines."""
+
+    def quantity(self, quantity: str) -> tuple[NDArray[np.int64], dict[str, Floats]]:
+        """Steps, and numbers by layer or parameter, NaN where a step has none."""
+        prefix = f"{quantity}/"
+        series = {tag.removeprefix(prefix): by for tag, by in self.values.items() if tag.startswith(prefix)}
+        if quantity in self.values:
+            series[quantity] = self.values[quantity]
+        steps = sorted(set().union(*series.values()))
+        return np.array(steps, dtype=np.int64), {
+            name: np.array([by.get(step, np.nan) for step in steps]) for name, by in series.items()
+        }
+
+    def tag(self, tag: str) -> tuple[NDArray[np.int64], Floats]:
+        """Steps and numbers of one tag."""
+        by = self.values.get(tag, {})
+        steps = sorted(by)
+        return np.array(steps, dtype=np.int64), np.array([by[step] for step in steps], dtype=np.float64)
+
+    @property
+    def last_step(self) -> int | None:
+        return max((step for by in self.values.values() for step in by), default=None)
+
+
+@dataclass(slots=True)
+class Run:
+    """One run. `metrics` is empty while it is not finished."""
+
+    directory: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    diagnostics: Diagnostics
+    overrides: list[str] | None
+    """What was typed after `scripts/train.py`, where Hydra kept it."""
+    findings: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return str(self.config.get("experiment", self.directory.name))
+
+    def get(self, key: str) -> Any:
+        """A dotted config key; None where there is none."""
+        node: Any = self.config
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        return node
+
+
+def is_run(directory: Path) -> bool:
+    return (directory / "config.yaml").is_file()
+
+
+def read_run(directory: Path, kinds: Collection[str] = KINDS) -> Run:
+    """A run directory.
+
+    Args:
+        kinds: what to read of diagnostics.jsonl.
+
+    Raises:
+        ValueError: no run directory, or a file of it can't be read.
+    """
+    if not is_run(directory):
+        raise ValueError(f"{directory} is not a run directory: it has no config.yaml.")
+    findings = read_json(directory / "findings.json", [])
+    if isinstance(findings, dict):
+        findings = findings.get("findings", [])
+    return Run(
+        directory,
+        read_yaml(directory / "config.yaml", dict),
+        read_json(directory / "metrics.json", {}),
+        read_diagnostics(directory / "diagnostics.jsonl", kinds),
+        read_overrides(directory),
+        [each for each in findings if isinstance(each, dict)],
+    )
+
+
+def read_overrides(directory: Path) -> list[str] | None:
+    """Hydra's task overrides without those that only name a place to write to."""
+    path = directory / ".hydra" / "overrides.yaml"
+    if not path.is_file():
+        return None
+    elsewhere = ("hydra.", "run_dir=", "ckpt_path=")
+    return [str(each) for each in read_yaml(path, list) if not str(each).lstrip("+~").startswith(elsewhere)]
+
+
+def read_diagnostics(path: Path, kinds: Collection[str] = KINDS) -> Diagnostics:
+    """diagnostics.jsonl; empty where there is none. A last line cut short by a kill is left out.
+
+    Raises:
+        ValueError: naming the line.
+    """
+    read = Diagnostics()
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        if not any(f'"{kind}"' in line for kind in kinds):
+            continue
+        try:
+            record = json.loads(line)
+            if record["version"] != VERSION:
+                raise ValueError(f"version {record['version']!r} of the format, this program reads {VERSION}")
+            _merge(read, record)
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and isinstance(error, json.JSONDecodeError):
+                break
+            raise ValueError(f"{path}, line {number}, can't be read: {error}.") from None
+    return read
+
+
+def _merge(read: Diagnostics, record: dict[str, Any]) -> None:
+    step = int(record["step"])
+    for tag, value in record.get("values", {}).items():
+        read.values.setdefault(tag, {})[step] = np.nan if value is None else float(value)
+    for tag, each in record.get("histograms", {}).items():
+        edges, counts = np.array(each["edges"], dtype=np.float64), np.array(each["counts"], dtype=np.float64)
+        read.histograms.setdefault(step, {})[tag] = edges, counts
+    for tag, each in record.get("rasters", {}).items():
+        rows, columns = each["shape"]
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(each["bits"]), dtype=np.uint8), count=rows * columns)
+        read.rasters.setdefault(step, {})[tag] = bits.reshape(rows, columns).astype(bool)
+    for tag, each in record.get("texts", {}).items():
+        read.texts.setdefault(step, {})[tag] = [str(text) for text in each]
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested config -> dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def read_embedding(directory: Path) -> tuple[str, Floats]:
+    """Characters, the end mark first, and their learned embeddings (V, n_embd), from the last checkpoint.
+
+    Raises:
+        ValueError: no checkpoint, or not one of ours.
+    """
+    path = directory / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise ValueError("There is no checkpoints/last.ckpt.")
+    import torch  # only here: the rest of the report does without
+
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        characters = "." + checkpoint["hyper_parameters"]["vocabulary"]
+        embedding = checkpoint["state_dict"]["model.embedding.weight"].double().numpy()
+    except (RuntimeError, EOFError, OSError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"checkpoints/last.ckpt can't be read ({type(error).__name__}).") from error
+    if len(characters) != len(embedding):
+        raise ValueError(f"checkpoints/last.ckpt has {len(embedding)} embeddings for {len(characters)} characters.")
+    return characters, embedding
+
+
+def read_yaml(path: Path, kind: type) -> Any:
+    """Plain YAML of a kind, dict or list.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        content = None
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} can't be read: it is not YAML of the expected form.")
+    return content
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """A JSON file, or the default where there is none.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    if not path.is_file():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} can't be read: {error}.") from None

@@ -1,0 +1,90 @@
+"""Numbers on their way into a picture: densities, running means, principal components. Pure NumPy."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Histogram = tuple[ArrayLike, ArrayLike]
+"""Edges (n + 1) and counts (n)."""
+
+
+def floats(values: Any) -> Floats:
+    """As an array; None becomes NaN."""
+    return np.asarray(values, dtype=np.float64)
+
+
+def density(edges: ArrayLike, counts: ArrayLike) -> tuple[Floats, Floats]:
+    """Bin centers, and a density that integrates to 1; all zeros where nothing was counted."""
+    edges, counts = floats(edges), floats(counts)
+    total = counts.sum()
+    centers = (edges[:-1] + edges[1:]) / 2
+    return centers, counts / (np.diff(edges) * total) if total else np.zeros_like(centers)
+
+
+def reach(histograms: Mapping[str, Histogram], share: float = 0.995) -> float:
+    """How far from 0 an axis must go to hold `share` of every histogram; long tails are cut. 0 without counts."""
+    bounds = [0.0]
+    for edges, counts in histograms.values():
+        edges, counts = floats(edges), floats(counts)
+        outer = np.maximum(abs(edges[:-1]), abs(edges[1:]))
+        order = np.argsort(outer, kind="stable")
+        if total := counts.sum():
+            place = np.searchsorted(np.cumsum(counts[order]), share * total)
+            bounds.append(float(outer[order][min(place, len(outer) - 1)]))
+    return max(bounds)
+
+
+def running_mean(steps: ArrayLike, values: ArrayLike, window: int = 21) -> Floats:
+    """Mean of up to `window` values (odd) around each, of those whose step is within a fifth of its own.
+
+    So nothing is smeared at the beginning, where steps are few and losses fall fast. NaN counts for nothing.
+    """
+    steps, values = floats(steps), floats(values)
+    place, half = np.arange(len(values)), window // 2
+    first = np.maximum(np.searchsorted(steps, steps * 0.8), place - half)
+    end = np.minimum(np.searchsorted(steps, steps * 1.2, side="right"), place + half + 1)
+    finite = np.isfinite(values)
+    total = np.r_[0.0, np.cumsum(np.where(finite, values, 0.0))]
+    count = np.r_[0, np.cumsum(finite)]
+    n = count[end] - count[first]
+    means: Floats = np.divide(total[end] - total[first], n, out=np.full(len(values), np.nan), where=n > 0)
+    return means
+
+
+def thin(steps: ArrayLike, values: ArrayLike, most: int = 500) -> tuple[Floats, Floats]:
+    """At most about `most` points for a line: the first hundred, then evenly chosen, the last one always."""
+    steps, values = floats(steps), floats(values)
+    if len(steps) <= most:
+        return steps, values
+    chosen = np.unique(np.r_[0:100, np.linspace(100, len(steps) - 1, most - 100).round().astype(int)])
+    return steps[chosen], values[chosen]
+
+
+def limits(*arrays: ArrayLike, margin: float = 0.06) -> tuple[float, float] | None:
+    """Smallest and largest finite number with a margin; None where there is no finite number."""
+    numbers = np.concatenate([np.ravel(floats(array)) for array in arrays]) if arrays else np.empty(0)
+    numbers = numbers[np.isfinite(numbers)]
+    if not numbers.size:
+        return None
+    low, high = float(numbers.min()), float(numbers.max())
+    pad = (high - low) * margin or abs(high) * margin or 1.0
+    return low - pad, high + pad
+
+
+def principal_components(points: ArrayLike) -> tuple[Floats, Floats]:
+    """The first two principal components (n, 2) of points (n, d), and their shares of the variance.
+
+    The sign is fixed: in each component the coordinate farthest from 0 is positive.
+    """
+    points = floats(points)
+    centered = points - points.mean(0)
+    u, s, _ = np.linalg.svd(centered, full_matrices=False)
+    scores, variance = u * s, s**2
+    if scores.shape[1] < 2:
+        scores, variance = np.pad(scores, ((0, 0), (0, 1))), np.pad(variance, (0, 1))
+    scores = scores[:, :2]
+    farthest = scores[np.abs(scores).argmax(0), [0, 1]]
+    return scores * np.where(farthest < 0, -1.0, 1.0), variance[:2] / max(variance.sum(), 1e-300)

@@ -1,0 +1,192 @@
+"""The story of one run, in the order of the lecture: what was run, how it ended, and why."""
+
+import importlib.metadata
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from makemore_pl.report import evolution, health
+from makemore_pl.report.run import Run, flatten
+from makemore_pl.report.section import Block, Code, Names, Note, Page, Section, Table, Tiles
+from makemore_pl.report.wording import number, plain, show, signed
+
+LECTURE = {
+    "original": (2.1245, 2.1682),
+    "fix_softmax": (2.07, 2.13),
+    "fix_saturation": (2.0356, 2.1027),
+    "kaiming": (2.0377, 2.1070),
+    "batchnorm": (2.0668, 2.1048),
+}
+"""Published train and validation losses by experiment."""
+PACKAGES = ("makemore_pl", "torch", "lightning", "hydra-core", "numpy")
+NOT_SETTINGS = ("callbacks", "logger", "run_dir", "ckpt_path", "experiment")
+
+
+def tell(run: Run, defaults: Mapping[str, Any] | None = None) -> Page:
+    """The page of a run.
+
+    Args:
+        defaults: the default config; without it the page does not say what differs.
+    """
+    differing = differences(run.config, defaults) if defaults is not None else {}
+    sections = [
+        Section("What was run", _what(run, differing, defaults is not None)),
+        Section("Final losses", _final(run)),
+        Section("Loss", evolution.loss(run)),
+        Section("The four pictures", evolution.four_pictures(run)),
+        Section("Saturation", health.saturation(run)),
+        Section("Updates", health.updates(run)),
+        Section("BatchNorm", health.batchnorm(run)),
+        Section("Embeddings", health.embeddings(run)),
+        *([Section("Findings", _findings(run.findings))] if run.findings else []),
+        Section("Names", _names(run)),
+        Section("How to run it again", _again(run, differing)),
+    ]
+    return Page(run.name, _sentence(run), sections, evolution.last_four_pictures(run))
+
+
+def differences(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (value, default) where the two differ; callbacks, loggers and places left out."""
+    ours, theirs = ({k: v for k, v in each.items() if k not in NOT_SETTINGS} for each in (config, defaults))
+    flat, default = flatten(ours), flatten(theirs)
+    return {key: (value, default.get(key)) for key, value in flat.items() if value != default.get(key)}
+
+
+def _sentence(run: Run) -> str:
+    layers = run.get("model.n_layers")
+    batchnorm = run.get("model.batchnorm")
+    places = {
+        "none": "no BatchNorm",
+        "pre": "BatchNorm before each activation",
+        "post": "BatchNorm after each activation",
+        "output": "BatchNorm on the logits",
+        "pre_output": "BatchNorm before each activation and on the logits",
+    }
+    words = run.get("data.path") or {"names": "the embedded US names", "lecture": "the lecture's names.txt"}.get(
+        run.get("data.source"), run.get("data.source")
+    )
+    steps = run.metrics.get("steps")
+    taken = f"{steps:,} steps" if steps else "an unfinished run"
+    return (
+        f"{layers} hidden {'layer' if layers == 1 else 'layers'} of {run.get('model.n_hidden')} "
+        f"{run.get('model.activation')} units with {places.get(str(batchnorm), batchnorm)}, "
+        f"{run.get('data.block_size')} characters of context, trained on {words} by {run.get('optim.name')}: {taken}, "
+        f"minibatches of {run.get('data.batch_size')}, lr {show(run.get('optim.lr'))}, seed {run.get('seed')}."
+    )
+
+
+def _what(run: Run, differing: Mapping[str, tuple[Any, Any]], compared: bool) -> list[Block]:
+    blocks: list[Block] = []
+    if not run.metrics:
+        step = run.diagnostics.last_step
+        until = f"it was last watched at step {step:,}" if step is not None else "nothing was watched yet"
+        blocks.append(Note(f"This run is not finished: it has no metrics.json, and {until}.", missing=True))
+    if differing:
+        settings = [[key, show(value), show(default)] for key, (value, default) in differing.items()]
+        blocks.append(Table("Settings that differ from the defaults", ["setting", "value", "default"], settings))
+    elif compared:
+        blocks.append(Note("Every setting has its default."))
+    lines = "\n".join(f"{key}: {show(value)}" for key, value in flatten(run.config).items())
+    return [*blocks, Code(lines, "All settings")]
+
+
+def _final(run: Run) -> list[Block]:
+    metrics = run.metrics
+    if "val/loss" not in metrics:
+        return [Note("The run has no final losses yet.", missing=True)]
+    tiles = [
+        ("val loss", number(metrics.get("val/loss")), "nats, whole split"),
+        ("train loss", number(metrics.get("train/loss")), "nats, whole split"),
+        ("test loss", number(metrics.get("test/loss")), "nats, whole split"),
+        ("val perplexity", number(metrics.get("val/perplexity"), 2), "characters to choose among"),
+        ("initial loss", number(metrics.get("initial_loss")), f"ln V is {number(metrics.get('uniform_loss'))}"),
+        ("steps", f"{metrics.get('steps', 0):,}", _pace(metrics)),
+        ("parameters", f"{metrics.get('parameters', 0):,}", ""),
+    ]
+    blocks: list[Block] = [Tiles(tiles)]
+    if run.name in LECTURE:
+        train, val = LECTURE[run.name]
+        rows = [
+            ["this run", number(metrics["train/loss"]), number(metrics["val/loss"])],
+            ["the lecture", f"{train}", f"{val}"],
+            ["difference", signed(metrics["train/loss"] - train), signed(metrics["val/loss"] - val)],
+        ]
+        same = run.get("data.source") == "lecture" and metrics.get("steps") == 200_000
+        blocks.append(Table("Beside the lecture's published losses", ["", "train", "val"], rows))
+        blocks.append(
+            Note(
+                "Same words, same number of steps."
+                if same
+                else "The lecture's losses are for its own word list and 200,000 steps; this run had "
+                f"data.source={run.get('data.source')} and {metrics.get('steps', 0):,} steps, so they are a "
+                "neighbour's, not a target."
+            )
+        )
+    if reading := _beginning(metrics):
+        blocks.append(Note(reading))
+    return blocks
+
+
+def _beginning(metrics: Mapping[str, Any]) -> str:
+    initial, uniform = metrics.get("initial_loss"), metrics.get("uniform_loss")
+    if initial is None or uniform is None:
+        return ""
+    excess = initial - uniform
+    judged = (
+        "the network began confidently wrong, and spent its first steps on unlearning that"
+        if excess > 1
+        else "it began a little too sure of itself"
+        if excess > 0.1
+        else "it began as it should, with all characters about equally likely"
+    )
+    return f"Its first minibatch cost {initial:.4f} nats where a uniform guess costs {uniform:.4f}: {judged}."
+
+
+def _findings(findings: list[dict[str, Any]]) -> list[Block]:
+    keys = [
+        key
+        for key in ("severity", "id", "layer", "step", "value", "bound", "source", "prescription")
+        if any(key in each for each in findings)
+    ]
+    rows = [[plain(each.get(key, "")) for key in keys] for each in findings]
+    return [Table("What the doctor found", keys, rows)]
+
+
+def _names(run: Run) -> list[Block]:
+    texts = {step: each["samples"] for step, each in sorted(run.diagnostics.texts.items()) if each.get("samples")}
+    if not texts:
+        return [evolution.missing("generated names", run)]
+    columns = [(f"step {step:,}", texts[step]) for step in evolution.chosen(texts, 3)]
+    note = [Note("A * marks names that are in the word list.")] if any("*" in n for _, c in columns for n in c) else []
+    return [Names(columns), *note]
+
+
+def _again(run: Run, differing: Mapping[str, tuple[Any, Any]]) -> list[Block]:
+    overrides = run.overrides
+    if overrides is None:
+        overrides = [f"{key}={show(value)}" for key, (value, _) in differing.items()]
+        if run.name != "default":
+            overrides = [f"+experiment={run.name}", *overrides]
+    blocks: list[Block] = [Code(shlex.join(["python", "scripts/train.py", *overrides]))]
+    versions = run.metrics.get("versions")
+    known = versions if isinstance(versions, dict) else _installed()
+    rows = [[name, str(version)] for name, version in known.items()]
+    if commit := run.metrics.get("commit"):
+        rows.insert(0, ["commit", str(commit)])
+    when = "of the run" if isinstance(versions, dict) else "when this page was made; the run did not record its own"
+    return [*blocks, Table(f"Versions {when}", ["package", "version"], rows)]
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _pace(metrics: Mapping[str, Any]) -> str:
+    seconds, rate = metrics.get("seconds"), metrics.get("steps_per_second")
+    return f"{seconds:.0f} s, {rate:,.0f} a second" if seconds is not None and rate is not None else ""

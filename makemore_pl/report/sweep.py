@@ -1,0 +1,223 @@
+"""The numbers of a sweep: what was varied, means over seeds, which early diagnostic foretells the final loss."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from makemore_pl.report.run import (
+    Diagnostics,
+    Run,
+    flatten,
+    is_run,
+    read_diagnostics,
+    read_json,
+    read_overrides,
+    read_run,
+    read_yaml,
+)
+from makemore_pl.report.series import Floats, floats
+from makemore_pl.report.wording import show
+
+UNVARIED = ("run_dir", "ckpt_path")
+EARLY = (200, 1000)
+"""Steps whose diagnostics are held against the final loss."""
+
+
+def is_sweep(directory: Path) -> bool:
+    return directory.is_dir() and not is_run(directory) and bool(_job_directories(directory) or lost_jobs(directory))
+
+
+def _job_directories(directory: Path) -> list[Path]:
+    """Every folder below with a config.yaml of its own or, where a job failed before it wrote one, of Hydra's."""
+    found = {path.parent for path in directory.rglob("config.yaml")}
+    jobs = {path.parent if path.name == ".hydra" else path for path in found}
+    return sorted(jobs, key=lambda job: [(not part.isdigit(), part.zfill(9)) for part in job.parts])
+
+
+def read_runs(directory: Path) -> list[Run]:
+    """The jobs of a sweep that have a config, finished or not, in the order of their folders.
+
+    Of their diagnostics only the values are read.
+
+    Raises:
+        ValueError: no jobs, or a file of one can't be read.
+    """
+    jobs = _job_directories(directory)
+    if not jobs and not lost_jobs(directory):
+        raise ValueError(f"{directory} is not a sweep directory: no folder in it has a config.yaml.")
+    return [read_run(job, ("values",)) if is_run(job) else _unborn(job) for job in jobs]
+
+
+def lost_jobs(directory: Path) -> dict[str, str]:
+    """Why jobs failed that left nothing but a reason: refused, say, before they had a config."""
+    jobs = set(_job_directories(directory))
+    lost = {path.parent for path in directory.rglob("failure.json")} - jobs
+    return {job.name: _reason(job) for job in sorted(lost)}
+
+
+def _unborn(job: Path) -> Run:
+    config = read_yaml(job / ".hydra" / "config.yaml", dict)
+    return Run(job, config, {}, read_diagnostics(job / "diagnostics.jsonl", ("values",)), read_overrides(job), [])
+
+
+def varied_keys(runs: Sequence[Run]) -> list[str]:
+    """Dotted config keys that differ between the jobs, in the order of the config; paths below a job do not count."""
+    flats = [_settings(run) for run in runs]
+    keys = list(dict.fromkeys(key for flat in flats for key in flat))
+    return [key for key in keys if len({repr(flat[key]) for flat in flats if key in flat}) > 1]
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    place = run.config.get("run_dir") or "\0"
+    return {
+        key: value
+        for key, value in flatten(run.config).items()
+        if key not in UNVARIED and not (isinstance(value, str) and (value.startswith(str(place)) or "${" in value))
+    }
+
+
+def independent_keys(runs: Sequence[Run], keys: Iterable[str]) -> list[str]:
+    """Of these keys those that tell the settings apart: `experiment` first, and none that follows from the ones before.
+
+    A sweep over experiments varies model.init, model.gain, … but together: there only `experiment` is left.
+    """
+    settings = [_settings(run) for run in runs]
+    chosen: list[str] = []
+    for key in sorted((key for key in keys if key != "seed"), key=lambda key: key != "experiment"):
+        seen: dict[str, set[str]] = {}
+        for each in settings:
+            seen.setdefault(repr([each.get(one) for one in chosen]), set()).add(repr(each.get(key)))
+        if any(len(values) > 1 for values in seen.values()):
+            chosen.append(key)
+    return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """Of the finite numbers among n seeds; nan without any, `std` (unbiased) with fewer than two."""
+
+    mean: float
+    std: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Mean":
+        numbers = floats(list(values))
+        numbers = numbers[np.isfinite(numbers)]
+        mean = float(numbers.mean()) if numbers.size else math.nan
+        return cls(mean, float(numbers.std(ddof=1)) if numbers.size > 1 else math.nan, numbers.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting of the varied keys, all seeds together."""
+
+    setting: dict[str, Any]
+    runs: list[Run]
+
+    def metric(self, key: str) -> Mean:
+        """Mean over the seeds of a number in metrics.json."""
+        return Mean.of(run.metrics.get(key) for run in self.runs)
+
+    def early(self, quantity: str, step: int | None) -> Mean:
+        """Mean over the seeds of a diagnostic's layer mean."""
+        return Mean.of(layer_mean(run.diagnostics, quantity, step) for run in self.runs)
+
+    @property
+    def label(self) -> str:
+        return " ".join(f"{key}={show(value)}" for key, value in self.setting.items())
+
+
+def rows(runs: Sequence[Run], keys: Sequence[str]) -> list[Row]:
+    """The jobs grouped by these keys, in the order in which settings first occur."""
+    groups: dict[str, Row] = {}
+    for run in runs:
+        settings = _settings(run)
+        setting = {key: settings.get(key) for key in keys}
+        groups.setdefault(repr(setting), Row(setting, [])).runs.append(run)
+    return list(groups.values())
+
+
+def failures(runs: Iterable[Run]) -> list[tuple[Run, str]]:
+    """Jobs without final losses, each with its reason in failure.json, else the last line of its log."""
+    return [(run, _reason(run.directory)) for run in runs if "val/loss" not in run.metrics]
+
+
+def _reason(directory: Path) -> str:
+    if reason := read_json(directory / "failure.json", {}).get("reason"):
+        return str(reason)
+    lines = [
+        line.strip()
+        for path in sorted(directory.glob("*.log"))
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
+    return lines[-1] if lines else "It left no log."
+
+
+def layer_mean(diagnostics: Diagnostics, quantity: str, step: int | None) -> float:
+    """Mean over layers or parameters of the last watched value at or before `step`, but not before half of it.
+
+    None: of the last value there is. A quantity may also be a whole tag, `train/loss`. nan where nothing was watched.
+    """
+    tags = [tag for tag in diagnostics.values if tag == quantity or tag.startswith(f"{quantity}/")]
+    numbers = []
+    for tag in tags:
+        by = diagnostics.values[tag]
+        if steps := [each for each in by if step is None or step / 2 <= each <= step]:
+            numbers.append(by[max(steps)])
+    return Mean.of(numbers).mean
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """Spearman's rank correlation of a diagnostic at an early step with the final validation loss over n jobs."""
+
+    quantity: str
+    step: int
+    rho: float
+    n: int
+
+
+def correlations(
+    runs: Sequence[Run], quantities: Iterable[str] | None = None, steps: Iterable[int] = EARLY
+) -> list[Correlation]:
+    """Of every diagnostic's layer mean, and of train/loss, with val/loss; strongest first, undefined ones left out.
+
+    Jobs without a final loss or without the diagnostic at that step do not count; three at least must be left.
+    """
+    tags = {tag for run in runs for tag in run.diagnostics.values}
+    apart = ("train", "val", "lr", "baseline", "baseline_passed")
+    if quantities is None:
+        own = {tag.partition("/")[0] for tag in tags}
+        quantities = sorted(own - set(apart)) + [tag for tag in ("train/loss",) if tag in tags]
+    found = []
+    for quantity in quantities:
+        for step in steps:
+            pairs = [(layer_mean(run.diagnostics, quantity, step), run.metrics.get("val/loss")) for run in runs]
+            points = floats([pair for pair in pairs if pair[1] is not None]).reshape(-1, 2)
+            points = points[np.isfinite(points).all(1)]
+            rho = spearman(points[:, 0], points[:, 1])
+            if np.isfinite(rho):
+                found.append(Correlation(quantity, step, rho, len(points)))
+    return sorted(found, key=lambda each: -abs(each.rho))
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+    """Rank correlation, ties at their mean rank; nan for fewer than three points or where one side is constant."""
+    x, y = ranks(x), ranks(y)
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def ranks(values: ArrayLike) -> Floats:
+    """Ranks from 1, ties at their mean rank."""
+    _, inverse, counts = np.unique(floats(values), return_inverse=True, return_counts=True)
+    mean_ranks: Floats = np.cumsum(counts) - (counts - 1) / 2
+    return mean_ranks[inverse]

@@ -1,0 +1,46 @@
+"""Numbers and settings as words, for tables and alternative texts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from makemore_pl.report.series import Floats
+
+
+def show(value: Any) -> str:
+    """A config value as one types it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {plain(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(plain, value))
+    return show(value) if value is not None else ""
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None or not np.isfinite(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 4) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def significant(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
+
+
+def from_to(values: Floats | None) -> str:
+    finite = values[np.isfinite(values)] if values is not None else np.empty(0)
+    return f"{significant(finite[0])} → {significant(finite[-1])}" if finite.size else "–"
+
+
+def ends(steps: Any, values: Mapping[str, Floats]) -> str:
+    return "; ".join(f"{name} {from_to(each)}" for name, each in values.items()) + f", to step {int(steps[-1]):,}."

@@ -1,0 +1,609 @@
+"""Run alone: pytest tests/test_report.py"""
+
+import base64
+import json
+import math
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from scipy import stats
+
+from makemore_pl.config import Config
+from makemore_pl.report import page, story
+from makemore_pl.report.grid import grids
+from makemore_pl.report.run import Run, read_diagnostics, read_embedding, read_overrides, read_run
+from makemore_pl.report.sweep import (
+    Mean,
+    correlations,
+    failures,
+    independent_keys,
+    layer_mean,
+    ranks,
+    read_runs,
+    rows,
+    spearman,
+    varied_keys,
+)
+
+ROOT = Path(__file__).parents[1]
+DEFAULTS = asdict(Config(run_dir=""))
+STEPS = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 1999]
+DRAWN = [0, 100, 1999]
+
+
+def write_lines(directory: Path, records: list[dict[str, Any]]) -> None:
+    lines = [json.dumps({"version": 1, **record}, allow_nan=False) + "\n" for record in records]
+    (directory / "diagnostics.jsonl").write_text("".join(lines))
+
+
+def histogram(values: np.ndarray[Any, Any], bound: float | None = None) -> dict[str, list[float]]:
+    bound = bound or float(abs(values).max())
+    counts, edges = np.histogram(values, 50, (-bound, bound))
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def records(layers: int, batchnorm: bool, final: float, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """What the callbacks would have written of a run that went well."""
+    names = [f"layers.{depth}" for depth in range(layers)]
+    weights = ["embedding.weight", *(f"{name}.linear.weight" for name in names), "output.linear.weight"]
+    written: list[dict[str, Any]] = []
+    for step in STEPS:
+        loss = final + (3.3 - final) * math.exp(-step / 200)
+        values = {"train/loss": loss + 0.1 * rng.normal(), "train/loss_mean": loss, "lr": 0.1, "unheard/of": 1.0}
+        for depth, name in enumerate(names):
+            values |= {
+                f"activation_std/{name}": 0.65 - 0.02 * depth,
+                f"saturation/{name}": 0.2 - 0.03 * depth + 0.01 * rng.random(),
+                f"dead_units/{name}": 0.0,
+                f"activation_grad_std/{name}": 1e-3 * 0.9**depth,
+                f"update_data_ratio/{name}.batchnorm.weight": -3.5,
+            }
+            if batchnorm:
+                lag = 1 + 3 * math.exp(-step / 50)
+                values |= {f"batchnorm_mean_lag/{name}": lag, f"batchnorm_var_lag/{name}": lag}
+        for place, name in enumerate(weights):
+            values |= {f"update_data_ratio/{name}": -2.5 + 0.1 * place, f"grad_data_ratio/{name}": 0.05}
+        if step == 0:
+            values |= {"baseline/uniform": 3.2958, "baseline/unigram": 2.82, "baseline/bigram": 2.45}
+        written.append({"step": step, "values": values})
+        if step in DRAWN:
+            histograms = {f"activations/{name}": histogram(np.tanh(rng.normal(size=640)), 1.0) for name in names}
+            histograms |= {f"activation_grads/{name}": histogram(rng.normal(size=640) * 1e-3) for name in names}
+            histograms |= {f"weight_grads/{name}": histogram(rng.normal(size=640) * 1e-2) for name in weights}
+            written.append({"step": step, "histograms": histograms})
+            rasters = {f"saturation/{name}": rng.random((32, 100)) < 0.2 for name in names}
+            packed = {tag: base64.b64encode(np.packbits(each).tobytes()).decode() for tag, each in rasters.items()}
+            written.append({"step": step, "rasters": {t: {"shape": [32, 100], "bits": b} for t, b in packed.items()}})
+            written.append({"step": step, "texts": {"samples": ["emma*", "", "x<script>alert(1)</script>"]}})
+    written.append({"step": 1999, "values": {"val/loss": final, "val/perplexity": math.exp(final)}})
+    return written
+
+
+def write_run(directory: Path, watched: bool = True, finished: bool = True, final: float = 2.1, **keys: Any) -> Path:
+    """A run directory as training leaves it, made up but for the checkpoint's form. `keys`: config, a__b for a.b."""
+    directory.mkdir(parents=True)
+    config = asdict(Config(run_dir=str(directory), experiment="kaiming", callbacks={"a": {"_target_": "b"}}))
+    for key, value in {"trainer__max_steps": 2000, **keys}.items():
+        *groups, last = key.split("__")
+        node = config
+        for group in groups:
+            node = node[group]
+        node[last] = value
+    if not watched:
+        config["callbacks"] = {}
+    (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    rng = np.random.default_rng(config["seed"] % 2**32)
+    model = config["model"]
+    if watched:
+        write_lines(directory, records(model["n_layers"], model["batchnorm"] != "none", final, rng))
+    if finished:
+        metrics = {
+            "experiment": config["experiment"],
+            "seed": config["seed"],
+            "initial_loss": 3.29,
+            "train/loss": final - 0.05,
+            "val/loss": final,
+            "test/loss": final + 0.01,
+            "val/perplexity": math.exp(final),
+            "steps": 2000,
+            "seconds": 4.0,
+            "steps_per_second": 500.0,
+            "parameters": 11897,
+            "uniform_loss": 3.2958,
+        }
+        (directory / "metrics.json").write_text(json.dumps(metrics))
+        checkpoint = {
+            "hyper_parameters": {"vocabulary": "abcdefghijklmnopqrstuvwxyz"},
+            "state_dict": {"model.embedding.weight": torch.from_numpy(rng.normal(size=(27, 10))).float()},
+        }
+        (directory / "checkpoints").mkdir()
+        torch.save(checkpoint, directory / "checkpoints" / "last.ckpt")
+    return directory
+
+
+def write_sweep(directory: Path) -> Path:
+    """Gain x batch size x two seeds; of the last setting one job failed and one never began."""
+    for number, (gain, batch_size, seed) in enumerate(
+        (gain, batch_size, seed) for gain in (0.5, 3.0) for batch_size in (8, 32) for seed in (1, 2)
+    ):
+        final = 2.1 + 0.1 * (gain == 0.5) + 0.05 * (batch_size == 8) + 0.01 * seed
+        write_run(
+            directory / str(number),
+            finished=number < 7,
+            final=final,
+            model__gain=gain,
+            data__batch_size=batch_size,
+            seed=seed,
+        )
+    (directory / "7" / "failure.json").write_text(json.dumps({"reason": "step 3: layers.0 is not finite."}))
+    hydra = directory / "8" / ".hydra"
+    hydra.mkdir(parents=True)
+    config = (directory / "7" / "config.yaml").read_text().replace(str(directory / "7"), "${hydra:runtime.output_dir}")
+    (hydra / "config.yaml").write_text(config)
+    (directory / "8" / "train.log").write_text("first line\nout of memory\n\n")
+    (directory / "multirun.yaml").write_text(
+        yaml.safe_dump({"hydra": {"overrides": {"task": ["model.gain=0.5,3", "data.batch_size=8,32", "seed=1,2"]}}})
+    )
+    return directory
+
+
+VOID = {"meta", "link", "input", "br", "image", "use", "path", "rect"}
+
+
+class Parsed(HTMLParser):
+    """Counts what the tests ask for; fails where tags do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), (tag, attrs)
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.stack and self.stack[-1] not in ("style", "script"):
+            self.words.append(data.strip())
+
+    @property
+    def text(self) -> str:
+        return " ".join(word for word in self.words if word)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for each, attributes in self.elements if each == tag]
+
+
+def told(directory: Path) -> Parsed:
+    return check(page.render(page.tell(directory, DEFAULTS)))
+
+
+def check(html: str) -> Parsed:
+    """What holds for every page."""
+    parsed = Parsed(html)
+    assert html.startswith("<!doctype html>")
+    assert len(html.encode()) < 3_000_000
+    assert not re.search(r"https?:|//cdn|@import|url\((?!#)", html)
+    assert parsed.all("html")[0]["lang"] == "en"
+    assert len(parsed.all("h1")) == 1
+    levels = [int(tag[1]) for tag, _ in parsed.elements if re.fullmatch(r"h\d", tag)]
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for picture in parsed.all("svg"):
+        assert picture["role"] == "img"
+        assert len(picture["aria-label"] or "") > 20
+    assert not parsed.all("img")
+    for _, attributes in parsed.elements:
+        for key in ("for", "aria-labelledby"):
+            assert attributes.get(key) is None or attributes[key] in ids
+        if (attributes.get("href") or "").startswith("#"):
+            assert (attributes["href"] or "")[1:] in ids
+    assert "None" not in parsed.text
+    assert not re.search(r"\bnan\b", parsed.text)
+    return parsed
+
+
+def test_lines_of_one_step_are_merged(tmp_path: Path) -> None:
+    write_lines(
+        tmp_path,
+        [
+            {"step": 5, "values": {"train/loss": 2.0}},
+            {"step": 5, "values": {"saturation/layers.0": None, "saturation/layers.1": 0.5}},
+            {"step": 0, "values": {"saturation/layers.0": 0.25}},
+            {"step": 0, "something": {"new": 1}},
+        ],
+    )
+    read = read_diagnostics(tmp_path / "diagnostics.jsonl")
+    steps, layers = read.quantity("saturation")
+    assert steps.tolist() == [0, 5]
+    assert {name: np.nan_to_num(each, nan=-1).tolist() for name, each in layers.items()} == {
+        "layers.0": [0.25, -1],
+        "layers.1": [-1, 0.5],
+    }
+    assert read.tag("train/loss")[1].tolist() == [2]
+    assert read.last_step == 5
+
+
+def test_rasters_come_back(tmp_path: Path) -> None:
+    raster = np.random.default_rng(0).random((5, 7)) < 0.5
+    bits = base64.b64encode(np.packbits(raster).tobytes()).decode()
+    write_lines(tmp_path, [{"step": 3, "rasters": {"saturation/layers.0": {"shape": [5, 7], "bits": bits}}}])
+    read = read_diagnostics(tmp_path / "diagnostics.jsonl").rasters[3]["saturation/layers.0"]
+    assert (read == raster).all()
+
+
+def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "diagnostics.jsonl"
+    path.write_text(
+        '{"version": 1, "step": 0, "values": {"train/loss": 3.0}}\n{"version": 1, "step": 1, "values": {"tr'
+    )
+    assert read_diagnostics(path).values == {"train/loss": {0: 3.0}}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"version": 1, "step": 0, "values": {', "line 1"),
+        ('{"version": 2, "step": 0, "values": {}}', "version 2"),
+        ('{"version": 1, "values": {}}', "'step'"),
+    ],
+)
+def test_other_broken_lines_are_refused(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "diagnostics.jsonl"
+    path.write_text(line + '\n{"version": 1, "step": 1, "values": {}}\n')
+    with pytest.raises(ValueError, match=said):
+        read_diagnostics(path)
+
+
+def test_overrides_without_places(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    typed = ["+experiment=kaiming", "hydra.run.dir=/somewhere", "ckpt_path=/else", "seed=1"]
+    (tmp_path / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(typed))
+    assert read_overrides(tmp_path) == ["+experiment=kaiming", "seed=1"]
+
+
+def test_embedding_of_a_checkpoint(tmp_path: Path) -> None:
+    characters, embedding = read_embedding(write_run(tmp_path / "run"))
+    assert characters == ".abcdefghijklmnopqrstuvwxyz"
+    assert embedding.shape == (27, 10)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (Path("executed"),)
+
+
+def test_a_checkpoint_is_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = write_run(tmp_path / "run", watched=False)
+    for save in (lambda path: torch.save(Evil(), path), lambda path: path.write_bytes(pickle.dumps(Evil(), 2))):
+        save(run / "checkpoints" / "last.ckpt")
+        assert "can't be read (UnpicklingError)" in told(run).text
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(("layers", "batchnorm"), [(1, "none"), (5, "pre_output")])
+def test_page_of_a_run(tmp_path: Path, layers: int, batchnorm: str) -> None:
+    parsed = told(write_run(tmp_path / "run", model__n_layers=layers, model__batchnorm=batchnorm))
+    for picture in ("update_data_ratio", "saturation", "embeddings", "loss"):
+        assert any(f"{picture}-" in (each.get("clip-path") or "") for each in parsed.all("g") + parsed.all("path")), (
+            picture
+        )
+    (slider, _) = parsed.all("input")
+    assert (slider["type"], slider["min"], slider["max"]) == ("range", "0", "2")
+    frames = [each for each in parsed.all("div") if "frame" in (each.get("class") or "").split()]
+    assert [each["data-step"] for each in frames[:3]] == ["0", "100", "1,999"]
+    assert ("This network has no BatchNorm." in parsed.text) == (batchnorm == "none")
+    assert "model.n_layers" in parsed.text
+
+
+def test_final_losses_stand_beside_the_lectures(tmp_path: Path) -> None:
+    parsed = told(write_run(tmp_path / "run", watched=False, final=2.1080))
+    assert "the lecture 2.0377 2.107 difference +0.0203 +0.0010" in parsed.text
+    assert "data.source=names and 2,000 steps" in parsed.text
+
+
+def test_an_experiment_that_the_lecture_has_not(tmp_path: Path) -> None:
+    assert "the lecture's published" not in told(write_run(tmp_path / "run", watched=False, experiment="deep")).text
+
+
+@pytest.mark.parametrize(
+    ("initial", "said"),
+    [(3.29, "it began as it should"), (3.6, "a little too sure"), (27.0, "confidently wrong")],
+)
+def test_the_beginning_is_judged(tmp_path: Path, initial: float, said: str) -> None:
+    run = write_run(tmp_path / "run", watched=False)
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(metrics | {"initial_loss": initial}))
+    assert said in told(run).text
+
+
+def test_page_without_diagnostics_says_what_is_missing(tmp_path: Path) -> None:
+    parsed = told(write_run(tmp_path / "run", watched=False, model__batchnorm="pre"))
+    for what in ("the training loss", "histograms", "saturation", "update:data ratios", "BatchNorm", "generated names"):
+        assert f"Not measured in this run: {what} (it was trained with callbacks=none)." in parsed.text
+    assert len(parsed.all("svg")) == 1  # the embeddings
+
+
+def test_page_of_an_unfinished_run(tmp_path: Path) -> None:
+    parsed = told(write_run(tmp_path / "run", finished=False))
+    assert "it has no metrics.json, and it was last watched at step 1,999" in parsed.text
+    assert "There is no checkpoints/last.ckpt." in parsed.text
+    empty = write_run(tmp_path / "empty", finished=False, watched=False)
+    assert "nothing was watched yet" in told(empty).text
+
+
+def test_page_of_partly_measured_run(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    lines = [
+        {"step": 0, "values": {"train/loss": None, "saturation/layers.0": None, "update_data_ratio/a.weight": None}},
+        {"step": 0, "histograms": {"activations/layers.0": {"edges": [-1, 1], "counts": [0]}}},
+    ]
+    write_lines(run, lines)
+    assert "Not measured in this run: activation gradients, weight gradients." in told(run).text
+
+
+def test_words_are_escaped(tmp_path: Path) -> None:
+    html = page.render(page.tell(write_run(tmp_path / "run", experiment="<b>&amp;")))
+    assert "x&lt;script&gt;" in html
+    assert html.count("<script>") == 1
+    assert "<b>" not in html
+
+
+def test_findings_are_shown_where_there_are_any(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", watched=False)
+    assert "Findings" not in told(run).text
+    finding = {"id": "saturation", "severity": "warn", "value": 0.61, "bound": 0.25, "prescription": ["model.gain=1"]}
+    (run / "findings.json").write_text(json.dumps({"findings": [finding]}))
+    assert "warn saturation 0.61 0.25 model.gain=1" in told(run).text
+
+
+def test_how_to_run_it_again(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", watched=False, data__path="my names.txt")
+    assert (
+        "python scripts/train.py +experiment=kaiming 'data.path=my names.txt' trainer.max_steps=2000" in told(run).text
+    )
+    (run / ".hydra").mkdir()
+    (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(["+experiment=kaiming", "seed=7"]))
+    assert "python scripts/train.py +experiment=kaiming seed=7 Versions" in told(run).text
+
+
+def test_versions_of_the_run_come_before_the_installed_ones(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", watched=False)
+    assert f"torch {torch.__version__}" in told(run).text
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(metrics | {"commit": "abc1234", "versions": {"torch": "0.1"}}))
+    assert "Versions of the run package version commit abc1234 torch 0.1" in told(run).text
+
+
+def test_differences() -> None:
+    config = {"data": {"source": "names"}, "model": {"gain": 1.0, "n_layers": 1}, "run_dir": "/x", "experiment": "e"}
+    default = {"data": {"source": "names"}, "model": {"gain": None, "n_layers": 1}, "run_dir": "", "experiment": "d"}
+    assert story.differences(config, default) == {"model.gain": (1.0, None)}
+
+
+def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", finished=False)
+    written = []
+    for name in ("one", "two"):
+        path = page.write_report(run, tmp_path / name / "page.html", DEFAULTS)
+        files = sorted(path.parent.rglob("*.*"))
+        written.append({str(file.relative_to(path.parent)): file.read_bytes() for file in files})
+    assert written[0] == written[1]
+    assert {"page.html", "figures/loss.svg", "figures/loss.png", "figures/four_pictures-0.png"} <= set(written[0])
+    assert not [name for name in written[0] if name.endswith(".part")]
+
+
+def test_neither_run_nor_sweep(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is neither a run directory"):
+        page.tell(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "text"), [("config.yaml", "a: [\n"), ("config.yaml", "5"), ("metrics.json", "{")])
+def test_broken_files_are_named(tmp_path: Path, name: str, text: str) -> None:
+    run = write_run(tmp_path / "run")
+    (run / name).write_text(text)
+    with pytest.raises(ValueError, match=name):
+        page.tell(run)
+
+
+def script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "report.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+
+
+def test_script_writes_a_page_and_prints_its_path(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", watched=False)
+    done = script(run)
+    assert done.stdout == f"{run / 'report.html'}\n", done.stderr
+    check((run / "report.html").read_text())
+
+
+def test_script_refuses_in_one_sentence(tmp_path: Path) -> None:
+    done = script(tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"error: [^\n]+\.\n", done.stderr)
+
+
+def test_report_needs_neither_lightning_nor_hydra_nor_pyplot(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", finished=False)
+    program = (
+        "import sys, pathlib; from makemore_pl.report import page, summary;"
+        f"page.render(page.tell(pathlib.Path({str(tmp_path / 'run')!r})));"
+        "print([name for name in ('lightning', 'hydra', 'torch', 'matplotlib.pyplot') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sweep(tmp_path_factory.mktemp("sweep") / "gains")
+
+
+@pytest.fixture(scope="module")
+def runs(sweep: Path) -> list[Run]:
+    return read_runs(sweep)
+
+
+def test_jobs_are_read_in_order(runs: list[Run]) -> None:
+    assert [run.directory.name for run in runs] == [str(number) for number in range(9)]
+    assert runs[8].metrics == {}
+    assert not runs[0].diagnostics.histograms  # only the values
+
+
+def test_varied_keys(runs: list[Run]) -> None:
+    begun = runs[:8]
+    assert varied_keys(begun) == ["data.batch_size", "model.gain", "seed"]
+    assert varied_keys(begun[:1]) == []
+
+
+def test_keys_that_follow_from_others_are_left_out(tmp_path: Path) -> None:
+    for name, init in (("original", "normal"), ("kaiming", "kaiming"), ("xavier", "xavier")):
+        write_run(tmp_path / name, watched=False, experiment=name, model__init=init)
+    runs = read_runs(tmp_path)
+    assert varied_keys(runs) == ["model.init", "experiment"]
+    assert independent_keys(runs, varied_keys(runs)) == ["experiment"]
+
+
+def test_means_over_seeds(runs: list[Run]) -> None:
+    table = rows(runs[:8], ["data.batch_size", "model.gain"])
+    assert [row.label for row in table] == [
+        "data.batch_size=8 model.gain=0.5",
+        "data.batch_size=32 model.gain=0.5",
+        "data.batch_size=8 model.gain=3",
+        "data.batch_size=32 model.gain=3",
+    ]
+    val = table[0].metric("val/loss")
+    assert (val.mean, val.std, val.n) == (pytest.approx(2.265), pytest.approx(0.01 / math.sqrt(2)), 2)
+    assert table[3].metric("val/loss").n == 1
+
+
+def test_mean_of_few() -> None:
+    assert Mean.of([1.0, None, 3.0, math.nan]) == Mean(2.0, pytest.approx(math.sqrt(2)), 2)
+    one, none = Mean.of([1.0]), Mean.of([])
+    assert (one.mean, one.n, math.isnan(one.std)) == (1, 1, True)
+    assert (math.isnan(none.mean), none.n) == (True, 0)
+
+
+def test_failures_have_reasons(runs: list[Run]) -> None:
+    assert [(run.directory.name, why) for run, why in failures(runs)] == [
+        ("7", "step 3: layers.0 is not finite."),
+        ("8", "out of memory"),
+    ]
+
+
+def test_ranks_share_ties() -> None:
+    assert ranks([10, 30, 20, 20]).tolist() == [1, 4, 2.5, 2.5]
+
+
+def test_spearman_agrees_with_scipy() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 10, 40), rng.normal(size=40)
+    assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert spearman([1, 2, 3], [1, 8, 27]) == pytest.approx(1)
+    assert math.isnan(spearman([1, 2], [1, 2]))
+    assert math.isnan(spearman([1, 1, 1], [1, 2, 3]))
+
+
+def test_layer_mean_takes_the_last_watched_step(tmp_path: Path) -> None:
+    write_lines(
+        tmp_path,
+        [
+            {"step": 0, "values": {"saturation/layers.0": 0.5}},
+            {"step": 150, "values": {"saturation/layers.0": 0.1, "saturation/layers.1": 0.3}},
+            {"step": 900, "values": {"saturation/layers.0": 0.7}},
+        ],
+    )
+    read = read_diagnostics(tmp_path / "diagnostics.jsonl")
+    assert layer_mean(read, "saturation", 200) == pytest.approx(0.2)
+    assert layer_mean(read, "saturation", 0) == 0.5
+    assert layer_mean(read, "saturation", None) == pytest.approx((0.7 + 0.3) / 2)
+    assert math.isnan(layer_mean(read, "saturation", 100))  # 0 is too long ago
+    assert math.isnan(layer_mean(read, "stuck_units", 200))
+
+
+def test_correlations_with_the_final_loss(tmp_path: Path) -> None:
+    for number, final in enumerate((2.1, 2.2, 2.3, 2.4)):
+        run = write_run(tmp_path / str(number), final=final)
+        values = {"saturation/layers.0": final, "linear_share/layers.0": -final, "train/loss": 3.0}
+        write_lines(run, [{"step": 200, "values": values}])
+    found = {(each.quantity, each.step): (each.rho, each.n) for each in correlations(read_runs(tmp_path))}
+    assert found == {("saturation", 200): (pytest.approx(1), 4), ("linear_share", 200): (pytest.approx(-1), 4)}
+
+
+def test_grids(runs: list[Run]) -> None:
+    keys = ["data.batch_size", "model.gain"]
+    panels, xs, ys, x_name, y_name = grids(rows(runs[:8], keys), keys, lambda row: row.metric("val/loss").mean)
+    assert (xs, ys, x_name, y_name) == (["8", "32"], ["0.5", "3"], "data.batch_size", "model.gain")
+    assert panels[""] == pytest.approx(np.array([[2.265, 2.215], [2.165, 2.11]]))
+
+
+def test_grids_of_one_and_of_three_keys(runs: list[Run]) -> None:
+    one = rows(runs[:8], ["model.gain"])
+    panels, xs, ys, _, _ = grids(one, ["model.gain"], lambda row: row.metric("val/loss").mean)
+    assert (xs, ys, panels[""].shape) == (["0.5", "3"], [""], (1, 2))
+    three = rows(runs[:8], ["experiment", "data.batch_size", "model.gain"])
+    panels, *_ = grids(three, ["experiment", "data.batch_size", "model.gain"], lambda row: 1.0)
+    assert list(panels) == ["experiment=kaiming"]
+
+
+def test_page_of_a_sweep(sweep: Path) -> None:
+    parsed = told(sweep)
+    assert "9 jobs, 7 of them finished" in parsed.text
+    assert "Lowest validation loss: data.batch_size=32 model.gain=3" in parsed.text
+    assert "layers.0 is not finite." in parsed.text
+    assert "python scripts/train.py -m model.gain=0.5,3 data.batch_size=8,32 seed=1,2" in parsed.text
+    sortable = [table for table in parsed.all("table") if table.get("class") == "sortable"]
+    assert len(sortable) == 2
+    assert "2.2650 ± 0.0071" in parsed.text
+    assert [row["class"] for row in parsed.all("tr") if "class" in row] == ["best"]
+
+
+def test_page_of_a_sweep_of_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path / "sweep" / "0", finished=False, watched=False)
+    text = told(tmp_path / "sweep").text
+    for said in ("Nothing was varied", "No job has finished yet", "Only the seed was varied", "Too few finished jobs"):
+        assert said in text
+
+
+def test_jobs_refused_before_they_had_a_config(tmp_path: Path) -> None:
+    (tmp_path / "gain=-1").mkdir()
+    (tmp_path / "gain=-1" / "failure.json").write_text(json.dumps({"reason": "model.gain must be greater than 0."}))
+    assert "1 job, 0 of them finished" in told(tmp_path).text
+    write_run(tmp_path / "gain=1", watched=False)
+    parsed = told(tmp_path)
+    assert "2 jobs, 1 of them finished" in parsed.text
+    assert "gain=-1 refused before it had a config – model.gain must be greater than 0." in parsed.text
+
+
+def test_run_of_a_sweep_is_a_run(sweep: Path) -> None:
+    assert read_run(sweep / "0").name == "kaiming"
