@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from makemore_pl.config import DataConfig, TrainerConfig
 from makemore_pl.words import END, load_words
@@ -114,6 +113,19 @@ class Strides:
             first = watched + 1
 
 
+class Chunks:
+    """A split in chunks of bounded size. Not a DataLoader, which draws from torch's generator for each pass."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.chunks = list(zip(x.split(CHUNK), y.split(CHUNK), strict=True))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.chunks)
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+
 class NamesDataModule(LightningDataModule):
     """Splits of a word list; minibatches drawn with replacement by one generator.
 
@@ -143,9 +155,8 @@ class NamesDataModule(LightningDataModule):
         trainer = self.trainer
         return Strides(self.trainer_config, lambda: trainer.global_step)
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        x, y = self.examples["val"]
-        return DataLoader(list(zip(x.split(CHUNK), y.split(CHUNK), strict=True)), batch_size=None)  # type: ignore[arg-type]
+    def val_dataloader(self) -> Chunks:
+        return Chunks(*self.examples["val"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         # Minibatches are drawn here and not in the loader: Lightning fetches one batch ahead, and the generator's

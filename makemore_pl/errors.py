@@ -11,6 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from makemore_pl.config import did_you_mean, unknown_key
 
+USERS_MISTAKES = (ValueError, FloatingPointError, HydraException, OmegaConfBaseException)
+
 
 def explain(error: BaseException) -> str:
     """The sentence for a ValueError of ours or an error of Hydra's composition, with the key that was meant."""
@@ -22,6 +24,10 @@ def explain(error: BaseException) -> str:
             return unknown_key(key)
         return f"{key}: {first_line}"
     text = str(error)
+    if in_file := re.search(r"^Key '.*' not in '.*'\n\s+full_key: (\S+)", text, re.MULTILINE):
+        return unknown_key(in_file[1])
+    if "raised while composing config" in text:
+        return " ".join(line.strip() for line in text.splitlines()[:2])
     if missing := re.match(r"(?:In '.*': )?Could not find '(\S+)/(\S+)'", text):
         group, name = missing.groups()
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
@@ -40,7 +46,7 @@ def one_sentence() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
     try:
         yield
-    except (ValueError, HydraException, OmegaConfBaseException) as error:
+    except USERS_MISTAKES as error:
         if full:
             raise
         print(f"error: {explain(error)}", file=sys.stderr)

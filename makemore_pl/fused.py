@@ -35,9 +35,9 @@ class GivenDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * self.mask if self.training else x
 
-    def draw(self, k: int, shape: torch.Size, device: torch.device) -> Tensor:
-        """Masks of k steps (k, *shape) from torch's global generator: 0, or 1 / (1 - p)."""
-        return torch.empty((k, *shape), device=device).bernoulli_(1 - self.p) / (1 - self.p)
+    def draw_(self, mask: Tensor) -> None:
+        """Fill with 0 or 1 / (1 - p), by the very calls to torch's global generator that nn.Dropout makes."""
+        mask.bernoulli_(1 - self.p).div_(1 - self.p)
 
 
 def functional_step(model: nn.Module, rule: Rule) -> Step:
@@ -132,7 +132,11 @@ class Unwatched:
         self.model.train()
         for handle in record:
             handle.remove()
-        return {name: given.draw(len(x), shapes[given], x.device) for name, given in self.dropouts.items()}
+        masks = {name: x.new_empty((len(x), *shapes[g]), dtype=torch.float32) for name, g in self.dropouts.items()}
+        for i in range(len(x)):
+            for name, given in self.dropouts.items():
+                given.draw_(masks[name][i])
+        return masks
 
     def _give(self, masks: Tensors, i: int) -> None:
         for name, given in self.dropouts.items():

@@ -4,31 +4,37 @@ import base64
 import json
 import math
 from argparse import Namespace
+from collections.abc import Mapping
+from os.path import relpath
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from makemore_pl.files import write_atomically
 
 VERSION = 1
 
 
 class JSONLinesLogger(Logger):
-    """Appends to `<save_dir>/diagnostics.jsonl`, one object a line.
+    """Appends to `<save_dir>/diagnostics.jsonl`, one object a line, on disk as soon as it is logged.
 
     `{"version": 1, "step": 500, "values": {tag: number or null}}`, null for what is not finite; several lines may carry
-    the same step. `histograms` holds edges and counts, `rasters` shape and base64 of packed bits, row by row, `texts`
-    lists of strings.
+    the same step. Instead of `values` a line can have `histograms` (edges and counts), `rasters` (shape and base64 of
+    packed bits, row by row), `images` (paths, relative to the file) or `texts` (lists of strings).
+
+    Steps never come twice: the first line of a process drops what an earlier one wrote from its step on.
     """
 
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / "diagnostics.jsonl"
         self.tags: set[str] = set()
-        """Of all values so far."""
-        self._lines: list[str] = []
+        """Of all values and images so far."""
+        self._resumed = False
+        self._step = 0
 
     @property
     def name(self) -> str:
@@ -38,22 +44,31 @@ class JSONLinesLogger(Logger):
     def version(self) -> int:
         return VERSION
 
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: config.yaml has them."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.tags |= metrics.keys()
-        self._write(step, "values", {tag: value if math.isfinite(value) else None for tag, value in metrics.items()})
+        numbers = {tag: float(value) for tag, value in metrics.items()}
+        self._write(step, "values", {tag: value if math.isfinite(value) else None for tag, value in numbers.items()})
 
     @rank_zero_only
-    def log_histograms(self, histograms: dict[str, tuple[list[float], list[float]]], step: int) -> None:
-        """Edges (n + 1) and counts (n) by tag."""
-        self._write(step, "histograms", {tag: {"edges": e, "counts": c} for tag, (e, c) in histograms.items()})
+    def log_histograms(self, histograms: Mapping[str, tuple[list[float], list[int]]], step: int) -> None:
+        """Edges (n + 1) and counts (n) by tag; of the edges seven digits, all that a float32 has, are kept."""
+        rounded = {
+            tag: {"edges": [float(f"{edge:.7g}") for edge in edges], "counts": counts}
+            for tag, (edges, counts) in histograms.items()
+        }
+        self._write(step, "histograms", rounded)
 
     @rank_zero_only
-    def log_rasters(self, rasters: dict[str, "np.ndarray[Any, np.dtype[np.bool_]]"], step: int) -> None:
+    def log_rasters(self, rasters: Mapping[str, "np.ndarray[Any, np.dtype[np.bool_]]"], step: int) -> None:
         """Boolean arrays by tag."""
         packed = {
             tag: {"shape": list(raster.shape), "bits": base64.b64encode(np.packbits(raster).tobytes()).decode()}
@@ -62,43 +77,38 @@ class JSONLinesLogger(Logger):
         self._write(step, "rasters", packed)
 
     @rank_zero_only
-    def log_texts(self, texts: dict[str, list[str]], step: int) -> None:
-        self._write(step, "texts", texts)
+    def log_images(self, paths: Mapping[str, Path], step: int) -> None:
+        self.tags |= paths.keys()
+        self._write(step, "images", {tag: relpath(path, self.path.parent) for tag, path in paths.items()})
 
+    @rank_zero_only
+    def log_texts(self, texts: Mapping[str, list[str]], step: int) -> None:
+        self._write(step, "texts", dict(texts))
+
+    @rank_zero_only
     def resume_at(self, step: int) -> None:
-        """Forget what an interrupted run wrote from `step` on: it is about to be measured again."""
-        self.save()
+        """Drop what an interrupted run wrote from `step` on, for it is about to be measured again, and half a line."""
+        self._resumed = True
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step(line) < step]
-            temporary = self.path.with_suffix(".part")
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-            temporary.replace(self.path)
-
-    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Whoever resumes from this checkpoint finds all lines before it."""
-        self.save()
-
-    @rank_zero_only
-    def save(self) -> None:
-        if self._lines:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(self._lines)
-            self._lines.clear()
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        self.save()
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+            kept = "".join(line + "\n" for line in text.splitlines() if _step(line) < step)
+            if kept != text:
+                write_atomically(self.path, kept)
 
     def _write(self, step: int | None, kind: str, content: dict[str, Any]) -> None:
-        self._lines.append(json.dumps({"version": VERSION, "step": step, kind: content}, allow_nan=False) + "\n")
-        if len(self._lines) >= 64:
-            self.save()
+        self._step = self._step if step is None else int(step)
+        if not content:
+            return
+        if not self._resumed:
+            self.resume_at(self._step)
+        line = json.dumps({"version": VERSION, "step": self._step, kind: content}, allow_nan=False)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
 
 def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except ValueError:
+    except (ValueError, TypeError, KeyError):
         return math.inf  # half a line, from a kill

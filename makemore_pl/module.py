@@ -25,7 +25,7 @@ def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "step_decay":
-        return config.lr * (config.decay_factor if step >= config.decay_at * max_steps else 1.0)
+        return config.lr * (config.decay_factor if step >= round(config.decay_at * max_steps) else 1.0)
     if config.schedule == "cosine":
         progress = (step - config.warmup_steps) / max(1, max_steps - 1 - config.warmup_steps)
         fraction = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
@@ -65,7 +65,7 @@ class MakemoreModule(LightningModule):
         self.compiled_length = compiled_length
         self.initial_loss: float | None = None
         self.mean_loss = math.nan
-        self.val_loss = MeanMetric()
+        self.val_loss = MeanMetric(nan_strategy="disable")
         self.val_perplexity = Perplexity()
 
     def watched_step(self, batch: tuple[Tensor, Tensor]) -> int:

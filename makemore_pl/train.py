@@ -38,6 +38,9 @@ COMPILE_PAYS = 40_000
 """Unwatched steps from which compiling (10 to 30 s) costs less than it saves (about 0.4 ms a step)."""
 
 
+CHECKPOINTING: dict[str, Any] = {"save_on_train_epoch_end": False, "enable_version_counter": False}
+
+
 def choose_accelerator(config: TrainerConfig, parameters: int, batch_size: int) -> str:
     """Cpu or gpu, with one line in the log.
 
@@ -73,26 +76,17 @@ def choose_watch_every(config: TrainerConfig) -> int:
 
 
 def choose_engine(config: TrainerConfig, accelerator: str) -> str:
-    """Compile or eager, with one line in the log. Decided from the config and the presence of a compiler alone.
-
-    Raises:
-        ValueError: compile where there is no C++ compiler.
-    """
+    """Compile or eager, with one line in the log. Decided from the config and the presence of a compiler alone."""
     unwatched = config.max_steps - config.max_steps // config.watch_every
-    if config.watch_every == 1:
+    if config.watch_every == 1 or config.engine == "eager":
+        return "eager"
+    if config.engine == "auto" and (accelerator == "gpu" or unwatched < COMPILE_PAYS):
+        log.info("Engine eager: %s.", "on a GPU" if accelerator == "gpu" else f"{unwatched} steps don't earn compiling")
         return "eager"
     compiler = accelerator == "gpu" or shutil.which(os.environ.get("CXX", "g++"))
-    if config.engine == "eager":
-        return "eager"
     if not compiler:
         log.warning("There is no C++ compiler (CXX or g++): unwatched steps run in the slower engine=eager.")
         return "eager"
-    if config.engine == "compile":
-        return "compile"
-    if accelerator == "gpu" or unwatched < COMPILE_PAYS:
-        log.info("Engine eager: %s.", "on a GPU" if accelerator == "gpu" else f"{unwatched} steps don't earn compiling")
-        return "eager"
-    log.info("Engine compile: the first stride waits for the compiler, 5 to 30 s.")
     return "compile"
 
 
@@ -111,13 +105,9 @@ def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
     if choose_engine(trainer_config, accelerator) == "compile":
         module.compiled_length = watch_every - 1
     callbacks = [
-        ModelCheckpoint(
-            dirpath=run_dir / "checkpoints",
-            filename="best",
-            monitor="val/loss",
-            save_last=True,
-            enable_version_counter=False,
-        ),
+        # after each validation, also in the middle of Lightning's one epoch; two, because `save_last` follows the best
+        ModelCheckpoint(run_dir / "checkpoints", "best", monitor="val/loss", **CHECKPOINTING),
+        ModelCheckpoint(run_dir / "checkpoints", "last", **CHECKPOINTING),
         *([StepProgressBar()] if trainer_config.enable_progress_bar else []),
         *_instantiate(config.callbacks),
     ]
@@ -166,6 +156,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
     first = check_resumable(Path(config.ckpt_path), config, datamodule.vocabulary) if config.ckpt_path else 0
     run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+    (run_dir / "metrics.json").unlink(missing_ok=True)  # it marks a finished run
     add_layout(trainer)
     started = time.perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
@@ -178,7 +169,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
         "seed": config.seed,
         "initial_loss": module.initial_loss,
         **{f"{split}/loss": loss for split, loss in losses.items()},
-        "val/perplexity": math.exp(losses["val"]),
+        "val/perplexity": math.exp(losses["val"]) if losses["val"] < 700 else None,  # beyond, no float holds it
         "steps": trainer.global_step,
         "seconds": round(seconds, 3),
         "steps_per_second": round((trainer.global_step - first) / seconds, 1),
@@ -186,7 +177,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
         "uniform_loss": math.log(len(datamodule.vocabulary)),
     }
     if trainer.is_global_zero:
-        finals = {tag: metrics[tag] for tag in ("train/loss", "val/loss", "test/loss", "val/perplexity")}
+        finals = {tag: metrics[tag] for tag in ("train/loss", "val/loss", "test/loss")}
         log_hparams(trainer, {**asdict(config), "callbacks": None, "logger": None}, finals)
         write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         if announce:
@@ -209,6 +200,9 @@ def _quieten() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # resuming into the same directory, or from another one, is what was asked for
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
@@ -217,7 +211,7 @@ def _print_table(metrics: dict[str, Any], run_dir: Path, dashboard: str) -> None
     for column in ("train", "val", "test", "val perplexity", "initial", "uniform, ln V"):
         table.add_column(column, justify="right")
     keys = ("train/loss", "val/loss", "test/loss", "val/perplexity", "initial_loss", "uniform_loss")
-    table.add_row(*(f"{metrics[key]:.4f}" for key in keys))
+    table.add_row(*("-" if metrics[key] is None else f"{metrics[key]:.4f}" for key in keys))
     console = Console()
     console.print(table)
     console.print(f"{metrics['steps']} steps in {metrics['seconds']:.1f} s", highlight=False)

@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 
 from makemore_pl.config import resolve
 from makemore_pl.errors import one_sentence
-from makemore_pl.sweep import is_job, run_job, sweeping
+from makemore_pl.sweep import is_job, launch, run_job
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -19,5 +19,5 @@ def main(raw: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    with one_sentence(), sweeping():
-        main()
+    with one_sentence():
+        launch(main)

@@ -1,24 +1,23 @@
-"""Lightning callbacks: when to look, what to hand down to the statistics, what to call the result.
+"""Lightning callbacks that measure: activations, gradients, updates, BatchNorm.
 
-All of them look at watched steps only, hand 0-d tensors to one another, and the last one fetches them from the device
-in one transfer. They attach to any LightningModule. None of them changes training by one bit.
+They attach to any LightningModule, look at watched steps only and don't change training by one bit.
 """
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from makemore_pl.diagnostics import statistics
-from makemore_pl.diagnostics.taps import ActivationTap, BatchNormTap, ParameterSnapshot, Tap, select
+from makemore_pl.diagnostics.taps import ActivationTap, BatchNormTap, ParameterSnapshot
+from makemore_pl.diagnostics.watching import DiagnosticsCallback, TapCallback, gradient, log_spaced, matrices
 from makemore_pl.unhooked import unhooked
 
 log = logging.getLogger(__name__)
@@ -39,147 +38,16 @@ ACTIVATIONS: tuple[type[nn.Module], ...] = (
 )
 
 
-def log_spaced(step: int) -> bool:
-    """Whether step is one of 0, 1, 2, 5, 10, 20, 50, 100, ..."""
-    return step == 0 or str(step).rstrip("0") in ("1", "2", "5")
+class ActivationCallback(TapCallback[ActivationTap]):
+    """A callback with a tap on activation functions."""
 
+    types = ACTIVATIONS
 
-class DiagnosticsCallback(Callback):
-    """When to look, and the way from tensors to loggers.
-
-    Looks at every watched step of a module that takes strides (`watched_step(batch)`); at other modules, and at
-    strides of one step, in steps 0, 1, 2, 5, 10, 20, 50, ..., every `every_n_steps` and the last.
-
-    Subclasses put 0-d tensors into `self.values` by tag until the end of the step; what they put there is logged.
-    """
-
-    def __init__(self, every_n_steps: int = 100) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}.")
-        self.every_n_steps = every_n_steps
-        self.step: int | None = None
-        """The step being looked at, None between."""
-        self.values: dict[str, Tensor] = {}
-
-    def due(self, step: int, trainer: Trainer, stride: int) -> bool:
-        """Whether to look at this step, the last of a stride of `stride` steps."""
-        return stride > 1 or log_spaced(step) or step % self.every_n_steps == 0 or step == trainer.max_steps - 1
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        watched_step = getattr(pl_module, "watched_step", None)
-        step = watched_step(batch) if watched_step else trainer.global_step
-        self.values = {}
-        self.step = step if self.due(step, trainer, step - trainer.global_step + 1) else None
-        if self.step is not None:
-            self.begin(trainer, pl_module, batch)
-
-    @torch.no_grad()
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self.step is not None:
-            self.before_update(trainer, pl_module, optimizer)
-
-    @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self.step is not None:
-            self.end(trainer, pl_module, batch)
-        everyone = [callback for callback in trainer.callbacks if isinstance(callback, DiagnosticsCallback)]  # type: ignore[attr-defined]
-        steps = [callback.step for callback in everyone if callback.step is not None]
-        if self is everyone[-1] and steps:
-            numbers = fetch({tag: value for callback in everyone for tag, value in callback.values.items()})
-            for callback in everyone:
-                callback.measured(trainer, pl_module, steps[0], numbers)
-            if numbers:
-                for logger in trainer.loggers:
-                    logger.log_metrics(numbers, steps[0])
-
-    def begin(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        """Before forward: open taps."""
-
-    def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Gradients are whole, not scaled, not clipped; parameters have not moved."""
-
-    def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        """After the update: close taps, measure."""
-
-    def measured(self, trainer: Trainer, pl_module: LightningModule, step: int, numbers: dict[str, float]) -> None:
-        """All tags of this step, after the one transfer."""
-
-    def close(self) -> None:
-        """Remove whatever hooks there are."""
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # Lightning calls no teardown of callbacks after an exception
-        self.close()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.close()
-
-
-def fetch(values: dict[str, Tensor]) -> dict[str, float]:
-    """Tags and 0-d tensors -> tags and numbers, in one transfer from the device."""
-    if not values:
-        return {}
-    return dict(zip(values, torch.stack([value.float() for value in values.values()]).tolist(), strict=True))
-
-
-def prefix(pl_module: LightningModule) -> str:
-    """The attribute that holds all parameters, with its dot, '' if there are several: tags leave it out."""
-    roots = {name.partition(".")[0] + "." for name, _ in pl_module.named_parameters() if "." in name}
-    return roots.pop() if len(roots) == 1 and all("." in name for name, _ in pl_module.named_parameters()) else ""
-
-
-def matrices(pl_module: LightningModule) -> dict[str, nn.Parameter]:
-    """Trainable parameters of two and more dimensions by the name that tags give them, as the lecture plots them.
-
-    ValueError when there are none.
-    """
-    start = prefix(pl_module)
-    chosen = {
-        name.removeprefix(start): parameter
-        for name, parameter in pl_module.named_parameters()
-        if parameter.ndim >= 2 and parameter.requires_grad
-    }
-    if not chosen:
-        raise ValueError(f"{type(pl_module).__name__} has no trainable parameter of two or more dimensions to watch.")
-    return chosen
-
-
-class TapCallback(DiagnosticsCallback):
-    """A callback with one tap on the modules that match; `nothing matched` is an error."""
-
-    types: tuple[type[nn.Module], ...] = ACTIVATIONS
-
-    def __init__(self, pattern: str | None = None, every_n_steps: int = 100) -> None:
-        super().__init__(every_n_steps)
-        self.pattern = pattern
-        self._tap: Tap | None = None
-
-    def modules(self, pl_module: LightningModule) -> dict[str, nn.Module]:
-        """The matching modules by the name that tags give them: without prefix and without a last `.activation`."""
-        # a pattern chooses by itself, so that it can also name modules of other types
-        chosen = select(pl_module, () if self.pattern else self.types, self.pattern)
-        start = prefix(pl_module)
-        return {name.removeprefix(start).removesuffix(".activation"): module for name, module in chosen.items()}
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tap = self.make_tap(self.modules(pl_module))
-
-    def make_tap(self, modules: dict[str, nn.Module]) -> Tap:
+    def make_tap(self, modules: dict[str, nn.Module]) -> ActivationTap:
         return ActivationTap(modules)
 
-    def begin(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        if self._tap:
-            self._tap.open()
 
-    def close(self) -> None:
-        if self._tap:
-            self._tap.close()
-            self._tap.clear()
-
-
-class ActivationStats(TapCallback):
+class ActivationStats(ActivationCallback):
     """What comes out of each activation function, and what goes in, on the watched minibatch.
 
     | tag | meaning | shape, unit |
@@ -194,13 +62,11 @@ class ActivationStats(TapCallback):
     | linear_share/<layer> | share of preactivations within (-0.8, 0.8) | all elements, fraction |
     | zero_share/<layer> | share of activations that are exactly zero | all elements, fraction |
 
-    saturation, saturation_excess, dead_units and linear_share are measured for tanh, zero_share for ReLU.
+    saturation, saturation_excess, dead_units and linear_share are measured for tanh, zero_share for ReLU. With
+    accumulated gradients they are of the last of the accumulated minibatches.
     """
 
-    def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        tap = self._tap
-        assert isinstance(tap, ActivationTap)
-        tap.close()
+    def measure(self, tap: ActivationTap) -> None:
         for layer, a in tap.activation.items():
             z = tap.preactivation[layer]
             spread = statistics.std(z)
@@ -211,18 +77,18 @@ class ActivationStats(TapCallback):
                 f"stuck_units/{layer}": statistics.stuck_units(a),
             }
             if isinstance(tap.modules[layer], nn.Tanh):
+                saturation = statistics.saturation(a)
                 self.values |= {
-                    f"saturation/{layer}": statistics.saturation(a),
-                    f"saturation_excess/{layer}": statistics.saturation_excess(a, spread),
+                    f"saturation/{layer}": saturation,
+                    f"saturation_excess/{layer}": saturation - statistics.gaussian_saturation(spread),
                     f"dead_units/{layer}": statistics.dead_units(a),
                     f"linear_share/{layer}": statistics.linear_share(z),
                 }
             elif isinstance(tap.modules[layer], nn.ReLU):
                 self.values[f"zero_share/{layer}"] = statistics.zero_share(a)
-        tap.clear()
 
 
-class GradientStats(TapCallback):
+class GradientStats(ActivationCallback):
     """The gradient of the loss, for each matrix of parameters and each activation.
 
     | tag | meaning | shape, unit |
@@ -235,48 +101,78 @@ class GradientStats(TapCallback):
     | clipped/share | share of the last 100 watched steps in which clipping shortened the gradient | fraction |
     | not_finite/gradients | elements of gradients that are NaN or infinite | count |
 
-    after_clipping and clipped are measured where gradients are clipped. activation_grad_std abstains under a 16-bit
+    after_clipping and clipped are measured where the trainer or the module's configure_gradient_clipping may clip; in
+    manual optimization gradients are seen as the optimizers get them. activation_grad_std abstains under a 16-bit
     gradient scaler, whose scale it would show.
     """
 
+    optional = True
+
+    def __init__(self, pattern: str | None = None, every_n_steps: int = 100) -> None:
+        super().__init__(pattern, every_n_steps)
+        self._clipped: deque[Tensor] = deque(maxlen=100)
+        self._steps: dict[int, tuple[list[nn.Parameter], Tensor, Tensor]] = {}
+        """By optimizer: the parameters it has taken a step with, norm and not finite elements of their gradients."""
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        self._matrices = matrices(pl_module)
-        self._clipping = trainer.gradient_clip_val is not None or is_overridden(
-            "configure_gradient_clipping", pl_module
+        matrices(pl_module)
+        self._clipping = pl_module.automatic_optimization and (
+            bool(trainer.gradient_clip_val) or is_overridden("configure_gradient_clipping", pl_module)
         )
-        self._clipped: deque[Tensor] = deque(maxlen=100)
         self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if self._scaled:
             log.info("activation_grad_std abstains: gradients are scaled for 16-bit precision.")
 
-    def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        for name, parameter in self._matrices.items():
-            if id(parameter) in mine and parameter.grad is not None:
-                self.values[f"grad_std/{name}"] = statistics.std(parameter.grad)
-                self.values[f"grad_data_ratio/{name}"] = statistics.grad_data_ratio(parameter.grad, parameter.detach())
-        gradients = self._gradients(pl_module)
-        self.values["grad_norm/before_clipping"] = statistics.global_norm(gradients)
-        self.values["not_finite/gradients"] = statistics.not_finite(gradients)
+    def begin(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        super().begin(trainer, pl_module, batch)
+        self._steps = {}
 
-    @staticmethod
-    def _gradients(pl_module: LightningModule) -> list[Tensor]:
-        return [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+    def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        mine = _parameters(optimizer)
+        for name, parameter in matrices(pl_module).items():
+            if parameter in mine and (grad := gradient(parameter)) is not None:
+                self.values[f"grad_std/{name}"] = statistics.std(grad)
+                self.values[f"grad_data_ratio/{name}"] = statistics.grad_data_ratio(grad, parameter.detach())
+        gradients = _gradients(mine)
+        norm, count = statistics.global_norm(gradients), statistics.not_finite(gradients)
+        self._steps[id(optimizer)] = list(mine), norm, count
 
     def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        tap = self._tap
-        assert isinstance(tap, ActivationTap)
-        tap.close()
+        super().end(trainer, pl_module, batch)
+        parameters, norms, counts = zip(*self._steps.values(), strict=True)
+        before = self.values["grad_norm/before_clipping"] = statistics.global_norm(norms)
+        self.values["not_finite/gradients"] = torch.stack(counts).sum()
+        if self._clipping and (gradients := _gradients(*parameters)):
+            after = self.values["grad_norm/after_clipping"] = statistics.global_norm(gradients)
+            self._clipped.append((after < before * (1 - 1e-6)).float())
+            self.values["clipped/share"] = torch.stack([each.to(after.device) for each in self._clipped]).mean()
+
+    def measure(self, tap: ActivationTap) -> None:
         if not self._scaled:
             for layer, grad in tap.activation_grad.items():
                 self.values[f"activation_grad_std/{layer}"] = statistics.std(grad)
-        if self._clipping and (before := self.values.get("grad_norm/before_clipping")) is not None:
-            after = statistics.global_norm(self._gradients(pl_module))
-            self._clipped.append((after < before * (1 - 1e-6)).float())
-            self.values["grad_norm/after_clipping"] = after
-            self.values["clipped/share"] = torch.stack(list(self._clipped)).mean()
-        tap.clear()
+
+    def reset(self) -> None:
+        self._clipped.clear()
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(pattern=self.pattern)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"clipped": list(self._clipped)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._clipped.extend(state_dict["clipped"])
+
+
+def _parameters(optimizer: Optimizer) -> dict[nn.Parameter, None]:
+    return {parameter: None for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def _gradients(*groups: Iterable[nn.Parameter]) -> list[Tensor]:
+    return [grad for group in groups for parameter in group if (grad := gradient(parameter)) is not None]
 
 
 class UpdateStats(DiagnosticsCallback):
@@ -289,30 +185,33 @@ class UpdateStats(DiagnosticsCallback):
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._matrices = matrices(pl_module)
-        self._snapshots: list[ParameterSnapshot] = []
+        matrices(pl_module)
+        self._snapshots: dict[int, ParameterSnapshot] = {}
 
     def begin(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        self._snapshots = []
+        self._snapshots = {}
 
     def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if mine := {name: parameter for name, parameter in self._matrices.items() if id(parameter) in ids}:
-            self._snapshots.append(ParameterSnapshot(mine))
+        # an optimizer can step or evaluate more than once a batch: all of it is the step
+        if id(optimizer) not in self._snapshots:
+            ids = _parameters(optimizer)
+            if mine := {name: parameter for name, parameter in matrices(pl_module).items() if parameter in ids}:
+                self._snapshots[id(optimizer)] = ParameterSnapshot(mine)
 
     def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        unmoved = []
-        for snapshot in self._snapshots:
+        for snapshot in self._snapshots.values():
             for name, step in snapshot.updates().items():
                 ratio = statistics.update_data_ratio(step, snapshot.parameters[name].detach())
                 self.values[f"update_data_ratio/{name}"] = ratio
-                unmoved.append(torch.isneginf(ratio).float())
-        if unmoved:
-            self.values["unmoved/share"] = torch.stack(unmoved).mean()
-        self._snapshots = []
+        if self.values:
+            self.values["unmoved/share"] = torch.isneginf(torch.stack(list(self.values.values()))).float().mean()
+        self.close()
+
+    def close(self) -> None:
+        self._snapshots = {}
 
 
-class BatchNormStats(TapCallback):
+class BatchNormStats(TapCallback[BatchNormTap]):
     """BatchNorm's batch statistics against its running statistics.
 
     | tag | meaning | shape, unit |
@@ -330,54 +229,59 @@ class BatchNormStats(TapCallback):
     """
 
     types = (_BatchNorm,)
+    optional = True
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._before: dict[str, Tensor] = {}
-        if not self.pattern and not any(isinstance(module, _BatchNorm) for module in pl_module.modules()):
-            log.debug("BatchNormStats has nothing to measure: the network has no BatchNorm.")
-            return
-        super().on_fit_start(trainer, pl_module)
+    def __init__(self, pattern: str | None = None, every_n_steps: int = 100) -> None:
+        super().__init__(pattern, every_n_steps)
+        self._means: dict[str, Tensor] = {}
+        """Running means at the last watched step."""
 
-    def modules(self, pl_module: LightningModule) -> dict[str, nn.Module]:
-        return {name.removesuffix(".batchnorm"): module for name, module in super().modules(pl_module).items()}
-
-    def make_tap(self, modules: dict[str, nn.Module]) -> Tap:
+    def make_tap(self, modules: dict[str, nn.Module]) -> BatchNormTap:
         return BatchNormTap(modules)
 
     def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        if self._tap is None:
-            return
-        tap = self._tap
-        assert isinstance(tap, BatchNormTap)
-        tap.close()
-        for layer, seen in tap.statistics.items():
+        super().end(trainer, pl_module, batch)
+        probe = getattr(pl_module, "probe", None)
+        if self._tap and probe and (log_spaced(self.step or 0) or self.last):
+            self.values["batchnorm_gap/loss"] = _loss_gap(*probe())
+
+    def measure(self, tap: BatchNormTap) -> None:
+        for layer, (batch_mean, batch_var, running_mean, running_var, n) in tap.statistics.items():
             module = tap.modules[layer]
             assert isinstance(module, _BatchNorm)
             self.values |= {
-                f"batchnorm_mean_lag/{layer}": statistics.mean_lag(
-                    seen.batch_mean, seen.running_mean, seen.running_var, seen.n
-                ),
-                f"batchnorm_var_lag/{layer}": statistics.var_lag(seen.batch_var, seen.running_var, seen.n),
+                f"batchnorm_mean_lag/{layer}": statistics.mean_lag(batch_mean, running_mean, running_var, n),
+                f"batchnorm_var_lag/{layer}": statistics.var_lag(batch_var, running_var, n),
             }
-            if layer in self._before:
-                moved = (seen.running_mean - self._before[layer]) / seen.running_var.sqrt()
-                self.values[f"batchnorm_drift/{layer}"] = statistics.rms(moved)
-            self._before[layer] = seen.running_mean
+            if layer in self._means:
+                moved = running_mean - self._means[layer].to(running_mean.device)
+                still = moved == 0  # also where a dead channel has no spread to measure by
+                drift = torch.where(still, 0.0, moved / running_var.sqrt())
+                self.values[f"batchnorm_drift/{layer}"] = statistics.rms(drift)
+            self._means[layer] = running_mean
             if module.affine:
                 self.values[f"batchnorm_weight_std/{layer}"] = statistics.std(module.weight.detach())
                 self.values[f"batchnorm_bias_std/{layer}"] = statistics.std(module.bias.detach())
-        tap.clear()
-        assert self.step is not None
-        probe = getattr(pl_module, "probe", None)
-        if probe and (log_spaced(self.step) or self.step == trainer.max_steps - 1):
-            self.values["batchnorm_gap/loss"] = _loss_gap(*probe())
+
+    def reset(self) -> None:
+        self._means = {}
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(pattern=self.pattern)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"means": dict(self._means)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._means = dict(state_dict["means"])
 
 
 def _loss_gap(network: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Tensor:
-    # in a copy, so that batch statistics leave no trace in the running ones, nor the probe in open taps
-    network = unhooked(network).eval()
+    # in a copy that shares parameters only: batch statistics leave no trace, nor the probe in open taps
+    network = unhooked(network, share_tensors=True).eval()
     running = loss(network)
     for module in network.modules():
         if isinstance(module, _BatchNorm):
-            module.train()
+            module.running_mean = module.running_var = None  # then it takes those of the batch, in eval mode too
     return running - loss(network)

@@ -1,0 +1,126 @@
+"""Imports point one way: scripts -> train -> module, diagnostics, doctor -> model, data -> torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "makemore_pl"
+FRAMEWORKS = {"lightning", "hydra", "torchmetrics", "pytorch_lightning"}
+
+
+def imported(path: Path, everywhere: bool = True) -> set[str]:
+    """Dotted names of the modules that a file imports; without `everywhere` only when it is itself imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names: set[str] = set()
+    nodes = ast.walk(tree) if everywhere else tree.body
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where things come from"
+            names.add(node.module or "")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def roots(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imported(path)}
+
+
+def ours(path: Path) -> set[str]:
+    """The modules of makemore_pl that a file imports, without the package's name."""
+    modules = {".".join(each.relative_to(ROOT).with_suffix("").parts) for each in PACKAGE.rglob("*.py")}
+    return {name.removeprefix("makemore_pl.") for name in imported(path) & modules}
+
+
+@pytest.mark.parametrize("name", ["statistics", "taps"])
+def test_diagnostics_at_the_bottom_import_torch_only(name: str) -> None:
+    path = PACKAGE / "diagnostics" / f"{name}.py"
+    assert "torch" in roots(path), "the listing of imports must have worked"
+    assert roots(path) - set(sys.stdlib_module_names) <= {"torch", "makemore_pl"}
+    assert ours(path) <= {"diagnostics.statistics"}
+
+
+@pytest.mark.parametrize("name", ["model", "initialization"])
+def test_the_network_knows_neither_lightning_nor_hydra(name: str) -> None:
+    path = PACKAGE / f"{name}.py"
+    assert not roots(path) & FRAMEWORKS
+    assert not roots(path) & {"omegaconf"}
+    assert ours(path) <= {"config", "initialization"}
+
+
+def test_the_report_knows_neither_lightning_nor_hydra() -> None:
+    for path in (PACKAGE / "report").rglob("*.py"):
+        assert not roots(path) & FRAMEWORKS, path
+
+
+@pytest.mark.parametrize("name", ["config", "errors"])
+def test_config_and_errors_import_no_torch(name: str) -> None:
+    path = PACKAGE / f"{name}.py"
+    assert not roots(path) & {"torch", "lightning", "torchmetrics"}
+    assert ours(path) <= {"config"}
+
+
+def test_what_the_network_drags_in() -> None:
+    """Importing it, whatever way, brings no Lightning: in a process of its own."""
+    code = (
+        "import sys, makemore_pl.model, makemore_pl.diagnostics.statistics, makemore_pl.diagnostics.taps; "
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'lightning', 'torchmetrics', 'torch'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['torch']"
+
+
+RANKS = {
+    "config": 0, "errors": 1, "files": 1, "words": 1, "initialization": 1, "model": 2, "data": 2, "nonfinite": 2,
+    "fused": 3, "module": 4, "checkpoint": 5, "evaluate": 6, "train": 7,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_imports_point_one_way(name: str) -> None:
+    path = PACKAGE / f"{name}.py"
+    if path.exists():
+        upwards = {other for other in ours(path) if RANKS.get(other, -1) >= RANKS[name]}
+        assert not upwards
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_scripts_are_thin_and_answer_help_without_torch(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(tree))
+    at_once = {name.partition(".")[0] for name in imported(path, everywhere=False)}
+    assert not at_once & {"torch", "lightning", "torchmetrics"}
+
+
+def test_instantiate_is_called_in_one_place() -> None:
+    calls = [
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "instantiate"
+    ]
+    assert calls == ["train.py"]
+
+
+def test_targets_are_callbacks_and_loggers_only() -> None:
+    # conf/train.yaml has one in its hydra node: a callback of Hydra's
+    groups = {path.parent.name for path in (ROOT / "conf").rglob("*.yaml") if "_target_" in path.read_text()}
+    assert groups <= {"callbacks", "logger", "launcher", "conf"}
+    own, _ = (ROOT / "conf" / "train.yaml").read_text().split("\nhydra:\n")
+    assert "_target_" not in own
+
+
+def test_no_drawer_of_odds_and_ends() -> None:
+    names = {path.stem for path in PACKAGE.rglob("*")}
+    assert not names & {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
+
+
+def test_files_can_be_read_in_one_sitting() -> None:
+    # 60 to 250 lines are the aim
+    long = {path.name: n for path in PACKAGE.rglob("*.py") if (n := len(path.read_text().splitlines())) > 400}
+    assert not long

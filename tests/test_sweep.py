@@ -1,0 +1,221 @@
+"""Sweeps on the real command line: names, resume after kills, failures that stay alone, refusals, summary."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Compose, Finished
+from hypothesis import given
+from hypothesis import strategies as st
+
+from makemore_pl.sweep import config_hash, is_locked, job_name, sweep_name
+from makemore_pl.train import run
+
+SMALL = (
+    "trainer=cpu", "trainer.engine=eager", "trainer.max_steps=40", "trainer.val_check_interval=10",
+    "trainer.watch_every=10", "data.batch_size=8", "model.n_hidden=12", "model.batchnorm=pre", "logger=none",
+    "callbacks=none", "+callbacks.fault._target_=faults.Fault", "+callbacks.fault.step=15",
+)  # fmt: skip
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+LOSSES = ("train/loss", "val/loss", "test/loss", "initial_loss")
+
+
+def losses(directory: Path) -> dict[str, float]:
+    metrics = json.loads((directory / "metrics.json").read_text())
+    return {key: metrics[key] for key in LOSSES}
+
+
+def alone(compose: Compose, words_file: Path, run_dir: Path, *overrides: str) -> dict[str, float]:
+    """The losses of the same job as a plain run."""
+    metrics: dict[str, Any] = run(compose(f"data.path={words_file}", *SMALL, *overrides, run_dir=run_dir), False)
+    return {key: metrics[key] for key in LOSSES}
+
+
+def times(directory: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in directory.rglob("*")}
+
+
+@contextmanager
+def started(*arguments: str | Path, cwd: Path, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+    """A real Python process in a process group of its own, which does not outlive the test."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 300
+    while not holds():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_job_names_show_what_varies() -> None:
+    overrides = ["+experiment=kaiming", "model.gain=0.5", "data.batch_size=8", "seed=1"]
+    assert job_name(overrides, ["model.gain", "data.batch_size", "seed"]) == "gain=0.5_batch_size=8_seed=1"
+    assert job_name(overrides, ["experiment", "seed"]) == "experiment=kaiming_seed=1"
+    assert job_name(["optim.eps=1", "model.eps=2"], ["optim.eps", "model.eps"]) == "optim.eps=1_model.eps=2"
+    assert job_name(overrides, []) == "job"
+    assert sweep_name({"experiment": "kaiming", "trainer.max_steps": "9"}, ["seed"]) == "kaiming_max_steps=9_seed"
+    assert sweep_name({}, ["experiment", "model.gain"]) == "experiment_gain"
+
+
+VALUES = st.tuples(st.text(), st.text())
+
+
+@given(VALUES, VALUES)
+def test_job_names_are_safe_stable_and_tell_values_apart(first: tuple[str, str], second: tuple[str, str]) -> None:
+    names = [
+        job_name([f"model.gain={a}", f"data.path={b}"], ["model.gain", "data.path"]) for a, b in (first, second, first)
+    ]
+    assert names[0] == names[2]
+    assert (names[0].lower() == names[1].lower()) == (first == second)
+    for name in names:
+        assert len(name.encode()) <= 160
+        assert not set(name) & set("/\\:*?\"'<>| \n\0$")
+
+
+def test_values_with_separators_are_told_apart() -> None:
+    assert job_name(["a=1_b=2", "b=3"], ["a", "b"]) != job_name(["a=1", "b=2_b=3"], ["a", "b"])
+
+
+def test_config_hash_is_of_what_decides_the_result(compose: Compose, tmp_path: Path) -> None:
+    here = config_hash(compose("seed=1", run_dir=tmp_path / "here"))
+    assert config_hash(compose("seed=1", "trainer.enable_progress_bar=false", run_dir=tmp_path / "there")) == here
+    assert config_hash(compose("seed=2", run_dir=tmp_path / "here")) != here
+
+
+# --- on the command line --------------------------------------------------------------------------------------------
+
+
+def test_interrupted_and_killed_sweeps_go_on(
+    train_script: Callable[..., Finished], compose: Compose, words_file: Path, tmp_path: Path
+) -> None:
+    arguments = ["-m", f"data.path={words_file}", *SMALL, "+callbacks.fault.how=env", "seed=1,2,3"]
+    arguments += ["hydra.sweep.dir=sweep"]
+    jobs = {seed: tmp_path / "sweep" / f"seed={seed}" for seed in (1, 2, 3)}
+
+    def is_waiting(seed: int) -> bool:
+        saved, lock = jobs[seed] / "checkpoints" / "last.ckpt", jobs[seed] / "running.lock"
+        return saved.exists() and lock.exists() and is_locked(lock)
+
+    script = ROOT / "scripts" / "train.py"
+    fault = {"FAULT": "seed=2:wait seed=3:wait"}
+    with started(script, *arguments, "hydra.launcher.n_jobs=2", cwd=tmp_path, **ENVIRONMENT, **fault) as process:
+        wait_until(lambda: is_waiting(2) and is_waiting(3) and (jobs[1] / "metrics.json").exists(), process)
+        finished = times(jobs[1])
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
+        begun = time.monotonic()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - begun < 20  # an idle machine needs half a second
+    assert "1 of 3 jobs done" in err
+    assert "The same command goes on from here" in err
+    assert "Traceback" not in err
+
+    arguments.append("hydra/launcher=basic")
+    with started(script, *arguments, cwd=tmp_path, **ENVIRONMENT, **fault) as process:
+        wait_until(lambda: is_waiting(2), process)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not is_waiting(2)
+
+    code, _, err = train_script(*arguments, **ENVIRONMENT)
+    assert code == 0, err
+    assert "3 of 3 jobs done, 0 running, 0 failed" in err
+    assert times(jobs[1]) == finished
+    for seed, job in jobs.items():
+        expected = alone(compose, words_file, tmp_path / f"alone{seed}", "+callbacks.fault.how=env", f"seed={seed}")
+        assert losses(job) == expected
+        assert not (job / "running.lock").exists()
+
+    before = {job: times(job) for job in jobs.values()}
+    code, _, err = train_script(*arguments, "optim.lr=0.2", **ENVIRONMENT)
+    assert code == 1
+    assert "holds a run of another config" in err
+    assert "Traceback" not in err
+    assert {job: times(job) for job in jobs.values()} == before
+
+
+def test_failures_stay_alone(
+    train_script: Callable[..., Finished], compose: Compose, words_file: Path, tmp_path: Path
+) -> None:
+    arguments = ["-m", f"data.path={words_file}", *SMALL, "hydra.sweep.dir=sweep"]
+    faults = "+callbacks.fault.how=exit,memory,value,not_finite,none"
+    code, _, err = train_script(*arguments, faults, "hydra/launcher=basic", **ENVIRONMENT)
+    sweep = tmp_path / "sweep"
+    assert code == 1
+    assert "1 of 5 jobs done, 0 running, 4 failed" in err
+    assert "Traceback" not in err
+    reasons = {
+        "exit": "SystemExit: 3",
+        "memory": "MemoryError",
+        "value": "the value is wrong",
+        "not_finite": "is not finite",
+    }
+    for how, reason in reasons.items():
+        row = next(line for line in err.splitlines() if line.startswith(f"  how={how}: "))
+        assert reason in row
+        assert reason in (sweep / "summary.md").read_text()
+    assert losses(sweep / "how=none") == alone(compose, words_file, tmp_path / "alone", "+callbacks.fault.how=none")
+    with (sweep / "summary.csv").open() as file:
+        rows = {row["job"]: row for row in csv.DictReader(file)}
+    assert float(rows["how=none"]["val/loss"]) == losses(sweep / "how=none")["val/loss"]
+
+
+def test_a_killed_process_costs_its_job_alone(compose: Compose, words_file: Path, tmp_path: Path) -> None:
+    arguments = [
+        "-m",
+        f"data.path={words_file}",
+        *SMALL,
+        "+callbacks.fault.how=kill,beside",
+        "hydra.sweep.dir=sweep",
+    ]
+    script = ROOT / "scripts" / "train.py"
+    with started(script, *arguments, "hydra.launcher.n_jobs=2", cwd=tmp_path, **ENVIRONMENT) as process:
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "1 of 2 jobs done, 0 running, 1 failed" in err
+    assert "  how=kill: its process was killed twice, perhaps out of memory" in err
+    assert "Traceback" not in err
+    expected = alone(compose, words_file, tmp_path / "alone", "+callbacks.fault.how=none")
+    assert losses(tmp_path / "sweep" / "how=beside") == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["+experiment=sweep_gain,kaiming"], "+experiment=sweep_gain is a sweep of its own"),
+        (["trainer.devices=2", "seed=1,2", "hydra/launcher=basic"], "trainer.devices must be 1 in a sweep"),
+        (["optim.lr=interval(0,1)"], "name the values to sweep over"),
+    ],
+)
+def test_refused(train_script: Callable[..., Finished], tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    code, _, err = train_script("-m", *arguments)
+    assert code == 1
+    assert sentence in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("config.yaml"))
