@@ -228,13 +228,14 @@ def _surviving(main: Callable[[], Any]) -> None:
 
     joblib then kills the processes of all jobs. Those are run again, one at a time; who is killed again has failed.
     """
+    fruitless = 0
     while True:
         settled = _settled()
         try:
             main()
         except USERS_MISTAKES:
             raise
-        except Exception:
+        except Exception as error:
             if (sweep := Sweep.current) is None:
                 raise
             killed = sweep.begun(running=False)
@@ -247,8 +248,12 @@ def _surviving(main: Callable[[], Any]) -> None:
                 sweep.alone = [job for job in sweep.alone if job not in _settled()]
             else:
                 sweep.alone = killed
-                if not killed and settled == _settled():
-                    raise
+            fruitless = fruitless + 1 if not killed and settled == _settled() else 0
+            if fruitless == 2:
+                reason = str(error).partition("\n")[0]
+                raise ValueError(
+                    f"The launcher fails before any job begins. {type(error).__name__}: {reason}"
+                ) from error
         else:
             if Sweep.current is None or not Sweep.current.alone:
                 return

@@ -13,8 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class Fault(Callback):
     """At the first stride that starts at or after `step`; with `how=env` what the environment says of this job.
 
-    The environment variable FAULT is like "seed=2:wait seed=3:wait". `kill` waits for the job `beside`, which at its
-    first try waits to be killed with it.
+    The environment variable FAULT is like "seed=2:wait seed=3:wait". `wait` is for a file `go` in the sweep directory.
+    `kill` waits for the job `beside`, which at its first try waits to be killed with it.
     """
 
     def __init__(self, how: str, step: int) -> None:
@@ -37,7 +37,8 @@ class Fault(Callback):
         if how == "not_finite":
             pl_module.get_parameter("model.embedding.weight").data.mul_(float("inf"))
         if how == "wait":
-            time.sleep(100)
+            while not (job.parent / "go").exists():
+                time.sleep(0.05)
         if how == "beside" and not (job / "seen").exists():
             (job / "seen").touch()
             time.sleep(100)

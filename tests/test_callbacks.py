@@ -19,6 +19,7 @@ from conftest import Compose
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import MixedPrecision
 from probes import HaltedError
 from strangers import Classifier, TwoOptimizers, Validated, cnn, fit, hooks_on, images, lines, loader, values
 from torch import Tensor, nn
@@ -173,11 +174,17 @@ class TestWhenItLooks:
     def test_two_optimizers(self, tmp_path: Path) -> None:
         # max_steps counts the steps of both: 13 batches
         module = TwoOptimizers()
-        found = values(fit(tmp_path, module, GradientStats(), UpdateStats(), ActivationStats(), max_steps=26))
+        stats = GradientStats(), UpdateStats(), ActivationStats(), Histograms()
+        logger = fit(tmp_path, module, *stats, max_steps=26)
+        found = values(logger)
         assert list(found["unmoved/share"]) == [0, 1, 2, 5, 10, 12]
         assert list(found["loss"]) == list(range(13))
         for half in ("one.1.weight", "two.0.weight", "two.2.weight"):
             assert list(found[f"grad_std/{half}"]) == list(found[f"update_data_ratio/{half}"]) == [0, 1, 2, 5, 10, 12]
+        histograms = [line["histograms"] for line in lines(logger) if "histograms" in line]
+        assert all(len(each) == 2 * 3 + 2 * 2 for each in histograms), (
+            "of each matrix and each activation, and gradients"
+        )
         for step, norm in found["grad_norm/before_clipping"].items():
             assert norm == pytest.approx(module.norms[step], rel=HAND), "each optimizer's own gradients, together"
 
@@ -371,6 +378,41 @@ class TestGenericModule:
         for tag in ("activation_mean/2", "activation_std/2", "zero_share/2", "grad_norm/before_clipping"):
             assert found[tag][0] == pytest.approx(exact[tag][0], rel=0.03), tag
         assert found["activation_std/2"][0] != exact["activation_std/2"][0], "it must have been bfloat16"
+
+    @pytest.mark.parametrize("fused", [False, True])
+    def test_gradient_scaler(self, tmp_path: Path, fused: bool) -> None:
+        def linear() -> nn.Sequential:
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.Tanh(), nn.Linear(16, 3))
+
+        def module() -> Classifier:
+            return Classifier(linear(), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1, fused=fused))
+
+        # the first steps overflow: the scaler skips them and halves its scale until they don't
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=1000)  # type: ignore[attr-defined]
+        plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        found, exact = (
+            values(
+                fit(tmp_path / name, module(), *(each(every_n_steps=1) for each in STATS[:3]), max_steps=8, **options)
+            )
+            for name, options in (("16", {"plugins": [plugin]}), ("32", {}))
+        )
+        skipped = [step for step, share in found["unmoved/share"].items() if share == 1]
+        assert skipped == list(range(len(skipped)))
+        assert 0 < len(skipped) < 8
+        assert not any(tag.startswith("activation_grad_std/") for tag in found)
+        assert found["activation_std/2"][0] == pytest.approx(exact["activation_std/2"][0], rel=1e-2)
+        if fused:
+            assert not any(tag.startswith(("grad_", "not_finite")) for tag in found)
+        else:
+            norms, counts = found["grad_norm/before_clipping"], found["not_finite/gradients"]
+            assert [step for step, number in norms.items() if number is None] == skipped, "infinite, as null"
+            assert [step for step, number in counts.items() if number] == skipped
+            net = linear()  # as it still is at the first step that is not skipped
+            x, y = [*loader()][len(skipped)]
+            cross_entropy(net(x), y).backward()
+            norm = math.sqrt(sum(float(p.grad.square().sum()) for p in net.parameters()))  # type: ignore[union-attr]
+            assert norms[len(skipped)] == pytest.approx(norm, rel=1e-2), "without the scale; half precision has 11 bits"
 
     @pytest.mark.parametrize(
         "net",

@@ -251,9 +251,16 @@ def test_pictures_of_ratios_that_come_and_go() -> None:
     ]
 
 
+def test_pictures_at_other_steps(tmp_path: Path) -> None:
+    fit(tmp_path, Classifier(), Figures(steps=[1, 3, 99]), max_steps=6)
+    assert {path.name for path in (tmp_path / "figures").glob("act*s_*")} == {
+        f"activation{kind}_{step}.png" for kind in ("s", "_gradients") for step in (1, 3, 5)
+    }
+
+
 def test_samples(small: Compose, tmp_path: Path) -> None:
     config = diagnosed(
-        small, "logger=tensorboard", "trainer.watch_every=100", "trainer.max_steps=101", only=("samples",)
+        small, "logger=tensorboard", "trainer.watch_every=500", "trainer.max_steps=1011", only=("samples",)
     )
     _, _, datamodule = train(config)
     texts = {
@@ -261,9 +268,10 @@ def test_samples(small: Compose, tmp_path: Path) -> None:
         for line in lines(JSONLinesLogger(str(tmp_path / "run")))
         if "texts" in line
     }
-    assert list(texts) == [0, 100]
+    assert list(texts) == [0, 1000, 1010]
     for names in texts.values():
         assert len(names) == 10
+        assert max(map(len, names)) <= 20
         assert all(name.endswith("*") == (name.removesuffix("*") in datamodule.words) for name in names)
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         Samples(0)

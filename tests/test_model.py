@@ -241,13 +241,15 @@ UNHEALTHY = ("original", "clip")
 
 @pytest.mark.parametrize("experiment", [each for each in EXPERIMENTS if each not in UNHEALTHY])
 def test_first_loss_of_a_healthy_start(compose: Compose, names_file: str, experiment: str) -> None:
-    config = compose(f"+experiment={experiment}", f"data.path={names_file}", "trainer=cpu", "logger=none")
+    config = compose(
+        f"+experiment={experiment}", f"data.path={names_file}", "trainer=cpu", "callbacks=none", "logger=none"
+    )
     assert first_loss(config) == pytest.approx(math.log(27), abs=0.1)
 
 
 @pytest.mark.parametrize("experiment", UNHEALTHY)
 def test_first_loss_of_the_lecture_s_starting_point(compose: Compose, experiment: str) -> None:
-    assert first_loss(compose(f"+experiment={experiment}", "trainer=cpu", "logger=none")) > 20
+    assert first_loss(compose(f"+experiment={experiment}", "trainer=cpu", "callbacks=none", "logger=none")) > 20
 
 
 def test_a_uniform_network_loses_exactly_ln_v(small: Compose) -> None:

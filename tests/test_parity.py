@@ -149,7 +149,7 @@ def test_lecture_networks_in_single_precision(compose: Compose, words_file: Path
     # was measured; ten times as much for other processors, whose matrix products add in another order
     config = compose(
         f"+experiment={experiment}", f"data.path={words_file}", "trainer=cpu", "trainer.engine=eager",
-        "trainer.max_steps=120", "trainer.enable_progress_bar=false", "logger=none",
+        "trainer.max_steps=120", "trainer.enable_progress_bar=false", "callbacks=none", "logger=none",
     )  # fmt: skip
     assert_parity(config, WORDS, 1e-4)
 
@@ -170,7 +170,7 @@ def test_first_loss_on_the_lecture_s_names(
 ) -> None:
     config = compose(
         f"+experiment={experiment}", "data=lecture", f"data.path={lecture_names}", "seed=2147483647", "trainer=cpu",
-        "trainer.max_steps=1", "trainer.enable_progress_bar=false", "logger=none",
+        "trainer.max_steps=1", "trainer.enable_progress_bar=false", "callbacks=none", "logger=none",
     )  # fmt: skip
     trainer, module, datamodule = build(config)
     trainer.fit(module, datamodule=datamodule)

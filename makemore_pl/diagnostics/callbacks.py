@@ -17,7 +17,14 @@ from torch.optim import Optimizer
 
 from makemore_pl.diagnostics import statistics
 from makemore_pl.diagnostics.taps import ActivationTap, BatchNormTap, ParameterSnapshot
-from makemore_pl.diagnostics.watching import DiagnosticsCallback, TapCallback, gradient, log_spaced, matrices
+from makemore_pl.diagnostics.watching import (
+    DiagnosticsCallback,
+    TapCallback,
+    gradient,
+    log_spaced,
+    matrices,
+    parameters,
+)
 from makemore_pl.unhooked import unhooked
 
 log = logging.getLogger(__name__)
@@ -31,9 +38,13 @@ ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.GELU,
     nn.SiLU,
     nn.ELU,
+    nn.CELU,
     nn.SELU,
+    nn.Mish,
     nn.Sigmoid,
     nn.Hardtanh,
+    nn.Hardswish,
+    nn.Softsign,
     nn.Softplus,
 )
 
@@ -102,8 +113,8 @@ class GradientStats(ActivationCallback):
     | not_finite/gradients | elements of gradients that are NaN or infinite | count |
 
     after_clipping and clipped are measured where the trainer or the module's configure_gradient_clipping may clip; in
-    manual optimization gradients are seen as the optimizers get them. activation_grad_std abstains under a 16-bit
-    gradient scaler, whose scale it would show.
+    manual optimization gradients are seen as the optimizers get them. Under a 16-bit gradient scaler, whose scale it
+    would show, activation_grad_std abstains; with a fused optimizer all of them do.
     """
 
     optional = True
@@ -122,14 +133,16 @@ class GradientStats(ActivationCallback):
         )
         self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if self._scaled:
-            log.info("activation_grad_std abstains: gradients are scaled for 16-bit precision.")
+            log.info("activation_grad_std abstains: its gradients are scaled for 16-bit precision.")
 
     def begin(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         super().begin(trainer, pl_module, batch)
         self._steps = {}
 
     def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        mine = _parameters(optimizer)
+        if self._scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
+            return  # a fused optimizer takes the scale off by itself, later
+        mine = parameters(optimizer)
         for name, parameter in matrices(pl_module).items():
             if parameter in mine and (grad := gradient(parameter)) is not None:
                 self.values[f"grad_std/{name}"] = statistics.std(grad)
@@ -140,10 +153,12 @@ class GradientStats(ActivationCallback):
 
     def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         super().end(trainer, pl_module, batch)
-        parameters, norms, counts = zip(*self._steps.values(), strict=True)
+        if not self._steps:
+            return
+        stepped, norms, counts = zip(*self._steps.values(), strict=True)
         before = self.values["grad_norm/before_clipping"] = statistics.global_norm(norms)
         self.values["not_finite/gradients"] = torch.stack(counts).sum()
-        if self._clipping and (gradients := _gradients(*parameters)):
+        if self._clipping and (gradients := _gradients(*stepped)):
             after = self.values["grad_norm/after_clipping"] = statistics.global_norm(gradients)
             self._clipped.append((after < before * (1 - 1e-6)).float())
             self.values["clipped/share"] = torch.stack([each.to(after.device) for each in self._clipped]).mean()
@@ -165,10 +180,6 @@ class GradientStats(ActivationCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._clipped.extend(state_dict["clipped"])
-
-
-def _parameters(optimizer: Optimizer) -> dict[nn.Parameter, None]:
-    return {parameter: None for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def _gradients(*groups: Iterable[nn.Parameter]) -> list[Tensor]:
@@ -194,7 +205,7 @@ class UpdateStats(DiagnosticsCallback):
     def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # an optimizer can step or evaluate more than once a batch: all of it is the step
         if id(optimizer) not in self._snapshots:
-            ids = _parameters(optimizer)
+            ids = parameters(optimizer)
             if mine := {name: parameter for name, parameter in matrices(pl_module).items() if parameter in ids}:
                 self._snapshots[id(optimizer)] = ParameterSnapshot(mine)
 

@@ -12,7 +12,7 @@ from makemore_pl.diagnostics import statistics
 from makemore_pl.diagnostics.callbacks import ActivationCallback
 from makemore_pl.diagnostics.dashboard import Histogram
 from makemore_pl.diagnostics.taps import ActivationTap
-from makemore_pl.diagnostics.watching import Arrays, gradient, log_spaced, matrices
+from makemore_pl.diagnostics.watching import Arrays, gradient, log_spaced, matrices, parameters
 
 BINS = 50
 EXAMPLES, UNITS = 64, 200
@@ -62,8 +62,9 @@ class Distributions(ActivationCallback):
         self._shapes = {}
 
     def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        mine = parameters(optimizer)
         for name, parameter in matrices(pl_module).items():
-            if (grad := gradient(parameter)) is not None:
+            if parameter in mine and (grad := gradient(parameter)) is not None:
                 self.values[f"weight_grads/{name}"] = histogram(grad)
 
     def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:

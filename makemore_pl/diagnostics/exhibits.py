@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from makemore_pl.report import figures
 from makemore_pl.sample import sample
 
 log = logging.getLogger(__name__)
+
+LONGEST = 20
+"""Characters at which sampled names are cut; the longest of the lecture's has 15."""
 
 
 def ngram_losses(x: Tensor, y: Tensor, classes: int) -> dict[str, float]:
@@ -130,16 +134,18 @@ class Figures(Distributions):
     | pictures/update_data_ratio | the ratios of UpdateStats so far, the lecture's line at -3 | image |
     | pictures/saturation | examples by units of the first tanh layer, white where abs(tanh) > 0.97 | image |
 
-    Drawn at steps 0, 1,000 and the last; the PNG files lie in `figures/` of the trainer's log directory.
+    Drawn at `steps`, as far as they are watched, and the last, because drawing costs more than all measuring of a
+    hundred steps; the PNG files lie in `figures/` of the trainer's log directory.
     """
 
-    def __init__(self, pattern: str | None = None, every_n_steps: int = 100) -> None:
-        super().__init__(pattern, every_n_steps)
+    def __init__(self, pattern: str | None = None, steps: Iterable[int] = (0,)) -> None:
+        super().__init__(pattern)
+        self.steps = frozenset(steps)
         self._steps: list[int] = []
         self._ratios: dict[str, list[float]] = {}
 
     def due(self, step: int, last: bool, watched: bool) -> bool:
-        return last or step in (0, 1000)
+        return last or step in self.steps
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -209,9 +215,9 @@ class Samples(DiagnosticsCallback):
 
     | tag | meaning | shape, unit |
     |---|---|---|
-    | samples | generated names, those that are in the word list marked with * | text |
+    | samples | generated names, those in the word list marked with * | 10 lines of text |
 
-    At steps 0, 100, 1,000, 10,000, ... and the last, on modules with a vocabulary; it abstains from others.
+    At steps 0, 1,000, 10,000, 100,000, ... and the last, on modules with a vocabulary; it abstains from others.
     """
 
     def __init__(self, count: int = 10) -> None:
@@ -221,14 +227,14 @@ class Samples(DiagnosticsCallback):
         self.count = count
 
     def due(self, step: int, last: bool, watched: bool) -> bool:
-        return last or step == 0 or (step > 10 and str(step).rstrip("0") == "1")
+        return last or step == 0 or (step >= 1000 and str(step).rstrip("0") == "1")
 
     def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         if not isinstance(pl_module, MakemoreModule):
             return
         assert self.step is not None
         try:
-            names = sample(pl_module.model, pl_module.vocabulary, self.count, block_size=pl_module.block_size)
+            names = sample(pl_module.model, pl_module.vocabulary, self.count, pl_module.block_size, max_length=LONGEST)
         except ValueError as error:  # logits that are not finite: the module says it better
             log.warning("Samples, step %d: %s", self.step, error)
             return

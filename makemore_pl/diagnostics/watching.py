@@ -95,6 +95,8 @@ class DiagnosticsCallback(Callback):
             for callback in everyone:
                 callback.measured(trainer, pl_module, steps[0], numbers, arrays)
             dashboard.log_numbers(trainer, numbers, steps[0])
+            for callback in everyone:
+                callback.step, callback.values = None, {}
 
     def reset(self) -> None:
         """Forget what was seen of earlier steps."""
@@ -169,6 +171,11 @@ def gradient(parameter: nn.Parameter) -> Tensor | None:
     """The gradient, dense, None where there is none."""
     grad = parameter.grad
     return grad.to_dense() if grad is not None and grad.is_sparse else grad
+
+
+def parameters(optimizer: Optimizer) -> dict[nn.Parameter, None]:
+    """Those that it steps, in order and quick to look up."""
+    return {parameter: None for group in optimizer.param_groups for parameter in group["params"]}
 
 
 T = TypeVar("T", bound=Tap)
