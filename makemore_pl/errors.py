@@ -42,12 +42,16 @@ def one_sentence() -> Iterator[None]:
 
     With HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead.
     """
-    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
     try:
         yield
     except USERS_MISTAKES as error:
-        if full:
+        if before == "1":
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before

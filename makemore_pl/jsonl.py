@@ -3,9 +3,9 @@
 import base64
 import json
 import math
+import os
 from argparse import Namespace
 from collections.abc import Mapping
-from os.path import relpath
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class JSONLinesLogger(Logger):
         self.path = Path(save_dir) / "diagnostics.jsonl"
         self.tags: set[str] = set()
         """Of all values and images so far."""
+        self._file: int | None = None
+        """A descriptor, one write a line: opening the file each time would double the cost of logging."""
         self._resumed = False
         self._step = 0
 
@@ -79,7 +81,7 @@ class JSONLinesLogger(Logger):
     @rank_zero_only
     def log_images(self, paths: Mapping[str, Path], step: int) -> None:
         self.tags |= paths.keys()
-        self._write(step, "images", {tag: relpath(path, self.path.parent) for tag, path in paths.items()})
+        self._write(step, "images", {tag: os.path.relpath(path, self.path.parent) for tag, path in paths.items()})
 
     @rank_zero_only
     def log_texts(self, texts: Mapping[str, list[str]], step: int) -> None:
@@ -88,6 +90,7 @@ class JSONLinesLogger(Logger):
     @rank_zero_only
     def resume_at(self, step: int) -> None:
         """Drop what an interrupted run wrote from `step` on, for it is about to be measured again, and half a line."""
+        self.finalize("resumed")
         self._resumed = True
         if self.path.exists():
             text = self.path.read_text(encoding="utf-8", errors="replace")
@@ -95,16 +98,23 @@ class JSONLinesLogger(Logger):
             if kept != text:
                 write_atomically(self.path, kept)
 
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
     def _write(self, step: int | None, kind: str, content: dict[str, Any]) -> None:
         self._step = self._step if step is None else int(step)
         if not content:
             return
         if not self._resumed:
             self.resume_at(self._step)
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         line = json.dumps({"version": VERSION, "step": self._step, kind: content}, allow_nan=False)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        os.write(self._file, (line + "\n").encode())
 
 
 def _step(line: str) -> float:

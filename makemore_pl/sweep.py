@@ -27,14 +27,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from makemore_pl.config import Config, load_config, resolve
-from makemore_pl.errors import explain
+from makemore_pl.errors import USERS_MISTAKES, explain
 from makemore_pl.files import write_atomically
 
 METRICS = "metrics.json"
@@ -44,7 +42,6 @@ LOCK = "running.lock"
 LONGEST = 150
 COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"
 """Environment of the jobs: which command runs them; which are to run now, joined by |, all when missing."""
-USERS_MISTAKES = (ValueError, HydraException, OmegaConfBaseException)
 
 
 def job_name(overrides: Sequence[str], varied: Sequence[str]) -> str:
@@ -360,8 +357,7 @@ def _run_locked(directory: Path, config: Config) -> float:
         # Lightning turns Ctrl-C into sys.exit
         if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
-        users = isinstance(error, (*USERS_MISTAKES, FloatingPointError))
-        reason = explain(error) if users else f"{type(error).__name__}: {error}".removesuffix(": ")
+        reason = explain(error) if isinstance(error, USERS_MISTAKES) else f"{type(error).__name__}: {error}".removesuffix(": ")
         fail(directory, _command(), reason, traceback.format_exc())
         return math.nan
 

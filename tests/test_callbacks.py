@@ -424,7 +424,8 @@ class TestGenericModule:
         ids=["transformer", "mixed", "linear"],
     )
     def test_constructed_without_arguments_on_any_network(self, tmp_path: Path, net: nn.Sequential) -> None:
-        stats = [each() for each in ALL if each is not ActivationStats]
+        linear = len(net) == 2  # without any activation: pictures of weights only
+        stats = [each() for each in ALL if each is not ActivationStats and (linear or each is not Figures)]
         found = values(fit(tmp_path, Classifier(net), *stats))
         assert all(number is not None for number in found["grad_norm/before_clipping"].values())
         assert any(tag.startswith("update_data_ratio/") for tag in found)

@@ -174,7 +174,6 @@ def evaluate_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     def run_script(*arguments: str | Path) -> tuple[int, str, str]:
         script = ROOT / "scripts" / "evaluate.py"
         monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # and put back, for the script sets it
         capsys.readouterr()
         code = 0
         try:

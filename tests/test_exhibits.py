@@ -68,8 +68,9 @@ def test_docstring_lists_exactly_the_tags_that_are_written(small: Compose, tmp_p
     json_lines: set[str] = set()
     for activation in ("tanh", "relu"):
         config = diagnosed(
-            small, "logger=tensorboard", f"model.activation={activation}", "model.batchnorm=pre",
-            "trainer.gradient_clip_val=0.5", f"trainer.max_steps={400 if name == 'baselines' else 6}",
+            small, "logger=tensorboard", f"model.activation={activation}",
+            f"model.batchnorm={'none' if name == 'baselines' else 'pre'}",
+            "trainer.gradient_clip_val=0.5", f"trainer.max_steps={150 if name == 'baselines' else 6}",
             "optim=adam", "optim.lr=0.03", "trainer.watch_every=20",
             only=(name, "update_stats") if name == "figures" else (name,), run_dir=tmp_path / activation,
         )  # fmt: skip
@@ -252,9 +253,10 @@ def test_pictures_of_ratios_that_come_and_go() -> None:
 
 
 def test_pictures_at_other_steps(tmp_path: Path) -> None:
-    fit(tmp_path, Classifier(), Figures(steps=[1, 3, 99]), max_steps=6)
-    assert {path.name for path in (tmp_path / "figures").glob("act*s_*")} == {
-        f"activation{kind}_{step}.png" for kind in ("s", "_gradients") for step in (1, 3, 5)
+    fit(tmp_path, Classifier(), Figures(steps=[1, 99]), max_steps=3)
+    assert {path.name for path in (tmp_path / "figures").glob("activations_*")} == {
+        "activations_1.png",
+        "activations_2.png",
     }
 
 

@@ -337,7 +337,6 @@ def script(run_directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
     def call(*arguments: str) -> Finished:
         capsys.readouterr()
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(run_directory), *arguments])
         try:
             runpy.run_path(str(SCRIPT), run_name="__main__")

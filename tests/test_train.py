@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -576,14 +577,13 @@ def test_one_chunk_that_is_not_finite_is_not_averaged_away(small: Compose) -> No
     assert not torch.isfinite(module.val_loss.compute())
 
 
-def test_not_finite_is_one_sentence_for_the_user(
-    small: Compose, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # and put back, for one_sentence sets it
+def test_not_finite_is_one_sentence_for_the_user(small: Compose, capsys: pytest.CaptureFixture[str]) -> None:
+    before = os.environ.get("HYDRA_FULL_ERROR")
     with pytest.raises(SystemExit) as caught, one_sentence():
         run(small(*EXPLODING))
     assert caught.value.code == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: step ")
+    assert os.environ.get("HYDRA_FULL_ERROR") == before
 
 
 # --- loggers ---------------------------------------------------------------------------------------------------------

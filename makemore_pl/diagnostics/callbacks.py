@@ -127,7 +127,7 @@ class GradientStats(ActivationCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        matrices(pl_module)
+        self._matrices = matrices(pl_module)
         self._clipping = pl_module.automatic_optimization and (
             bool(trainer.gradient_clip_val) or is_overridden("configure_gradient_clipping", pl_module)
         )
@@ -143,7 +143,7 @@ class GradientStats(ActivationCallback):
         if self._scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
             return  # a fused optimizer takes the scale off by itself, later
         mine = parameters(optimizer)
-        for name, parameter in matrices(pl_module).items():
+        for name, parameter in self._matrices.items():
             if parameter in mine and (grad := gradient(parameter)) is not None:
                 self.values[f"grad_std/{name}"] = statistics.std(grad)
                 self.values[f"grad_data_ratio/{name}"] = statistics.grad_data_ratio(grad, parameter.detach())
@@ -196,7 +196,7 @@ class UpdateStats(DiagnosticsCallback):
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        matrices(pl_module)
+        self._matrices = matrices(pl_module)
         self._snapshots: dict[int, ParameterSnapshot] = {}
 
     def begin(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
@@ -205,9 +205,9 @@ class UpdateStats(DiagnosticsCallback):
     def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # an optimizer can step or evaluate more than once a batch: all of it is the step
         if id(optimizer) not in self._snapshots:
-            ids = parameters(optimizer)
-            if mine := {name: parameter for name, parameter in matrices(pl_module).items() if parameter in ids}:
-                self._snapshots[id(optimizer)] = ParameterSnapshot(mine)
+            mine = parameters(optimizer)
+            if moving := {name: p for name, p in self._matrices.items() if p in mine and p.requires_grad}:
+                self._snapshots[id(optimizer)] = ParameterSnapshot(moving)
 
     def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         for snapshot in self._snapshots.values():

@@ -52,7 +52,7 @@ class Distributions(ActivationCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        matrices(pl_module)
+        self._matrices = matrices(pl_module)
         self.histograms: dict[str, Histogram] = {}
         self.rasters: dict[str, Raster] = {}
         self._shapes: dict[str, torch.Size] = {}
@@ -63,13 +63,13 @@ class Distributions(ActivationCallback):
 
     def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         mine = parameters(optimizer)
-        for name, parameter in matrices(pl_module).items():
+        for name, parameter in self._matrices.items():
             if parameter in mine and (grad := gradient(parameter)) is not None:
                 self.values[f"weight_grads/{name}"] = histogram(grad)
 
     def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         super().end(trainer, pl_module, batch)
-        for name, parameter in matrices(pl_module).items():
+        for name, parameter in self._matrices.items():
             self.values[f"weights/{name}"] = histogram(parameter)
 
     def measure(self, tap: ActivationTap) -> None:

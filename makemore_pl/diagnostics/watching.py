@@ -45,6 +45,7 @@ class DiagnosticsCallback(Callback):
         self.values: dict[str, Tensor] = {}
         self._stepped = False
         self._advance, self._at = 0, 0
+        self._last_step, self._strides = -1.0, False
 
     def due(self, step: int, last: bool, watched: bool) -> bool:
         """Whether to look at a step that is the run's last, or watched as the end of a stride."""
@@ -52,6 +53,9 @@ class DiagnosticsCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._at = trainer.global_step
+        self._last_step = trainer.estimated_stepping_batches - 1
+        config = getattr(getattr(trainer, "datamodule", None), "trainer_config", None)
+        self._strides = getattr(config, "watch_every", 1) > 1
         if trainer.global_step == 0:  # not resumed, whatever this object has seen in another run
             self.reset()
 
@@ -67,9 +71,9 @@ class DiagnosticsCallback(Callback):
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             self.last = trainer.global_step + self._advance >= trainer.max_steps > 0
         # EarlyStopping and max_time can't be foreseen
-        self.last |= step == trainer.estimated_stepping_batches - 1
+        self.last |= step == self._last_step
         self.values, self._stepped = {}, False
-        self.step = step if self.due(step, self.last, _takes_strides(trainer)) else None
+        self.step = step if self.due(step, self.last, self._strides) else None
         if self.step is not None:
             self.begin(trainer, pl_module, batch)
 
@@ -126,11 +130,6 @@ class DiagnosticsCallback(Callback):
         self.close()
 
 
-def _takes_strides(trainer: Trainer) -> bool:
-    config = getattr(getattr(trainer, "datamodule", None), "trainer_config", None)
-    return bool(getattr(config, "watch_every", 1) > 1)
-
-
 def fetch(values: dict[str, Tensor]) -> tuple[dict[str, float], Arrays]:
     """0-d tensors as numbers, others as flat arrays, by tag; in one transfer from the device."""
     if not values:
@@ -151,18 +150,14 @@ def prefix(names: list[str]) -> str:
 
 
 def matrices(pl_module: LightningModule) -> dict[str, nn.Parameter]:
-    """Trainable parameters of two and more dimensions by the name that tags give them, as the lecture plots them.
+    """Parameters of two and more dimensions by the name that tags give them, as the lecture plots them.
 
-    ValueError when there are none.
+    ValueError when none of them is trainable.
     """
     named = dict(pl_module.named_parameters())
     start = prefix(list(named))
-    chosen = {
-        name.removeprefix(start): parameter
-        for name, parameter in named.items()
-        if parameter.ndim >= 2 and parameter.requires_grad
-    }
-    if not chosen:
+    chosen = {name.removeprefix(start): parameter for name, parameter in named.items() if parameter.ndim >= 2}
+    if not any(parameter.requires_grad for parameter in chosen.values()):
         raise ValueError(f"{type(pl_module).__name__} has no trainable parameter of two or more dimensions to watch.")
     return chosen
 
