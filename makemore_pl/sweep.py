@@ -357,7 +357,11 @@ def _run_locked(directory: Path, config: Config) -> float:
         # Lightning turns Ctrl-C into sys.exit
         if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
-        reason = explain(error) if isinstance(error, USERS_MISTAKES) else f"{type(error).__name__}: {error}".removesuffix(": ")
+        reason = (
+            explain(error)
+            if isinstance(error, USERS_MISTAKES)
+            else f"{type(error).__name__}: {error}".removesuffix(": ")
+        )
         fail(directory, _command(), reason, traceback.format_exc())
         return math.nan
 
