@@ -65,6 +65,11 @@ class Rule(NamedTuple):
         )
 
     @property
+    def is_plain(self) -> bool:
+        """Whether a step is the gradient times the learning rate, and nothing else."""
+        return self.kind is SGD and not (self.momentum or self.weight_decay or self.clip_value)
+
+    @property
     def slots(self) -> tuple[str, ...]:
         return () if self.kind is SGD and not self.momentum else SLOTS[self.kind]
 
