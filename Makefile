@@ -45,5 +45,5 @@ test-distributed: install  ## Sweeps on a two-node Ray cluster and through submi
 benchmark: install  ## Speed and memory beside the lecture's loop and plain Lightning (about 30 minutes)
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
-parity: install  ## The lecture's published losses, again (about 10 minutes)
+parity: install  ## The lecture's published losses and panel, again (about 10 minutes)
 	$(BIN)/python scripts/parity.py $(ARGS)

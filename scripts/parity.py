@@ -1,8 +1,9 @@
-"""The lecture's published losses, again: python scripts/parity.py [--names FILE] [OVERRIDE ...]
+"""What the lecture published, again: python scripts/parity.py [--names FILE] [--experiment NAME] [OVERRIDE ...]
 
 Trains each of the lecture's networks for 200,000 steps on its own word list and random numbers and prints a Markdown
-table: published, what the lecture's loop gives with `nn.BatchNorm1d`, ours. Exits with 1 where ours is further from it
-than the tolerance.
+table of losses: published, what the lecture's loop gives with `nn.BatchNorm1d`, ours. Then a second one, of what it
+printed of each layer of its deep BatchNorm network at step 1,000; `--experiment deep_batchnorm` prints only that, in
+20 seconds. Exits with 1 where ours is further from the lecture's loop than the tolerance.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
+from makemore_pl.diagnostics.panel import STEP, panel_rows, panel_table
+
 SCRIPTS = Path(__file__).parent
 # experiment: published train and val, reference train and val, tolerance
 EXPECTED = {
@@ -22,40 +25,63 @@ EXPECTED = {
     "kaiming": ("2.0377", "2.1070", 2.0377, 2.1070, 0.002),
     "batchnorm": ("2.0668", "2.1048", 2.0678, 2.1053, 0.002),
 }
+PANEL = "deep_batchnorm"
 
 
-def train(experiment: str, overrides: list[str]) -> dict[str, float]:
+def train(experiment: str, overrides: list[str], directory: str) -> None:
+    command = [sys.executable, str(SCRIPTS / "train.py"), f"+experiment={experiment}", "data=lecture"]
+    command += ["seed=2147483647", "trainer=cpu", f"hydra.run.dir={directory}"]
+    if subprocess.run([*command, *overrides], stdout=subprocess.DEVNULL).returncode:
+        sys.exit(1)  # it has said why
+
+
+def losses(experiment: str, overrides: list[str]) -> bool:
+    """Print a row; whether it is within the tolerance."""
+    published_train, published_val, train_loss, val_loss, tolerance = EXPECTED[experiment]
     with tempfile.TemporaryDirectory() as directory:
-        command = [sys.executable, str(SCRIPTS / "train.py"), f"+experiment={experiment}", "data=lecture"]
-        command += ["seed=2147483647", "trainer=cpu", "logger=none", "callbacks=none", f"hydra.run.dir={directory}"]
-        subprocess.run([*command, *overrides], check=True, stdout=subprocess.DEVNULL)
-        return json.loads((Path(directory) / "metrics.json").read_text())
+        train(experiment, ["logger=none", "callbacks=none", *overrides], directory)
+        ours = json.loads((Path(directory) / "metrics.json").read_text())
+    off = max(abs(ours["train/loss"] - train_loss), abs(ours["val/loss"] - val_loss)) > tolerance
+    print(
+        f"| {experiment} | {ours['initial_loss']:.4f} | {published_train} / {published_val} "
+        f"| {train_loss:.4f} / {val_loss:.4f} | {ours['train/loss']:.4f} / {ours['val/loss']:.4f}"
+        f"{' (off)' if off else ''} |",
+        flush=True,
+    )
+    return not off
+
+
+def panel(overrides: list[str]) -> bool:
+    """Print the panel; whether all of it is within the tolerance."""
+    # the lecture stopped with the learning rate of its first 100,000 steps
+    settings = ["logger=jsonl", "optim.schedule=constant", f"trainer.max_steps={STEP + 1}"]
+    with tempfile.TemporaryDirectory() as directory:
+        train(PANEL, [*settings, *overrides], directory)
+        rows = panel_rows(Path(directory) / "diagnostics.jsonl")
+    print(f"{PANEL}, gain 1.0, at step {STEP:,}\n\n{panel_table(rows)}", flush=True)
+    return not any(row.off for row in rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The lecture's published losses, again.")
+    parser = argparse.ArgumentParser(description="What the lecture published, again.")
     parser.add_argument("--names", type=Path, help="the lecture's names.txt, where it should not be fetched")
-    parser.add_argument("--experiment", choices=EXPECTED, action="append", help="only this one; may be repeated")
+    parser.add_argument("--experiment", choices=[*EXPECTED, PANEL], action="append", help="only this; may be repeated")
     arguments, overrides = parser.parse_known_args()
     if arguments.names:
         overrides.append(f"data.path={arguments.names.resolve()}")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=SCRIPTS, capture_output=True, text=True)
     print(f"{date.today()}, commit {commit.stdout.strip()}, {' '.join(overrides) or 'default settings'}\n", flush=True)
-    print("| experiment | first loss | published train / val | lecture's loop train / val | ours train / val |")
-    print("|---|---|---|---|---|", flush=True)
-    missed = False
-    for experiment in arguments.experiment or EXPECTED:
-        published_train, published_val, train_loss, val_loss, tolerance = EXPECTED[experiment]
-        ours = train(experiment, overrides)
-        off = max(abs(ours["train/loss"] - train_loss), abs(ours["val/loss"] - val_loss)) > tolerance
-        missed |= off
-        print(
-            f"| {experiment} | {ours['initial_loss']:.4f} | {published_train} / {published_val} "
-            f"| {train_loss:.4f} / {val_loss:.4f} | {ours['train/loss']:.4f} / {ours['val/loss']:.4f}"
-            f"{' (off)' if off else ''} |",
-            flush=True,
-        )
-    sys.exit(missed)
+    chosen = arguments.experiment or [*EXPECTED, PANEL]
+    good = True
+    if tables := [experiment for experiment in chosen if experiment != PANEL]:
+        print("| experiment | first loss | published train / val | lecture's loop train / val | ours train / val |")
+        print("|---|---|---|---|---|", flush=True)
+        for experiment in tables:
+            good &= losses(experiment, overrides)
+        print()
+    if PANEL in chosen:
+        good &= panel(overrides)
+    sys.exit(not good)
 
 
 if __name__ == "__main__":
