@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from makemore_pl.config import Config, ModelConfig
-from makemore_pl.data import Vocabulary
+from makemore_pl.data import NamesDataModule
 from makemore_pl.module import MakemoreModule
 
 OPTIMIZER_STATE = ("name", "momentum", "nesterov", "beta1", "beta2", "eps", "weight_decay")
@@ -30,20 +30,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_resumable(path: Path, config: Config, vocabulary: Vocabulary) -> int:
-    """The step to resume at; refuses a checkpoint of another network, optimizer or vocabulary.
+def check_resumable(path: Path, config: Config, datamodule: NamesDataModule) -> int:
+    """The step to resume at; refuses a checkpoint of another network, optimizer, seed or word list.
 
     Raises:
         ValueError: saying which differs.
     """
     checkpoint = read_checkpoint(path)
     hparams = checkpoint["hyper_parameters"]
+    vocabulary = datamodule.vocabulary
     if hparams["vocabulary"] != vocabulary.characters:
         raise ValueError(
             f"{path} has another vocabulary, {hparams['vocabulary']!r}, than these words, {vocabulary.characters!r}."
         )
-    theirs = {"data.block_size": hparams["block_size"]}
-    ours: dict[str, Any] = {"data.block_size": config.data.block_size}
+    drawn = checkpoint[type(datamodule).__name__]
+    if drawn["words"] != datamodule.fingerprint:
+        raise ValueError(f"{path} was trained on other words than these.")
+    generator = torch.Generator()
+    generator.set_state(drawn["generator"])
+    theirs = {"data.block_size": hparams["block_size"], "seed": generator.initial_seed()}
+    ours: dict[str, Any] = {"data.block_size": config.data.block_size, "seed": config.seed}
     # what lives in the optimizer's state: there the checkpoint's would win in silence
     theirs |= {f"optim.{key}": hparams["optim"][key] for key in OPTIMIZER_STATE}
     ours |= {f"optim.{key}": getattr(config.optim, key) for key in OPTIMIZER_STATE}

@@ -242,11 +242,17 @@ class Config:
             "model.output_bias: a Linear straight before BatchNorm has no bias": model.batchnorm_output
             and model.output_bias,
             "model.bn_momentum: there is no BatchNorm": model.batchnorm == "none" and model.bn_momentum != 0.1,
+            "model.bn_eps: there is no BatchNorm": model.batchnorm == "none" and model.bn_eps != 1e-5,
             "optim.decay_at: only schedule step_decay has it": optim.schedule != "step_decay" and optim.decay_at != 0.5,
             "optim.decay_factor: schedule constant has no decay": optim.schedule == "constant"
             and optim.decay_factor != 0.1,
             "optim.beta1 and optim.beta2: sgd has no such moments": optim.name == "sgd"
             and (optim.beta1, optim.beta2) != (0.9, 0.999),
+            "optim.eps: sgd has none": optim.name == "sgd" and optim.eps != 1e-8,
+            "trainer.gradient_clip_algorithm: nothing is clipped without trainer.gradient_clip_val": not (
+                trainer.gradient_clip_val
+            )
+            and trainer.gradient_clip_algorithm != "norm",
             "trainer.engine: with trainer.watch_every=1 no step is unwatched": trainer.watch_every == 1
             and trainer.engine != "auto",
         }

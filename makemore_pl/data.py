@@ -1,8 +1,10 @@
 """Vocabulary, context windows, splits, and strides of minibatches."""
 
+import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +17,7 @@ from makemore_pl.words import END, load_words
 SPLITS = ("train", "val", "test")
 SPLIT_SEED = 42
 CHUNK = 16_384
-"""Examples in one batch of an evaluation; bounds its memory."""
+"""Examples in one batch of a validation; bounds its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Vocabulary:
     characters: str
 
     @classmethod
-    def of(cls, words: list[str]) -> "Vocabulary":
+    def of(cls, words: Sequence[str]) -> "Vocabulary":
         return cls("".join(sorted(set("".join(words)))))
 
     def __len__(self) -> int:
@@ -64,12 +66,23 @@ def examples(words: list[str], vocabulary: Vocabulary, block_size: int) -> tuple
     return windows[:, :-1].contiguous(), windows[:, -1].contiguous()
 
 
-def split_words(words: list[str]) -> dict[str, list[str]]:
+def split_words(words: Sequence[str]) -> dict[str, list[str]]:
     """80/10/10 after the lecture's shuffle."""
     shuffled = list(words)
     random.Random(SPLIT_SEED).shuffle(shuffled)
     n1, n2 = int(0.8 * len(shuffled)), int(0.9 * len(shuffled))
     return {"train": shuffled[:n1], "val": shuffled[n1:n2], "test": shuffled[n2:]}
+
+
+def split_examples(words: list[str], block_size: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """The examples of each split. The next job of this process with the same words shares the tensors."""
+    return dict(_split_examples(tuple(words), block_size))
+
+
+@lru_cache(maxsize=2)
+def _split_examples(words: tuple[str, ...], block_size: int) -> dict[str, tuple[Tensor, Tensor]]:
+    vocabulary = Vocabulary.of(words)
+    return {split: examples(part, vocabulary, block_size) for split, part in split_words(words).items()}
 
 
 class Stride(NamedTuple):
@@ -145,10 +158,7 @@ class NamesDataModule(LightningDataModule):
         self.generator = generator
         self.words = load_words(config)
         self.vocabulary = Vocabulary.of(self.words)
-        self.examples = {
-            split: examples(words, self.vocabulary, config.block_size)
-            for split, words in split_words(self.words).items()
-        }
+        self.examples = split_examples(self.words, config.block_size)
 
     def train_dataloader(self) -> Strides:
         assert self.trainer is not None
@@ -178,8 +188,13 @@ class NamesDataModule(LightningDataModule):
         indices = indices.to(device, non_blocking=True)
         return x[indices], y[indices]
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"generator": self.generator.get_state()}
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the words."""
+        return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
 
-    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self.generator.get_state(), "words": self.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.generator.set_state(state_dict["generator"].cpu())

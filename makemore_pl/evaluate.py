@@ -11,8 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from makemore_pl.checkpoint import load_module
 from makemore_pl.config import DataConfig
-from makemore_pl.data import CHUNK, SPLITS, Vocabulary, examples, split_words
+from makemore_pl.data import SPLITS, Vocabulary, split_examples
 from makemore_pl.words import load_words
+
+CHUNK = 2_048
+"""Examples at once: few enough for their activations to stay in a processor's cache."""
 
 
 @torch.no_grad()
@@ -72,7 +75,7 @@ def evaluate(path: Path, config: DataConfig, recalibrated: bool) -> dict[str, di
             f"{path} has another vocabulary, {module.vocabulary.characters!r}, than these words, "
             f"{vocabulary.characters!r}."
         )
-    splits = {split: examples(each, vocabulary, config.block_size) for split, each in split_words(words).items()}
+    splits = split_examples(words, config.block_size)
     losses = {"running statistics": {split: split_loss(module.model, *xy) for split, xy in splits.items()}}
     if recalibrated:
         recalibrate(module.model, splits["train"][0])

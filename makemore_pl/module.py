@@ -166,7 +166,7 @@ class MakemoreModule(LightningModule):
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {self.trainer.global_step - 1}: the validation loss is not finite.")
         metrics = {"val/loss": loss, "val/perplexity": self.val_perplexity.compute()}
-        self.log_dict(metrics, logger=False)
+        self.log_dict(metrics, logger=False, sync_dist=self.trainer.world_size > 1)
         self._emit({tag: value.item() for tag, value in metrics.items()}, self.trainer.global_step - 1)
         self.val_loss.reset()
         self.val_perplexity.reset()

@@ -1,83 +1,27 @@
-"""Sweeps: names of jobs, finished jobs skipped, interrupted ones resumed, failures recorded and survived.
+"""A sweep: its jobs named before it starts, a line of progress while it runs, killed workers survived, a summary."""
 
-Everything that one job knows of another lies in the sweep directory, so it is the same with every launcher.
-"""
-
-import hashlib
 import itertools
 import json
 import math
-import multiprocessing
-import os
-import re
-import signal
 import sys
 import threading
 import time
-import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from makemore_pl.config import Config, load_config, resolve
+from makemore_pl.directories import job_name, sweep_name
 from makemore_pl.errors import USERS_MISTAKES, explain
-from makemore_pl.files import write_atomically
-
-METRICS = "metrics.json"
-FAILURE = "failure.json"
-LOCK = "running.lock"
-"""Held while a job runs, by whatever process of whatever command; the kernel lets go of it when that dies."""
-LONGEST = 150
-COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"
-"""Environment of the jobs: which command runs them; which are to run now, joined by |, all when missing."""
-
-
-def job_name(overrides: Sequence[str], varied: Sequence[str]) -> str:
-    """A directory name that shows what varies, such as `gain=0.5_batch_size=8_seed=1`.
-
-    The same for the same values, and another for others: what a file name can't hold is replaced, and then a few digits
-    of a hash are added.
-    """
-    values = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
-    chosen = {key: values[key] for key in varied}
-    parts = [f"{label}={value}" for label, value in zip(_labels(varied), chosen.values(), strict=True)]
-    name = "_".join(parts) or "job"
-    ambiguous = any("=" in value for value in chosen.values())
-    return _file_name(name, repr(chosen) if ambiguous else name)
-
-
-def _labels(keys: Sequence[str]) -> list[str]:
-    """The last part of each key where that tells it from the others."""
-    lasts = [key.rpartition(".")[2] for key in keys]
-    return [last if lasts.count(last) == 1 else key for key, last in zip(keys, lasts, strict=True)]
-
-
-def _file_name(name: str, identity: str) -> str:
-    # no upper case: some file systems don't tell it from lower
-    safe = re.sub(r"[^a-z0-9_.=+-]", "-", name)[:LONGEST]
-    return safe if safe == name == identity else f"{safe}_{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
-
-
-def sweep_name(fixed: Mapping[str, str], varied: Sequence[str]) -> str:
-    """A directory name for the sweep: experiment, what the command line fixes, what it varies."""
-    labels = dict(zip([*fixed, *varied], _labels([*fixed, *varied]), strict=True))
-    parts = [] if "experiment" in varied else [fixed.get("experiment", "default")]
-    parts += [f"{labels[key]}={value}" for key, value in fixed.items() if key != "experiment"]
-    name = "_".join([*parts, *(labels[key] for key in varied)])
-    return _file_name(name, name)
-
+from makemore_pl.job import ALONE, COMMAND, FAILURE, LOCK, METRICS, fail
 
 OmegaConf.register_new_resolver(
     "job_name", lambda overrides, varied: job_name(list(overrides), varied.split("|") if varied else []), replace=True
@@ -292,98 +236,3 @@ def _conclude(sweep: Sweep) -> None:
     if failures := sweep.failures():
         rows = "\n".join(f"  {job}: {reason}" for job, reason in failures.items())
         raise ValueError(f"{len(failures)} of {len(sweep.jobs)} jobs failed; the others are not affected:\n{rows}")
-
-
-def config_hash(config: Config) -> str:
-    """Of everything that decides the result: all but where it is written and how it is shown."""
-    shown = replace(config, ckpt_path=None, trainer=replace(config.trainer, enable_progress_bar=True))
-    text = json.dumps(asdict(shown), sort_keys=True).replace(json.dumps(config.run_dir)[1:-1], "")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def is_job() -> bool:
-    """Whether this is one job of a sweep."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def run_job(raw: DictConfig) -> float:
-    """Run one job of a sweep, or skip it when it is finished, or resume it; returns the validation loss.
-
-    A failure is written to failure.json and returned as nan: no job takes others with it.
-
-    Raises:
-        ValueError: what concerns the whole sweep: a directory of another config, several devices. KeyboardInterrupt.
-    """
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    alone = os.environ.get(ALONE)
-    if alone is not None and directory.name not in alone.split("|"):
-        return math.nan
-    if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this process ends it on Ctrl-C
-    try:
-        config = resolve(raw)
-    except USERS_MISTAKES as error:
-        if (directory / METRICS).exists():
-            raise
-        fail(directory, _command(), explain(error))
-        return math.nan
-    refuse_other_config(directory, config)
-    if config.trainer.devices > 1:
-        raise ValueError("trainer.devices must be 1 in a sweep: jobs run side by side, each on one device.")
-    if (directory / METRICS).exists():
-        return _val_loss(directory)
-    with FileLock(directory / LOCK):  # waits where another command runs the same job
-        try:
-            return _run_locked(directory, config)
-        finally:
-            (directory / LOCK).unlink()
-
-
-def _run_locked(directory: Path, config: Config) -> float:
-    failure = directory / FAILURE
-    if (directory / METRICS).exists():
-        return _val_loss(directory)
-    if failure.exists() and json.loads(failure.read_text())["command"] == _command():
-        return math.nan
-    failure.unlink(missing_ok=True)
-    last = directory / "checkpoints" / "last.ckpt"
-    try:
-        from makemore_pl.train import run
-
-        trainer = replace(config.trainer, enable_progress_bar=False)
-        ckpt_path = str(last) if last.exists() else None
-        return float(run(replace(config, ckpt_path=ckpt_path, trainer=trainer), announce=False)["val/loss"])
-    except BaseException as error:
-        # Lightning turns Ctrl-C into sys.exit
-        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        reason = (
-            explain(error)
-            if isinstance(error, USERS_MISTAKES)
-            else f"{type(error).__name__}: {error}".removesuffix(": ")
-        )
-        fail(directory, _command(), reason, traceback.format_exc())
-        return math.nan
-
-
-def _command() -> str:
-    return os.environ.get(COMMAND, "")
-
-
-def _val_loss(directory: Path) -> float:
-    return float(json.loads((directory / METRICS).read_text())["val/loss"])
-
-
-def fail(directory: Path, command: str, reason: str, details: str = "") -> None:
-    """Write failure.json."""
-    directory.mkdir(parents=True, exist_ok=True)
-    content = {"reason": reason.partition("\n")[0], "command": command, "traceback": details}
-    write_atomically(directory / FAILURE, json.dumps(content, indent=2))
-
-
-def refuse_other_config(directory: Path, config: Config) -> None:
-    """Raises ValueError for a directory that holds a run of another config."""
-    if (directory / "config.yaml").exists() and config_hash(load_config(directory)) != config_hash(config):
-        raise ValueError(
-            f"{directory} holds a run of another config: name another hydra.sweep.dir, or move this one away."
-        )

@@ -153,15 +153,13 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
     torch.set_num_threads(config.trainer.threads)
     seed_everything(config.seed % 2**32, verbose=False)
     trainer, module, datamodule = build(config)
-    first = check_resumable(Path(config.ckpt_path), config, datamodule.vocabulary) if config.ckpt_path else 0
+    first = check_resumable(Path(config.ckpt_path), config, datamodule) if config.ckpt_path else 0
     run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
     (run_dir / "metrics.json").unlink(missing_ok=True)  # it marks a finished run
     add_layout(trainer)
     started = time.perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     seconds = time.perf_counter() - started
     losses = {split: split_loss(module.model, x, y) for split, (x, y) in datamodule.examples.items()}
     metrics: dict[str, Any] = {

@@ -62,10 +62,10 @@ def read_words(path: Path) -> list[str]:
             )
     words = [word for word in stripped if word]
     if len(words) < 10:
-        raise ValueError(f"{path} holds {len(words)} words: at least 10 are needed to split them 80/10/10.")
+        raise ValueError(f"{path} holds too few words, {len(words)}: at least 10 are needed to split them 80/10/10.")
     cleaned = sum(line != word or not word for line, word in zip(lines, stripped, strict=True))
     if cleaned:
-        log.warning("%s: %d lines cleaned (byte-order mark, CRLF, blank lines, spaces around words).", path, cleaned)
+        log.warning("%s: lines cleaned: %d (byte-order mark, CRLF, blank lines, spaces around words).", path, cleaned)
     return words
 
 

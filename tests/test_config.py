@@ -266,6 +266,12 @@ def test_every_field_of_the_schema_is_explained() -> None:
             "Without effect: optim.decay_factor: schedule constant has no decay.",
         ),
         (("optim.beta1=0.8",), "Without effect: optim.beta1 and optim.beta2: sgd has no such moments."),
+        (("model.bn_eps=0.1",), "Without effect: model.bn_eps: there is no BatchNorm."),
+        (("optim.eps=0.1",), "Without effect: optim.eps: sgd has none."),
+        (
+            ("trainer.gradient_clip_algorithm=value",),
+            "Without effect: trainer.gradient_clip_algorithm: nothing is clipped without trainer.gradient_clip_val.",
+        ),
         (
             ("trainer.watch_every=1", "trainer.engine=compile"),
             "Without effect: trainer.engine: with trainer.watch_every=1 no step is unwatched.",

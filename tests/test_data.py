@@ -22,7 +22,16 @@ from hypothesis import strategies as st
 
 from makemore_pl import words as words_module
 from makemore_pl.config import DataConfig, TrainerConfig
-from makemore_pl.data import NamesDataModule, Strides, Vocabulary, examples, next_watched, split_words, validation_due
+from makemore_pl.data import (
+    NamesDataModule,
+    Strides,
+    Vocabulary,
+    examples,
+    next_watched,
+    split_examples,
+    split_words,
+    validation_due,
+)
 from makemore_pl.words import LECTURE_SHA256, load_words, read_words
 
 # --- windows, vocabulary, splits -------------------------------------------------------------------------------------
@@ -110,6 +119,15 @@ def test_splits_of_the_lecture_s_names(lecture_names: Path) -> None:
     assert shapes == {"train": (182_625, 3), "val": (22_655, 3), "test": (22_866, 3)}
 
 
+def test_examples_are_made_once_for_the_same_words_and_block_size() -> None:
+    once, again = split_examples(WORDS, 3), split_examples(list(WORDS), 3)
+    assert all(once[split][0] is again[split][0] for split in once)
+    once["train"] = once["val"]  # as a data module does that moves them to a device
+    assert split_examples(WORDS, 3)["train"][0] is again["train"][0]
+    assert split_examples(WORDS, 2)["val"][0].shape == (len(again["val"][1]), 2)
+    assert not torch.equal(split_examples([*WORDS[1:], "new"], 3)["train"][0], again["train"][0])
+
+
 def test_embedded_list_is_the_one_described() -> None:
     raw = (resources.files("makemore_pl.names") / "ssa_names_2018.txt").read_bytes()
     assert hashlib.sha256(raw).hexdigest() == "bd02dfd33179e23ec2dd093cbd4de619834f75d660ef1ae04d3127e7a0110053"
@@ -141,13 +159,13 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_empty_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "words.txt"
     path.write_bytes(content)
-    assert refused(path) == f"{path} holds 0 words: at least 10 are needed to split them 80/10/10."
+    assert refused(path) == f"{path} holds too few words, 0: at least 10 are needed to split them 80/10/10."
 
 
 def test_fewer_than_10_words(tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_text("\n".join(WORDS[:9]))
-    assert refused(path) == f"{path} holds 9 words: at least 10 are needed to split them 80/10/10."
+    assert refused(path) == f"{path} holds too few words, 9: at least 10 are needed to split them 80/10/10."
     path.write_text("\n".join(WORDS[:10]))
     assert read_words(path) == WORDS[:10]
     assert all(split_words(WORDS[:10]).values()), "with 10 words no split is empty"
@@ -178,7 +196,7 @@ def test_cleaning_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         words = read_words(path)
     assert words == ["abo", "bela", "cido", *WORDS]
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: 5 lines cleaned (byte-order mark, CRLF, blank lines, spaces around words)."
+        f"{path}: lines cleaned: 5 (byte-order mark, CRLF, blank lines, spaces around words)."
     ]
 
 

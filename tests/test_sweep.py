@@ -17,7 +17,9 @@ from conftest import ROOT, Compose, Finished
 from hypothesis import given
 from hypothesis import strategies as st
 
-from makemore_pl.sweep import config_hash, is_locked, job_name, sweep_name
+from makemore_pl.directories import job_name, sweep_name
+from makemore_pl.job import config_hash
+from makemore_pl.sweep import is_locked
 from makemore_pl.train import run
 
 SMALL = (

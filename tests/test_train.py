@@ -406,6 +406,14 @@ def test_checkpoint_of_another_vocabulary(small: Compose, finished: Path, tmp_pa
     ).replace("'abdefilnor", "'" + "".join(sorted(set("".join(WORDS)))))
 
 
+def test_checkpoint_of_other_words(small: Compose, finished: Path, tmp_path: Path) -> None:
+    words = tmp_path / "others.txt"
+    words.write_text("\n".join(reversed(WORDS)))  # the same characters
+    assert refused(small(f"ckpt_path={finished}", f"data.path={words}")) == (
+        f"{finished} was trained on other words than these."
+    )
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -414,6 +422,7 @@ def test_checkpoint_of_another_vocabulary(small: Compose, finished: Path, tmp_pa
         ("model.n_layers=2", "model.n_layers=1 (here 2)"),
         ("data.block_size=4", "data.block_size=3 (here 4)"),
         ("optim.name=adam", "optim.name=sgd (here adam)"),
+        ("seed=4", "seed=2147483647 (here 4)"),
         # these live in the optimizer's state, where the checkpoint's would silently win
         ("optim.momentum=0.5", "optim.momentum=0.0 (here 0.5)"),
         ("optim.weight_decay=0.1", "optim.weight_decay=0.0 (here 0.1)"),

@@ -1,0 +1,125 @@
+"""One job of a sweep: skipped when finished, resumed when interrupted, its failure recorded.
+
+Everything that one job knows of another lies in the sweep directory, so it is the same with every launcher.
+"""
+
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import signal
+import traceback
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from makemore_pl.config import Config, load_config, resolve
+from makemore_pl.errors import USERS_MISTAKES, explain
+from makemore_pl.files import write_atomically
+
+METRICS = "metrics.json"
+FAILURE = "failure.json"
+LOCK = "running.lock"
+"""Held while a job runs, by whatever process of whatever command; the kernel lets go of it when that dies."""
+COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"
+"""Environment of the jobs: which command runs them; which are to run now, joined by |, all when missing."""
+
+
+def config_hash(config: Config) -> str:
+    """Of everything that decides the result: all but where it is written and how it is shown."""
+    shown = replace(config, ckpt_path=None, trainer=replace(config.trainer, enable_progress_bar=True))
+    text = json.dumps(asdict(shown), sort_keys=True).replace(json.dumps(config.run_dir)[1:-1], "")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_job() -> bool:
+    """Whether this is one job of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def run_job(raw: DictConfig) -> float:
+    """Run one job of a sweep, or skip it when it is finished, or resume it; returns the validation loss.
+
+    A failure is written to failure.json and returned as nan: no job takes others with it.
+
+    Raises:
+        ValueError: what concerns the whole sweep: a directory of another config, several devices. KeyboardInterrupt.
+    """
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    alone = os.environ.get(ALONE)
+    if alone is not None and directory.name not in alone.split("|"):
+        return math.nan
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this process ends it on Ctrl-C
+    try:
+        config = resolve(raw)
+    except USERS_MISTAKES as error:
+        if (directory / METRICS).exists():
+            raise
+        fail(directory, _command(), explain(error))
+        return math.nan
+    refuse_other_config(directory, config)
+    if config.trainer.devices > 1:
+        raise ValueError("trainer.devices must be 1 in a sweep: jobs run side by side, each on one device.")
+    if (directory / METRICS).exists():
+        return _val_loss(directory)
+    with FileLock(directory / LOCK):  # waits where another command runs the same job
+        try:
+            return _run_locked(directory, config)
+        finally:
+            (directory / LOCK).unlink()
+
+
+def _run_locked(directory: Path, config: Config) -> float:
+    failure = directory / FAILURE
+    if (directory / METRICS).exists():
+        return _val_loss(directory)
+    if failure.exists() and json.loads(failure.read_text())["command"] == _command():
+        return math.nan
+    failure.unlink(missing_ok=True)
+    last = directory / "checkpoints" / "last.ckpt"
+    try:
+        from makemore_pl.train import run
+
+        trainer = replace(config.trainer, enable_progress_bar=False)
+        ckpt_path = str(last) if last.exists() else None
+        return float(run(replace(config, ckpt_path=ckpt_path, trainer=trainer), announce=False)["val/loss"])
+    except BaseException as error:
+        # Lightning turns Ctrl-C into sys.exit
+        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        reason = (
+            explain(error)
+            if isinstance(error, USERS_MISTAKES)
+            else f"{type(error).__name__}: {error}".removesuffix(": ")
+        )
+        fail(directory, _command(), reason, traceback.format_exc())
+        return math.nan
+
+
+def _command() -> str:
+    return os.environ.get(COMMAND, "")
+
+
+def _val_loss(directory: Path) -> float:
+    return float(json.loads((directory / METRICS).read_text())["val/loss"])
+
+
+def fail(directory: Path, command: str, reason: str, details: str = "") -> None:
+    """Write failure.json."""
+    directory.mkdir(parents=True, exist_ok=True)
+    content = {"reason": reason.partition("\n")[0], "command": command, "traceback": details}
+    write_atomically(directory / FAILURE, json.dumps(content, indent=2))
+
+
+def refuse_other_config(directory: Path, config: Config) -> None:
+    """Raises ValueError for a directory that holds a run of another config."""
+    if (directory / "config.yaml").exists() and config_hash(load_config(directory)) != config_hash(config):
+        raise ValueError(
+            f"{directory} holds a run of another config: name another hydra.sweep.dir, or move this one away."
+        )
