@@ -132,7 +132,8 @@ class Distributions:
 def draw(indices: Tensor, distributions: Distributions) -> list[Name]:
     """The names of these indices (n,), all of them written together, one character at a time."""
     settings, n = distributions.settings, len(indices)
-    keys = splitmix64(torch.tensor(settings.seed), indices + 1)
+    # from the hashed seed: else seeds could share streams
+    keys = splitmix64(splitmix64(torch.tensor(settings.seed), 1), indices + 1)
     contexts = torch.zeros(n, distributions.block_size, dtype=torch.int64)
     written = torch.arange(n)  # the names that have not ended
     lengths = torch.full((n,), settings.max_length)

@@ -1,0 +1,162 @@
+"""docs/lecture.md, made again: python scripts/lecture.py [--output DIRECTORY] [--page FILE] [--commands N] [--steps N]
+
+Runs the commands of the page, those that have run before left out, and fills docs/lecture.md.j2 with what they gave.
+Exits with 1 where something that the page tells to look for is not in the numbers. To run all of it again, remove the
+output directory.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from makemore_pl.errors import one_sentence
+
+ROOT = Path(__file__).parents[1]
+LONG, SHORT = 50_000, 1_000
+
+
+def typed(output: Path, most: int) -> dict[str, str]:
+    """The commands of the page by name, as one types them."""
+
+    def train(experiment: str, steps: int, *overrides: str) -> str:
+        words = [f"+experiment={experiment}", f"trainer.max_steps={min(steps, most)}", *overrides]
+        return " ".join(["train.py", *words, f"hydra.run.dir={output}/{experiment}"])
+
+    lines = {
+        **{name: train(name, LONG) for name in ("original", "fix_softmax", "fix_saturation", "kaiming", "batchnorm")},
+        "recalibrate": f"evaluate.py {output}/batchnorm --recalibrate",
+        "compare": f"sample.py {output}/batchnorm --count 10 --compare-batch-statistics",
+        **{name: train(name, SHORT, "optim.schedule=constant") for name in ("deep_linear", "gain_low", "gain_high")},
+        "deep_batchnorm": train("deep_batchnorm", LONG),
+        "lr_low": train("lr_low", SHORT, "optim.schedule=constant"),
+        "names": f"sample.py {output}/deep_batchnorm --count 10 --statistics",
+    }
+    return {name: f".venv/bin/python scripts/{line}" for name, line in lines.items()}
+
+
+def run(name: str, command: str, output: Path) -> dict[str, str]:
+    """What a command printed, when and with which commit: of now, or of the time before."""
+    record = ROOT / output / f"{name}.json"
+    if record.exists():
+        made: dict[str, str] = json.loads(record.read_text(encoding="utf-8"))
+        if made["command"] != command:
+            raise ValueError(f"{record} is of another command, {made['command']!r}: remove {output}.")
+        return made
+    if not (ROOT / output / name / "metrics.json").exists():  # else train.py itself refuses
+        shutil.rmtree(ROOT / output / name, ignore_errors=True)
+    print(command, end=" ", flush=True)
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)[1:]],
+        cwd=ROOT, text=True, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    if done.returncode:
+        raise ValueError(f"{command} failed:\n{done.stdout}")
+    print(f"({time.perf_counter() - started:.0f} s)", flush=True)
+    version = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    made = {
+        "command": command,
+        "commit": version.stdout.strip(),
+        "date": str(date.today()),
+        "torch": importlib.metadata.version("torch"),
+        "output": "\n".join(line.rstrip() for line in done.stdout.strip().splitlines()),
+    }
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return made
+
+
+def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str, Callable[..., Any]]:
+    """What the template can ask: numbers and pictures of a run, and whether what it tells to look for is there."""
+    from makemore_pl.report import evolution, health
+    from makemore_pl.report.section import Pictures
+    from makemore_pl.report.series import running_mean
+
+    def at(name: str, tag: str, step: int) -> float:
+        # at the last watched step up to this one
+        steps, values = runs[name].diagnostics.tag(tag)
+        return float(values[steps <= step][-1])
+
+    def end(name: str, tag: str) -> float:
+        return float(running_mean(*runs[name].diagnostics.tag(tag))[-1])
+
+    def layers(name: str, quantity: str, step: int) -> dict[str, float]:
+        _, found = runs[name].diagnostics.quantity(quantity)
+        return {each: at(name, f"{quantity}/{each}", step) for each in sorted(found) if "bias" not in each}
+
+    def place(name: str, picture: str) -> Path:
+        path = page.parent / "images" / "lecture" / f"{name}-{picture}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def kept(name: str, picture: str, alt: str) -> str:
+        # as the Figures callback left it
+        path = shutil.copyfile(runs[name].directory / "figures" / f"{picture}.png", place(name, picture))
+        return f"![{alt}](images/lecture/{path.name})"
+
+    def drawn(name: str, picture: str) -> str:
+        # as in the report
+        sections = (evolution.loss, health.updates, health.batchnorm, health.embeddings)
+        blocks = [block for section in sections for block in section(runs[name]) if isinstance(block, Pictures)]
+        found = {each.name: each for block in blocks for each in block.pictures}[picture]
+        path = place(name, picture)
+        found.figure.savefig(path, dpi=100, facecolor="white", metadata={"Software": None})
+        return f"![{name}. {found.alt}](images/lecture/{path.name})"
+
+    def look(seen: bool, sentence: str) -> str:
+        if not seen:
+            unseen.append(sentence)
+        return f"- {sentence}" + ("" if seen else " **Not seen in this run.**")
+
+    def numbers(text: str) -> list[float]:
+        return [float(each) for each in re.findall(r"-?\d+(?:\.\d+)?", text)]
+
+    return {each.__name__: each for each in (at, end, layers, kept, drawn, look, numbers)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Runs the commands of docs/lecture.md and fills in what they gave.")
+    parser.add_argument("--output", type=Path, default=Path("outputs/lecture"), help="of the runs (outputs/lecture)")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "lecture.md", help="images/ goes beside it")
+    parser.add_argument("--commands", type=int, help="only the first so many")
+    parser.add_argument("--steps", type=int, default=LONG, help="of each run at most")
+    arguments = parser.parse_args()
+    commands = typed(arguments.output, arguments.steps)
+    made = {name: run(name, commands[name], arguments.output) for name in list(commands)[: arguments.commands]}
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from makemore_pl.files import write_atomically
+    from makemore_pl.report.run import is_run, read_run
+    from makemore_pl.report.wording import number, significant
+
+    directories = {name: ROOT / arguments.output / name for name in made}
+    runs = {name: read_run(directory) for name, directory in directories.items() if is_run(directory)}
+    unseen: list[str] = []
+    environment = Environment(
+        loader=FileSystemLoader(ROOT / "docs"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"n": number, "s": significant, "listed": lambda values: ", ".join(map(significant, values))}
+    environment.globals |= instruments(runs, arguments.page, unseen)
+    text = environment.get_template("lecture.md.j2").render(
+        made=made, runs=runs, early=min(SHORT, arguments.steps), long=LONG, short=SHORT
+    )
+    write_atomically(arguments.page, text.rstrip() + "\n")
+    print(arguments.page)
+    if unseen:
+        print("Not seen in these runs:", *unseen, sep="\n- ", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    with one_sentence():
+        main()
