@@ -17,12 +17,11 @@ def mlp(network: Network) -> nn.Sequential:
     modules: list[nn.Module] = [nn.Embedding(VOCAB_SIZE, N_EMBD), nn.Flatten()]
     fan_in = BLOCK_SIZE * N_EMBD
     for _ in range(network.n_layers):
-        linear = nn.Linear(fan_in, network.n_hidden, bias=network.batchnorm == "none")
+        linear = nn.Linear(fan_in, network.n_hidden, bias=network.batchnorm in ("none", "post"))
         nn.init.normal_(linear.weight, std=gain / fan_in**0.5)
         modules.append(linear)
-        if network.batchnorm != "none":
-            modules.append(nn.BatchNorm1d(network.n_hidden, momentum=momentum))
-        modules.append(nn.Tanh())
+        batchnorm = [nn.BatchNorm1d(network.n_hidden, momentum=momentum)] if network.batchnorm != "none" else []
+        modules += [nn.Tanh(), *batchnorm] if network.batchnorm == "post" else [*batchnorm, nn.Tanh()]
         fan_in = network.n_hidden
     output = nn.Linear(fan_in, VOCAB_SIZE, bias=not deep)
     modules.append(output)

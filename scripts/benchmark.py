@@ -38,7 +38,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import tables
+from benchmarks import sweep, tables
 from benchmarks.contenders import CONTENDERS, FLOOR, OURS, SCALED, WARMUP, WARMUP_OURS
 from benchmarks.networks import AXES, NETWORKS, Network, scaled
 from benchmarks.process import ROOT, run
@@ -65,6 +65,8 @@ def parse() -> argparse.Namespace:
         help="whole commands of the others: some runs 1a and 1b on batchnorm once (default); all takes an hour more",
     )
     parser.add_argument("--scaling", action="store_true", help=f"1b against 3 over sizes instead; draws {FIGURE.name}")
+    parser.add_argument("--sweep", action="store_true", help="a sweep of 24 jobs against 1b and 2 instead")
+    parser.add_argument("--sampling", action="store_true", help="names a second against the lecture's loop instead")
     parser.add_argument("--figure", type=Path, default=FIGURE, help="where --scaling draws")
     parser.add_argument("--output", type=Path, help="the JSON file; a Markdown table goes beside it")
     parser.add_argument("--quick", action="store_true", help="a smoke run: one short round on batchnorm, engine=eager")
@@ -77,7 +79,8 @@ def parse() -> argparse.Namespace:
     arguments.contenders = arguments.contenders or [*CONTENDERS]
     arguments.full = arguments.full or ("none" if arguments.quick else "some")
     if arguments.output is None:
-        arguments.output = Path("outputs/scaling.json" if arguments.scaling else "outputs/benchmark.json")
+        chosen = [name for name in ("scaling", "sweep", "sampling") if getattr(arguments, name)]
+        arguments.output = Path(f"outputs/{(chosen or ['benchmark'])[0]}.json")
     return arguments
 
 
@@ -157,13 +160,11 @@ def write(results: Results, arguments: argparse.Namespace, surroundings: dict[st
     """The JSON file and the Markdown beside it, after every round."""
     settings = {key: value for key, value in vars(arguments).items() if key not in ("output", "figure")}
     content = {**surroundings, "settings": settings, "summary": results.summary(), "records": results.records}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     paragraphs = [tables.environment_sentence(surroundings, results)]
     for title, header, body in sections(results, arguments):
         paragraphs += [title, tables.markdown(header, body)]
     paragraphs += notes(results, arguments)
-    arguments.output.with_suffix(".md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
+    write_text(arguments.output, content, paragraphs)
 
 
 def sections(results: Results, arguments: argparse.Namespace) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -190,8 +191,45 @@ def show(results: Results, arguments: argparse.Namespace, surroundings: dict[str
         console.print(note, highlight=False)
 
 
+def measure_sweep(arguments: argparse.Namespace) -> None:
+    surroundings = environment()
+    steps = 1_000 if arguments.quick else 50_000
+    with tempfile.TemporaryDirectory() as scratch:
+        measured = sweep.measure(WORDS, steps, Path(scratch), lambda line: console.print(line, highlight=False))
+    title = f"{surroundings['date']}, commit {surroundings['commit']}"
+    write_text(arguments.output, surroundings | measured, [title, tables.markdown(sweep.HEADER, sweep.rows(measured))])
+    console.print(tables.screen(title, sweep.HEADER, sweep.rows(measured)))
+    console.print(sweep.verdict(measured), highlight=False)
+
+
+def measure_sampling(arguments: argparse.Namespace) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.sampling"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    measured = environment() | json.loads(done.stdout)
+    write_text(arguments.output, measured, [])
+    console.print_json(data=measured)
+
+
+def write_text(output: Path, content: dict[str, Any], paragraphs: list[str]) -> None:
+    """The JSON file, and the Markdown beside it if there is any."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if paragraphs:
+        output.with_suffix(".md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     arguments = parse()
+    if arguments.sweep:
+        measure_sweep(arguments)
+    elif arguments.sampling:
+        measure_sampling(arguments)
+    else:
+        measure_steps(arguments)
+
+
+def measure_steps(arguments: argparse.Namespace) -> None:
     surroundings = environment()
     results = Results(arguments.command_steps)
     with tempfile.TemporaryDirectory() as scratch:
