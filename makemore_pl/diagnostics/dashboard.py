@@ -1,5 +1,6 @@
 """A TensorBoard that is good at first sight: custom scalars, a URL with pinned cards, hparams with real metrics."""
 
+import io
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,9 +10,10 @@ import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import hparams, text
 
 Histogram = tuple[list[float], list[int]]
 """Edges (n + 1) and counts (n)."""
@@ -26,9 +28,16 @@ PINNED = (
     ("pictures/weight_gradients", "grad_data_ratio/"),
     ("saturation/", "zero_share/"),
     ("batchnorm_mean_lag/",),
+    ("activation_std/",),
+    ("update_data_ratio/layers.0.", "update_data_ratio/"),
 )
-"""Cards from left to right, in two columns. Of each group the first tag that there is; of a quantity, which ends in a
-slash, the first layer or parameter."""
+"""Cards from left to right, in two columns. Of each group the first tag that there is; of a beginning, which ends in a
+slash or dot, the first layer or parameter. A picture belongs to one run: of a directory of runs TensorBoard shows the
+others, with a line for each run."""
+
+CARD = (350, 215)
+"""Pixels of an image where TensorBoard shows it as it is; another size it makes fit by leaving out rows and columns, and
+with them thin lines and letters."""
 
 FIRST_HPARAMS = ("experiment", "data.batch_size", "model.batchnorm", "model.gain", "optim.lr")
 """TensorBoard shows five columns: these are what the sweeps vary."""
@@ -72,9 +81,11 @@ def url(tags: Iterable[str], port: int = PORT) -> str:
             tag
             for choice in group
             for tag in tags
-            if tag == choice or (choice.endswith("/") and tag.startswith(choice))
+            if tag == choice or (choice.endswith(("/", ".")) and tag.startswith(choice))
         ]
         for tag in found[:1]:
+            if any(card["tag"] == tag for card in cards):
+                continue
             cards.append({"plugin": "scalars", "tag": tag})
             if tag.startswith("pictures/"):
                 cards[-1] = {"plugin": "images", "tag": tag, "runId": "defaultExperimentId/.", "sample": 0}
@@ -83,7 +94,10 @@ def url(tags: Iterable[str], port: int = PORT) -> str:
 
 
 def log_hparams(trainer: Trainer, config: dict[str, Any], metrics: dict[str, float]) -> None:
-    """The config as flat hparams, those of FIRST_HPARAMS first, and the final losses as their metrics (`final/...`)."""
+    """The config as flat hparams, those of FIRST_HPARAMS first, and the final losses as their metrics (`final/...`).
+
+    The validation loss is the first of the metrics' columns, because a window may not hold more.
+    """
     flat = {
         f"{section}.{key}" if isinstance(content, dict) else section: value
         for section, content in config.items()
@@ -91,7 +105,8 @@ def log_hparams(trainer: Trainer, config: dict[str, Any], metrics: dict[str, flo
         for key, value in (content.items() if isinstance(content, dict) else [("", content)])
     }
     flat = {key: "null" if value is None else value for key, value in flat.items()}
-    finals = {f"final/{tag.replace('/', '_')}": value for tag, value in metrics.items()}
+    ordered = sorted(metrics.items(), key=lambda item: item[0] != "val/loss")
+    finals = {f"final/{tag.replace('/', '_')}": value for tag, value in ordered}
     experiment, start, end = hparams(flat, finals)
     # TensorBoard sorts columns by name, but those that differ between runs come before the others
     plugin = experiment.value[0].metadata.plugin_data
@@ -136,17 +151,32 @@ def log_histograms(trainer: Trainer, histograms: Mapping[str, Histogram], step: 
         _write(logger, Summary(value=values), step)
 
 
-def log_image(trainer: Trainer, tag: str, png: bytes, width: int, height: int, step: int) -> None:
-    """To TensorBoard, an image that is a PNG already."""
-    image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
-    for logger in _tensorboards(trainer):
+def log_image(trainer: Trainer, tag: str, pixels: "np.ndarray[Any, np.dtype[np.uint8]]", step: int) -> None:
+    """To TensorBoard, as large as its cards.
+
+    Args:
+        pixels: (height, width, 4), red, green, blue and alpha.
+    """
+    loggers = _tensorboards(trainer)
+    if not loggers:
+        return
+    picture, card = Image.fromarray(pixels).convert("RGB"), Image.new("RGB", CARD, "white")
+    picture.thumbnail(CARD, Image.Resampling.LANCZOS)
+    card.paste(picture, ((CARD[0] - picture.width) // 2, 0))
+    png = io.BytesIO()
+    card.save(png, "PNG")
+    image = Summary.Image(width=card.width, height=card.height, colorspace=3, encoded_image_string=png.getvalue())
+    for logger in loggers:
         _write(logger, Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def log_text(trainer: Trainer, tag: str, lines: Iterable[str], step: int) -> None:
-    """To TensorBoard, line by line."""
+    """To TensorBoard, line by line and literally, an empty line as (empty)."""
+    # indented by four, Markdown takes nothing in a line for markup
+    summary = text(tag, "\n".join(f"    {line or '(empty)'}" for line in lines))
+    summary.value[0].tag = tag  # without the /text_summary that torch adds
     for logger in _tensorboards(trainer):
-        logger.experiment.add_text(tag, "  \n".join(lines), step)
+        _write(logger, summary, step)
 
 
 def _tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:

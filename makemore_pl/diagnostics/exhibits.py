@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -194,7 +195,7 @@ class Figures(Distributions):
             png, canvas = io.BytesIO(), FigureCanvasAgg(figure)
             canvas.print_png(png)  # type: ignore[no-untyped-call]
             paths[tag].write_bytes(png.getvalue())
-            dashboard.log_image(trainer, tag, png.getvalue(), *canvas.get_width_height(), step)
+            dashboard.log_image(trainer, tag, np.asarray(canvas.buffer_rgba()), step)
         for logger in trainer.loggers:
             if isinstance(logger, JSONLinesLogger):
                 logger.log_images(paths, step)
