@@ -1,5 +1,6 @@
 """What TensorBoard gets: layout, pinned cards, hparams; and a real TensorBoard in a real browser (-m browser)."""
 
+import io
 import json
 import re
 import shutil
@@ -14,10 +15,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import hydra
+import numpy as np
 import pytest
 from conftest import Compose
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, SESSION_START_INFO_TAG
@@ -60,6 +63,7 @@ class TestUrl:
         assert [card["tag"] for card in cards] == [
             "train/loss_mean", "val/loss", "activation_std/layers.0", "update_data_ratio/embedding.weight",
             "grad_data_ratio/output.linear.weight", "saturation/layers.0", "batchnorm_mean_lag/layers.0",
+            "update_data_ratio/layers.0.linear.weight",
         ]  # fmt: skip
 
     def test_pictures_take_the_place_of_numbers(self) -> None:
@@ -68,7 +72,7 @@ class TestUrl:
         assert [card["tag"] for card in cards] == [
             "train/loss_mean", "val/loss", "pictures/activations", "pictures/activation_gradients",
             "pictures/update_data_ratio", "pictures/weight_gradients", "saturation/layers.0",
-            "batchnorm_mean_lag/layers.0",
+            "batchnorm_mean_lag/layers.0", "activation_std/layers.0", "update_data_ratio/layers.0.linear.weight",
         ]  # fmt: skip
         assert cards[2] == {
             "plugin": "images", "tag": "pictures/activations", "runId": "defaultExperimentId/.", "sample": 0
@@ -97,7 +101,7 @@ class TestHparams:
     @pytest.fixture
     def logged(self, tmp_path: Path) -> tuple[Any, Any]:
         trainer = Trainer(logger=TensorBoardLogger(tmp_path, name="", version=""), accelerator="cpu")
-        dashboard.log_hparams(trainer, self.CONFIG, {"val/loss": 2.1, "train/loss": 2.0})
+        dashboard.log_hparams(trainer, self.CONFIG, {"train/loss": 2.0, "val/loss": 2.1})
         return hparams_of(tmp_path)
 
     def test_columns(self, logged: tuple[Any, Any]) -> None:
@@ -106,7 +110,7 @@ class TestHparams:
         assert [name for _, name in columns] == [
             "data.batch_size", "experiment", "model.batchnorm", "model.gain", "optim.lr", "data.path",
         ]  # fmt: skip
-        assert {info.name.tag for info in logged[0].metric_infos} == {"final/val_loss", "final/train_loss"}
+        assert [info.name.tag for info in logged[0].metric_infos] == ["final/val_loss", "final/train_loss"]
 
     def test_values(self, logged: tuple[Any, Any]) -> None:
         session = logged[1].hparams
@@ -119,6 +123,34 @@ class TestHparams:
             node: Any = config
             for part in name.split("."):
                 node = getattr(node, part)
+
+
+def test_images_fill_a_card(tmp_path: Path) -> None:
+    trainer = Trainer(logger=TensorBoardLogger(tmp_path, name="", version=""), accelerator="cpu")
+    for step, (height, width) in enumerate([(310, 460), (100, 460), (430, 200), (20, 30)]):
+        pixels = np.full((height, width, 4), 255, np.uint8)
+        pixels[:, :, :3] = (200, 0, 0)
+        dashboard.log_image(trainer, "picture", pixels, step)
+    trainer.loggers[0].experiment.flush()
+    drawn = EventAccumulator(str(tmp_path), {"images": 0}).Reload().Images("picture")
+    reds = []
+    for event in drawn:
+        picture = Image.open(io.BytesIO(event.encoded_image_string))
+        assert picture.size == (event.width, event.height) == dashboard.CARD
+        red = np.asarray(picture)[:, :, 1] == 0
+        reds.append((int(red.any(1).sum()), int(red.any(0).sum())))
+    # the shape is kept, nothing is enlarged
+    assert reds == [(215, 319), (76, 350), (215, 100), (20, 30)]
+
+
+def test_text_is_literal(tmp_path: Path) -> None:
+    trainer = Trainer(logger=TensorBoardLogger(tmp_path, name="", version=""), accelerator="cpu")
+    dashboard.log_text(trainer, "samples", ["mia*", "", "# <b>"], 3)
+    trainer.loggers[0].experiment.flush()
+    (event,) = EventAccumulator(str(tmp_path)).Reload().Tensors("samples")
+    assert event.step == 3
+    # a code block of Markdown
+    assert event.tensor_proto.string_val[0].decode() == "    mia*\n    (empty)\n    # <b>"
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +253,7 @@ class TestBrowser:
             logger.tags |= {tag for kind in ("values", "images") for tag in json.loads(line).get(kind, {})}
         page = self.text(dashboard.url(logger.tags, served), tmp_path)
         cards = page[page.index("Pinned") : page.index("activation_grad_std")]
-        assert "8 cards" in cards
+        assert "10 cards" in cards
         for tag in ("train/loss_mean", "val/loss", "pictures/activations", "pictures/update_data_ratio"):
             assert tag in cards
         assert "image-card" in cards

@@ -195,7 +195,8 @@ class Figures(Distributions):
             png, canvas = io.BytesIO(), FigureCanvasAgg(figure)
             canvas.print_png(png)  # type: ignore[no-untyped-call]
             paths[tag].write_bytes(png.getvalue())
-            dashboard.log_image(trainer, tag, np.asarray(canvas.buffer_rgba()), step)
+            pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+            dashboard.log_image(trainer, tag, pixels, step)
         for logger in trainer.loggers:
             if isinstance(logger, JSONLinesLogger):
                 logger.log_images(paths, step)
@@ -258,7 +259,8 @@ class Samples(DiagnosticsCallback):
             return
         known = set(getattr(getattr(trainer, "datamodule", None), "words", ()))
         marked = [name.word + "*" * (name.word in known) for name in names]
-        dashboard.log_text(trainer, "samples", marked, self.step)
+        note = ["(* in the word list)"] * any(name.endswith("*") for name in marked)
+        dashboard.log_text(trainer, "samples", marked + note, self.step)
         for logger in trainer.loggers:
             if isinstance(logger, JSONLinesLogger):
                 logger.log_texts({"samples": marked}, self.step)
