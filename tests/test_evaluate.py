@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, Compose, python
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from makemore_pl.checkpoint import load_module
 from makemore_pl.config import ModelConfig
 from makemore_pl.data import NamesDataModule
-from makemore_pl.evaluate import CHUNK, recalibrate, split_loss
+from makemore_pl.evaluate import CHUNK, distinct, recalibrate, split_loss
 from makemore_pl.model import MLP
 from makemore_pl.train import run
 
@@ -56,6 +58,22 @@ def test_split_loss_equals_a_naive_loop(batchnorm: str, count: int) -> None:
         )
     model.float().train()
     assert split_loss(model, x, y) == pytest.approx(expected / count, rel=1e-6)  # float32 logits
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=50))
+@settings(deadline=None, max_examples=50)
+def test_distinct_contexts(rows: list[list[int]]) -> None:
+    x = torch.tensor(rows)
+    contexts, which = distinct(x)
+    assert torch.equal(contexts[which], x)
+    assert len(contexts) == len(set(map(tuple, rows)))
+
+
+def test_distinct_contexts_that_fit_no_number() -> None:
+    x = torch.randint(1000, (50, 20)).repeat(2, 1)
+    contexts, which = distinct(x)
+    assert torch.equal(contexts[which], x)
+    assert len(contexts) == 50
 
 
 def test_split_loss_leaves_no_trace() -> None:
