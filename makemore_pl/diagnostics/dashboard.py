@@ -36,8 +36,8 @@ slash or dot, the first layer or parameter. A picture belongs to one run: of a d
 others, with a line for each run."""
 
 CARD = (350, 215)
-"""Pixels of an image that TensorBoard shows as it is; others it makes fit by leaving out rows and columns, and with them
-thin lines and letters."""
+"""Pixels of an image that TensorBoard shows as it is. Others it makes fit by leaving out rows and columns,
+and with these thin lines and letters."""
 
 FIRST_HPARAMS = ("experiment", "data.batch_size", "model.batchnorm", "model.gain", "optim.lr")
 """TensorBoard shows five columns: these are what the sweeps vary."""
