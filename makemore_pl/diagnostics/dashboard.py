@@ -35,9 +35,9 @@ PINNED = (
 slash or dot, the first layer or parameter. A picture belongs to one run: of a directory of runs TensorBoard shows the
 others, with a line for each run."""
 
-CARD = (350, 215)
-"""Pixels of an image that TensorBoard shows as it is. Others it makes fit by leaving out rows and columns,
-and with these thin lines and letters."""
+CARD = (302, 204)
+"""Pixels of an image that Time Series shows as it is in its narrowest cards. Larger ones it makes fit by leaving out
+rows and columns, and with these thin lines and letters."""
 
 FIRST_HPARAMS = ("experiment", "data.batch_size", "model.batchnorm", "model.gain", "optim.lr")
 """TensorBoard shows five columns: these are what the sweeps vary."""
