@@ -25,7 +25,7 @@ def command_legend(steps: int) -> str:
     return (
         f"cold, warm: seconds of the whole command for {steps:,} steps with start-up, compiling and evaluation, with "
         "an empty and a full cache of compiled code, and how many times faster than 1a's; ~ is extrapolated from "
-        "start-up and steady state, the others were run. MB: peak while training. val: loss after the whole command."
+        "start-up and steady state, the others were run. MB: peak while training / of a whole command that compiles. val: loss after the whole command."
     )
 
 
@@ -48,11 +48,18 @@ def rows(results: Results, network: str) -> list[list[str]]:
             continue
         ratios = [_times(results.ratio(network, contender, each)) if each != contender else "" for each in AGAINST]
         commands = [_command(results, network, contender, cache) for cache in ("cold", "warm")]
-        memory = results.spread(network, contender, "steady", "memory_mb")
+        memory = [results.spread(network, contender, kind, "memory_mb") for kind in ("steady", "cold")]
         losses = [results.spread(network, contender, kind, "val/loss") for kind in ("whole", "cold")]
         val = next((f"{loss.median:.3f}" for loss in losses if loss), "")
         table.append(
-            [contender, _microseconds(steady), *ratios, *commands, f"{memory.median:.0f}" if memory else "", val]
+            [
+                contender,
+                _microseconds(steady),
+                *ratios,
+                *commands,
+                " / ".join(f"{each.median:.0f}" for each in memory if each),
+                val,
+            ]
         )
     if floor := results.steady(network, FLOOR):
         table.append([FLOOR, _microseconds(floor), *[""] * (len(HEADER) - 2)])
@@ -103,6 +110,8 @@ def _command(results: Results, network: str, contender: str, cache: str) -> str:
     if seconds is None:
         return ""
     text = f"{'' if seconds.measured else '~'}{seconds.median:.1f}"
+    if seconds.measured and seconds.low != seconds.high:
+        text += f" ({seconds.low:.1f}–{seconds.high:.1f})"
     ratio = results.ratio(network, contender, cache)
     return text if contender == "1a" or ratio is None else f"{text} ({ratio:.2f}×)"
 

@@ -19,6 +19,8 @@ from torch.utils import _pytree as pytree
 
 log = logging.getLogger(__name__)
 
+VERSION = 1
+"""Of what this file makes of a graph."""
 Run = Callable[..., Any]
 _loaded: dict[str, Run] = {}
 _keys: dict[str, str] = {}
@@ -30,7 +32,11 @@ def compiled_scan(name: str, step: Callable[..., Any], carry: Any, xs: Any) -> R
     Args:
         name: tells apart whatever would give another graph; asked first, so that a process traces each once.
         carry, xs: tuples of (dicts of) tensors, of the shapes and devices that the calls will have.
+
+    Raises:
+        ValueError: where compiling fails.
     """
+    name = repr((name, surroundings()))
     if name not in _keys:
         leaves, x_leaves = pytree.tree_leaves(carry), pytree.tree_leaves(xs)
         graph = _trace(step, carry, pytree.tree_map(lambda each: each[0], xs))
@@ -62,8 +68,14 @@ def _trace(step: Callable[..., Any], carry: Any, x: Any) -> torch.fx.GraphModule
 
 def _key(graph: torch.fx.GraphModule, tensors: tuple[Tensor, ...]) -> str:
     shapes = [(tuple(tensor.shape), str(tensor.dtype), str(tensor.device)) for tensor in tensors]
-    machine = (torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability())
-    return hashlib.sha256(repr((graph.code, shapes, machine)).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr((VERSION, graph.code, shapes, surroundings())).encode()).hexdigest()[:32]
+
+
+def surroundings() -> tuple[Any, ...]:
+    """What the generated code depends on beside the graph: inductor splits loops by the number of threads."""
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cpu = (platform.machine(), torch.backends.cpu.get_cpu_capability())
+    return torch.__version__, *cpu, *devices, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
 
 
 def _load(key: str, graph: torch.fx.GraphModule, leaves: list[Tensor], xs: list[Tensor]) -> Run:
@@ -78,7 +90,13 @@ def _load(key: str, graph: torch.fx.GraphModule, leaves: list[Tensor], xs: list[
             log.info("Compiling the unwatched steps, once for this shape.")
             started = time.perf_counter()
             temporary = path.with_suffix(f".{platform.node()}.part.pt2")
-            _compile(graph, leaves, xs, temporary)
+            try:
+                _compile(graph, leaves, xs, temporary)
+            except Exception as error:  # inductor raises what its compiler stumbles over
+                reason = (str(error).strip() or "no reason given").splitlines()[0]
+                raise ValueError(
+                    f"Compiling the steps failed ({type(error).__name__}: {reason}): use trainer.engine=eager."
+                ) from error
             temporary.replace(path)
             log.info("Compiled in %.0f s.", time.perf_counter() - started)
     run: Run = aoti_load_package(str(path))

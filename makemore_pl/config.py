@@ -166,7 +166,7 @@ class TrainerConfig:
     watch_every: int = 1_000
     """Steps between watched steps, the ones that hooks and callbacks see; 1 is plain Lightning."""
     engine: str = "auto"
-    """How unwatched steps run. compile: one compiled call a stride; eager: a bare loop;
+    """How unwatched steps run. compile: about a hundred in one compiled call; eager: a bare loop;
     auto: compile when the run is long enough to earn the compile time and there is a C++ compiler."""
     gradient_clip_val: float | None = None
     """Bound of the gradient's norm or values; null: no clipping."""

@@ -29,10 +29,15 @@ def split_loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
     model.eval()
     # of the training split's contexts of three characters one in thirty is distinct
     contexts, which = distinct(x.to(device))
-    logits = torch.cat([model(chunk) for chunk in contexts.split(CHUNK)])
-    log_probabilities = logits.double().log_softmax(1)
+    order = which.argsort()
+    which, y = which[order], y.to(device)[order]
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for first in range(0, len(contexts), CHUNK):
+        log_probabilities = model(contexts[first : first + CHUNK]).double().log_softmax(1)
+        start, end = torch.searchsorted(which, torch.tensor([first, first + CHUNK], device=device)).tolist()
+        total -= log_probabilities[which[start:end] - first, y[start:end]].sum()
     model.train(training)
-    return -log_probabilities[which, y.to(device)].mean().item()
+    return total.item() / len(y)
 
 
 def distinct(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,21 @@ from torch.optim import SGD, Optimizer
 from torch.utils import _pytree as pytree
 
 from makemore_pl.compiled import compiled_scan
-from makemore_pl.nonfinite import first_not_finite
+from makemore_pl.nonfinite import all_finite, first_not_finite
 from makemore_pl.rule import Rule, State, Tensors, clip_gradients, update
 from makemore_pl.unhooked import unhooked
 
+LONGEST = 150
+"""Steps at most in one call: bounds the memory for its dropout masks, and what a stride leaves over."""
+
 Step = Callable[[Tensors, Tensors, State, Tensor, Tensor, Tensor, Tensors], tuple[Tensors, Tensors, State, Tensor]]
+
+
+def call_length(watch_every: int) -> int:
+    """Steps of one compiled call, so that few of a full stride's are left over, to run one by one; 0: none fits."""
+    lengths = range(1, min(watch_every - 1, LONGEST) + 1)
+    # a step by itself costs about as much as two calls more
+    return min(lengths, key=lambda n: 2 * ((watch_every - 1) % n) + (watch_every - 1) // n, default=0)
 
 
 class GivenDropout(nn.Module):
@@ -72,7 +82,7 @@ class Unwatched:
     Args:
         model: (B, block_size) -> (B, vocab_size) logits.
         optimizer: SGD, Adam or AdamW with one parameter group.
-        compiled_length: strides of this many unwatched steps run as one compiled call; 0: none does.
+        compiled_length: this many steps at a time run as one compiled call, what is left over one by one; 0: all do.
     """
 
     def __init__(
@@ -101,10 +111,15 @@ class Unwatched:
                 parameter is not finite.
         """
         self.model.train()
+        length = self.compiled_length or LONGEST
+        calls = [slice(done, done + length) for done in range(0, len(lrs), length)]
+        return torch.cat([self._call(x[call], y[call], lrs[call], first + call.start) for call in calls])
+
+    def _call(self, x: Tensor, y: Tensor, lrs: list[float], first: int) -> Tensor:
         before = [tensor.detach().clone() for tensor in self._tensors()]
         masks = self._draw_masks(x)
         losses = (self._compiled if len(lrs) == self.compiled_length else self._eager)(x, y, lrs, masks)
-        if not torch.isfinite(torch.stack([losses.sum(), *torch._foreach_norm(list(self.model.parameters()))])).all():
+        if not all_finite([losses, *self.model.parameters()]):
             with torch.no_grad():
                 for tensor, old in zip(self._tensors(), before, strict=False):
                     tensor.copy_(old)

@@ -17,7 +17,7 @@ from makemore_pl.data import Vocabulary
 from makemore_pl.fused import Unwatched
 from makemore_pl.jsonl import JSONLinesLogger
 from makemore_pl.model import MLP
-from makemore_pl.nonfinite import first_not_finite, first_not_finite_gradient
+from makemore_pl.nonfinite import all_finite, first_not_finite, first_not_finite_gradient
 
 
 def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:
@@ -41,7 +41,7 @@ class MakemoreModule(LightningModule):
         block_size: characters of context.
         model, optim: their configs, or the same as plain dicts (as checkpoints have them).
         generator: draws the parameters; a fresh one where they are loaded anyway.
-        compiled_length: number of unwatched steps of the strides that run as one compiled call; 0: none.
+        compiled_length: number of unwatched steps that run as one compiled call; 0: one by one.
     """
 
     def __init__(
@@ -139,7 +139,8 @@ class MakemoreModule(LightningModule):
         mean = torch.cat([losses, loss.detach()[None].float()]).mean()
         watched, self.mean_loss = torch.stack([loss.detach().float(), mean]).tolist()
         if not math.isfinite(watched):
-            raise FloatingPointError(f"step {step}: {first_not_finite(self.model, x[-1], y[-1])} is not finite.")
+            found = first_not_finite(self.model, x[-1], y[-1]) or "the loss"  # other dropout may let it pass
+            raise FloatingPointError(f"step {step}: {found} is not finite.")
         if step == 0:
             self.initial_loss = watched
         self.log("train/loss", loss, prog_bar=True, logger=False, batch_size=y.shape[1])
@@ -151,14 +152,15 @@ class MakemoreModule(LightningModule):
         if self.trainer.precision == "16-mixed":
             return
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        if not torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all():
+        if not all_finite(gradients):
             found = first_not_finite_gradient(self.model)
             raise FloatingPointError(f"step {self.trainer.global_step}: {found} is not finite.")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
         logits = self(x)
-        self.val_loss.update(cross_entropy(logits, y), weight=len(y))
+        # example by example: with this strategy torchmetrics 1.9 takes all weights for 1
+        self.val_loss.update(cross_entropy(logits, y, reduction="none"))
         self.val_perplexity.update(logits.unsqueeze(1), y.unsqueeze(1))
 
     def on_validation_epoch_end(self) -> None:

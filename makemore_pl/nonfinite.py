@@ -1,10 +1,20 @@
 """Where a network first stops being finite."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+
+@torch.no_grad()
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every element is finite."""
+    tensors = [tensor.detach() for tensor in tensors]
+    # the norms are one quick look at all of them, but squares of finite numbers can overflow
+    quick = torch.isfinite(torch.stack(torch._foreach_norm(tensors))).all()
+    return bool(quick) or all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def first_not_finite_gradient(model: nn.Module) -> str | None:

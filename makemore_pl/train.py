@@ -5,9 +5,12 @@ import logging
 import math
 import os
 import shutil
+import subprocess
 import time
 import warnings
 from dataclasses import asdict, replace
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,13 @@ from makemore_pl.data import NamesDataModule
 from makemore_pl.diagnostics.dashboard import add_layout, log_hparams, url
 from makemore_pl.evaluate import split_loss
 from makemore_pl.files import write_atomically
+from makemore_pl.fused import call_length
 from makemore_pl.jsonl import JSONLinesLogger
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
 
 log = logging.getLogger(__name__)
+ROOT = Path(__file__).parents[1]
 
 GPU_PAYS = 50_000_000
 """Parameters times minibatch from which `auto` takes a GPU. Below it a step is a few small kernels, whose launches cost
@@ -83,8 +88,7 @@ def choose_engine(config: TrainerConfig, accelerator: str) -> str:
     if config.engine == "auto" and (accelerator == "gpu" or unwatched < COMPILE_PAYS):
         log.info("Engine eager: %s.", "on a GPU" if accelerator == "gpu" else f"{unwatched} steps don't earn compiling")
         return "eager"
-    compiler = accelerator == "gpu" or shutil.which(os.environ.get("CXX", "g++"))
-    if not compiler:
+    if not shutil.which(os.environ.get("CXX", "g++")):
         log.warning("There is no C++ compiler (CXX or g++): unwatched steps run in the slower engine=eager.")
         return "eager"
     return "compile"
@@ -103,7 +107,7 @@ def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
     parameters = sum(parameter.numel() for parameter in module.parameters())
     accelerator = choose_accelerator(trainer_config, parameters, config.data.batch_size)
     if choose_engine(trainer_config, accelerator) == "compile":
-        module.compiled_length = watch_every - 1
+        module.compiled_length = call_length(watch_every)
     callbacks = [
         # after each validation, also in the middle of Lightning's one epoch; two, because `save_last` follows the best
         ModelCheckpoint(run_dir / "checkpoints", "best", monitor="val/loss", **CHECKPOINTING),
@@ -173,6 +177,8 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
         "steps_per_second": round((trainer.global_step - first) / seconds, 1),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "uniform_loss": math.log(len(datamodule.vocabulary)),
+        "commit": _commit(),
+        "versions": {package: version(package) for package in ("makemore_pl", "torch", "lightning", "hydra-core")},
     }
     if trainer.is_global_zero:
         finals = {tag: metrics[tag] for tag in ("train/loss", "val/loss", "test/loss")}
@@ -182,6 +188,19 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
             tags = {tag for logger in trainer.loggers if isinstance(logger, JSONLinesLogger) for tag in logger.tags}
             _print_table(metrics, run_dir, url(tags))
     return metrics
+
+
+@cache
+def _commit() -> str | None:
+    """Of this code, with `-dirty` where it was changed since; None outside of a git repository."""
+    if not (ROOT / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def refuse_finished(run_dir: Path, resuming: bool) -> None:

@@ -671,23 +671,23 @@ class SaveAndHalt(Callback):
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # that is what resuming means
 def test_resumed_run_measures_the_same(small: Compose, tmp_path: Path) -> None:
     overrides = (
-        "callbacks=diagnostics", "logger=jsonl", "trainer.max_steps=70", "trainer.watch_every=10", "model.dropout=0.2",
+        "callbacks=diagnostics", "logger=jsonl", "trainer.max_steps=160", "trainer.watch_every=10", "model.dropout=0.2",
         "trainer.val_check_interval=20", "model.batchnorm=pre", "trainer.gradient_clip_val=0.9",
     )  # fmt: skip
     whole, parts = (small(*overrides, run_dir=tmp_path / name) for name in ("whole", "parts"))
     train(whole)
     checkpoint = tmp_path / "halted.ckpt"
     with pytest.raises(HaltedError):
-        train(parts, SaveAndHalt(checkpoint, 41))
+        train(parts, SaveAndHalt(checkpoint, 121))
     expected, got = ((tmp_path / name / "diagnostics.jsonl") for name in ("whole", "parts"))
-    assert '"step": 50' in got.read_text(), "steps that will come again"
+    assert '"step": 130' in got.read_text(), "steps that will come again"
     parts.ckpt_path = str(checkpoint)
     train(parts)
     assert got.read_text() == expected.read_text()
     found = values(JSONLinesLogger(str(tmp_path / "whole")))
-    assert 0 < (found["clipped/share"][69] or 0) < 1, "else a lost history shows nothing"
-    assert min(found["baseline_passed/uniform"]) < 41
-    pictures = [(tmp_path / name / "figures" / "update_data_ratio_69.png").read_bytes() for name in ("whole", "parts")]
+    assert 0 < (found["clipped/share"][159] or 0) < 1, "else a lost history shows nothing"
+    assert min(found["baseline_passed/uniform"]) < 121
+    pictures = [(tmp_path / name / "figures" / "update_data_ratio_159.png").read_bytes() for name in ("whole", "parts")]
     assert pictures[0] == pictures[1]
     steps = [line["step"] for line in lines(JSONLinesLogger(str(tmp_path / "parts")))]
     assert all(one <= other for one, other in pairwise(steps))

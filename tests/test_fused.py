@@ -1,6 +1,7 @@
 """Unwatched steps agree with torch.optim, in every engine. All of them compiled: make test-compile."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from makemore_pl import compiled, fused
 from makemore_pl.config import BATCHNORM_PLACEMENTS, ModelConfig
-from makemore_pl.fused import GivenDropout, Unwatched, functional_step
+from makemore_pl.fused import LONGEST, GivenDropout, Unwatched, call_length, functional_step
 from makemore_pl.model import MLP
+from makemore_pl.nonfinite import all_finite
 from makemore_pl.rule import Rule
 
 K, B, BLOCK, VOCAB = 12, 8, 3, 9
@@ -93,16 +96,37 @@ def test_functional_step_agrees_with_torch_optim(name: str, batchnorm: str, clip
 
 @pytest.mark.parametrize("case", [("momentum", "pre_output", "norm")], ids="-".join)
 def test_compiled_steps_agree_with_eager_ones(case: tuple[str, str, str]) -> None:
-    eager, compiled = train(case, 0), train(case, K)
+    assert_agree(case, K)
+
+
+def assert_agree(case: tuple[str, str, str], compiled_length: int) -> None:
+    eager, compiled = train(case, 0), train(case, compiled_length)
     for ours, theirs in zip(compiled[:2], eager[:2], strict=True):
         assert_close(ours, theirs)
     torch.testing.assert_close(compiled[2], eager[2], rtol=1e-4, atol=1e-5)
 
 
+def test_calls_shorter_than_a_stride(monkeypatch: pytest.MonkeyPatch) -> None:
+    # two compiled calls of 5 steps in each stride of 12, and 2 steps one by one
+    assert_agree(("momentum", "pre_output", "norm"), 5)
+    # in bounded pieces without a compiler too, and to the bit
+    expected = train(("adamw", "pre", "none"), 0)
+    monkeypatch.setattr(fused, "LONGEST", 5)
+    assert torch.equal(train(("adamw", "pre", "none"), 0)[2], expected[2])
+
+
+def test_length_of_calls() -> None:
+    lengths = {watch_every: call_length(watch_every) for watch_every in range(1, 3000)}
+    assert lengths[1] == 0
+    assert (lengths[2], lengths[100], lengths[1000]) == (1, 99, 111)
+    assert max(lengths.values()) == LONGEST
+    assert all((k - 1) % n <= 11 for k, n in lengths.items() if n)
+
+
 @pytest.mark.compile
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_every_compiled_case(case: tuple[str, str, str]) -> None:
-    test_compiled_steps_agree_with_eager_ones(case)
+    assert_agree(case, K)
 
 
 def test_a_transform_over_many_configurations() -> None:
@@ -163,8 +187,8 @@ def test_dropout_drops_the_same_in_every_engine() -> None:
         x, y = minibatches()
         losses = Unwatched(model, SGD(model.parameters(), lr=0.1), compiled_length=compiled_length)(x, y, LRS, 0)
         results.append((losses, model.output.linear.weight.detach(), torch.get_rng_state()))
-    for eager, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-6)
+    for eager, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-6)
 
 
 def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
@@ -174,3 +198,25 @@ def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
     assert set(mask.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     # 64,000 draws: the standard deviation of the share is 0.0017
     assert (mask == 0).float().mean().item() == pytest.approx(0.25, abs=0.007)
+
+
+def test_large_numbers_are_finite() -> None:
+    """Their squares are not, in float32."""
+    assert all_finite([torch.tensor([3e38, -3e38]), torch.zeros(0)])
+    assert not all_finite([torch.ones(2), torch.tensor([1.0, math.nan])])
+    assert not all_finite([torch.tensor([-math.inf])])
+    model = network("none")
+    with torch.no_grad():
+        model.output[0].weight[0] = 1e25  # that character's logit is huge or hugely negative, the loss finite
+    x, y = minibatches()
+    assert torch.isfinite(Unwatched(model, SGD(model.parameters(), lr=0.0))(x, y, LRS, 0)).all()
+
+
+def test_packages_know_what_their_code_depends_on() -> None:
+    before, threads = compiled.surroundings(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert compiled.surroundings() != before
+    finally:
+        torch.set_num_threads(threads)
+    assert compiled.surroundings() == before

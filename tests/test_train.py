@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from probes import HaltedError, Recorder
 from torch import Tensor
 
+from makemore_pl import data
 from makemore_pl.checkpoint import load_module, read_checkpoint
 from makemore_pl.config import Config, OptimConfig, TrainerConfig, load_config
 from makemore_pl.errors import one_sentence
@@ -255,6 +256,19 @@ def test_a_checkpoint_at_each_validation(small: Compose, tmp_path: Path) -> None
     assert not (run_dir / "metrics.json").exists(), "an interrupted run is not a finished one"
 
 
+@pytest.mark.parametrize("experiment", ["kaiming", "deep_batchnorm"])
+def test_validation_loss_is_of_the_whole_split(
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, experiment: str
+) -> None:
+    monkeypatch.setattr(data, "CHUNK", 7)  # and the last of them shorter
+    config = small(f"+experiment={experiment}", "logger=jsonl", "trainer.max_steps=30")
+    metrics = run(config)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "diagnostics.jsonl").read_text().splitlines()]
+    logged = [line["values"] for line in lines if "val/loss" in line.get("values", {})][-1]
+    assert logged["val/loss"] == pytest.approx(metrics["val/loss"], rel=1e-6)
+    assert logged["val/perplexity"] == pytest.approx(metrics["val/perplexity"], rel=1e-5)
+
+
 def test_last_is_last_and_best_is_best(small: Compose, tmp_path: Path) -> None:
     # so many neurons on 48 words that the validation loss turns upwards
     config = small(
@@ -313,6 +327,27 @@ def test_resumed_equals_uninterrupted(small: Compose, tmp_path: Path, network: s
     timing = ("seconds", "steps_per_second")
     assert {k: v for k, v in got.items() if k not in timing} == {k: v for k, v in expected.items() if k not in timing}
     assert json.loads((broken / "metrics.json").read_text()) == got
+
+
+def test_compiled_runs(small: Compose, tmp_path: Path) -> None:
+    """What holds for eager ones holds for the engine of every long run: watched, resumed, beside plain Lightning."""
+    overrides = (
+        *NETWORKS["adamw_dropout_batchnorm"], "trainer.max_steps=60", "trainer.val_check_interval=13",
+        "trainer.watch_every=8", "trainer.engine=compile",
+    )  # fmt: skip
+    run(small(*overrides, run_dir=tmp_path / "bare"))
+    run(small(*overrides, "callbacks=diagnostics", "logger=jsonl", run_dir=tmp_path / "watched"))
+    assert_same_bits(essence(tmp_path / "watched"), essence(tmp_path / "bare"))
+    broken = tmp_path / "broken"
+    with pytest.raises(HaltedError):
+        run(small(*overrides, "+callbacks.halt={_target_:probes.Halt,step:40}", run_dir=broken))
+    run(small(*overrides, f"ckpt_path={broken / 'checkpoints' / 'last.ckpt'}", run_dir=broken))
+    assert_same_bits(essence(broken), essence(tmp_path / "bare"))
+    run(small(*overrides, "trainer.watch_every=1", "trainer.engine=auto", run_dir=tmp_path / "plain"))
+    ours, theirs = checkpoint(tmp_path / "bare"), checkpoint(tmp_path / "plain")
+    assert torch.equal(ours["NamesDataModule"]["generator"], theirs["NamesDataModule"]["generator"])
+    for name, tensor in ours["state_dict"].items():
+        torch.testing.assert_close(tensor, theirs["state_dict"][name], rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_resumed_twice(small: Compose, tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ from makemore_pl.diagnostics.watching import (
     DiagnosticsCallback,
     TapCallback,
     gradient,
+    is_scaled,
     log_spaced,
     matrices,
     parameters,
+    steps_scaled,
 )
 from makemore_pl.unhooked import unhooked
 
@@ -131,7 +133,7 @@ class GradientStats(ActivationCallback):
         self._clipping = pl_module.automatic_optimization and (
             bool(trainer.gradient_clip_val) or is_overridden("configure_gradient_clipping", pl_module)
         )
-        self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self._scaled = is_scaled(trainer)
         if self._scaled:
             log.info("activation_grad_std abstains: its gradients are scaled for 16-bit precision.")
 
@@ -140,8 +142,8 @@ class GradientStats(ActivationCallback):
         self._steps = {}
 
     def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self._scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
-            return  # a fused optimizer takes the scale off by itself, later
+        if self._scaled and steps_scaled(optimizer):
+            return
         mine = parameters(optimizer)
         for name, parameter in self._matrices.items():
             if parameter in mine and (grad := gradient(parameter)) is not None:

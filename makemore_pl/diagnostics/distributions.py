@@ -1,5 +1,6 @@
 """Histograms of tensors and rasters of saturated units, computed on the device."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from makemore_pl.diagnostics import statistics
 from makemore_pl.diagnostics.callbacks import ActivationCallback
 from makemore_pl.diagnostics.dashboard import Histogram
 from makemore_pl.diagnostics.taps import ActivationTap
-from makemore_pl.diagnostics.watching import Arrays, gradient, log_spaced, matrices, parameters
+from makemore_pl.diagnostics.watching import Arrays, gradient, is_scaled, log_spaced, matrices, parameters, steps_scaled
+
+log = logging.getLogger(__name__)
 
 BINS = 50
 EXAMPLES, UNITS = 64, 200
@@ -53,6 +56,9 @@ class Distributions(ActivationCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
         self._matrices = matrices(pl_module)
+        self._scaled = is_scaled(trainer)
+        if self._scaled:
+            log.info("%s leaves out activation gradients: they are scaled for 16-bit precision.", type(self).__name__)
         self.histograms: dict[str, Histogram] = {}
         self.rasters: dict[str, Raster] = {}
         self._shapes: dict[str, torch.Size] = {}
@@ -62,6 +68,8 @@ class Distributions(ActivationCallback):
         self._shapes = {}
 
     def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self._scaled and steps_scaled(optimizer):
+            return
         mine = parameters(optimizer)
         for name, parameter in self._matrices.items():
             if parameter in mine and (grad := gradient(parameter)) is not None:
@@ -82,7 +90,7 @@ class Distributions(ActivationCallback):
                 # flat, because its tag is also that of a number
                 self.values[f"raster of saturation/{layer}"] = (units.abs() > statistics.SATURATED).flatten()
         for layer in tap.activation:  # in the order of forward
-            if layer in tap.activation_grad:
+            if layer in tap.activation_grad and not self._scaled:
                 self.values[f"activation_grads/{layer}"] = histogram(tap.activation_grad[layer])
 
     def measured(

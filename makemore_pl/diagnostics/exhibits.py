@@ -26,6 +26,8 @@ from makemore_pl.sample import sample
 
 log = logging.getLogger(__name__)
 
+ENOUGH = 100
+"""Training losses whose mean is compared with a baseline: one minibatch's passes it by chance."""
 LONGEST = 20
 """Characters at which sampled names are cut; the longest of the lecture's has 15."""
 
@@ -58,7 +60,7 @@ class Baselines(DiagnosticsCallback):
     | baseline/uniform | ln V: all characters equally likely | nats |
     | baseline/unigram | each character by its frequency in the training split | nats |
     | baseline/bigram | each character by its frequency after the character before | nats |
-    | baseline_passed/uniform | watched step at which the mean training loss fell below | step |
+    | baseline_passed/uniform | first watched step with the mean of the last 100 losses, or more, below | step |
     | baseline_passed/unigram | the same for unigram | step |
     | baseline_passed/bigram | the same for bigram | step |
 
@@ -69,6 +71,11 @@ class Baselines(DiagnosticsCallback):
         super().__init__(every_n_steps)
         self._losses: dict[str, float] = {}
         self._passed: list[str] = []
+        self._first, self._seen, self._total = 0, 0, 0.0
+        """Training losses are added up from which step on, as far as which, and to what."""
+
+    def due(self, step: int, last: bool, watched: bool) -> bool:
+        return True  # every loss counts, and there is nothing to measure
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -83,22 +90,28 @@ class Baselines(DiagnosticsCallback):
     def measured(
         self, trainer: Trainer, pl_module: LightningModule, step: int, numbers: dict[str, float], arrays: Arrays
     ) -> None:
-        loss = getattr(pl_module, "mean_loss", math.nan)
+        count = step + 1 - self._first
+        steps = step + 1 - self._seen
+        self._seen, self._total = step + 1, self._total + steps * getattr(pl_module, "mean_loss", math.nan)
         if log_spaced(step) or self.last:
             numbers.update({f"baseline/{name}": value for name, value in self._losses.items()})
+        if count < ENOUGH:
+            return
+        loss, self._first, self._total = self._total / count, step + 1, 0.0
         for name, value in self._losses.items():
             if name not in self._passed and loss < value:
                 self._passed.append(name)
                 numbers[f"baseline_passed/{name}"] = float(step)
 
     def reset(self) -> None:
-        self._passed = []
+        self._passed, self._first, self._seen, self._total = [], 0, 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"passed": list(self._passed)}
+        return {"passed": list(self._passed), "first": self._first, "seen": self._seen, "total": self._total}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._passed = list(state_dict["passed"])
+        self._passed, self._first = list(state_dict["passed"]), state_dict["first"]
+        self._seen, self._total = state_dict["seen"], state_dict["total"]
 
 
 class Histograms(Distributions):
@@ -141,7 +154,7 @@ class Figures(Distributions):
     hundred steps; the PNG files lie in `figures/` of the trainer's log directory.
     """
 
-    def __init__(self, pattern: str | None = None, steps: Iterable[int] = (0,)) -> None:
+    def __init__(self, pattern: str | None = None, steps: Iterable[int] = (0, 1_000, 10_000, 100_000)) -> None:
         super().__init__(pattern)
         self.steps = frozenset(steps)
         self._steps: list[int] = []

@@ -168,6 +168,16 @@ def gradient(parameter: nn.Parameter) -> Tensor | None:
     return grad.to_dense() if grad is not None and grad.is_sparse else grad
 
 
+def is_scaled(trainer: Trainer) -> bool:
+    """Whether gradients carry the scale of 16-bit precision until the optimizer steps."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def steps_scaled(optimizer: Optimizer) -> bool:
+    """Whether it takes the scale off by itself, so that nobody else sees the gradients without."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
 def parameters(optimizer: Optimizer) -> dict[nn.Parameter, None]:
     """Those that it steps, in order and quick to look up."""
     return {parameter: None for group in optimizer.param_groups for parameter in group["params"]}
@@ -210,7 +220,7 @@ class TapCallback(DiagnosticsCallback, Generic[T]):
         self._tap, self._counted = None, False
         if self.optional and not self.pattern and not any(isinstance(m, self.types) for m in pl_module.modules()):
             kinds = ", ".join(kind.__name__.lstrip("_") for kind in self.types)
-            log.debug("%s: %s has no %s to look at.", type(self).__name__, type(pl_module).__name__, kinds)
+            log.info("%s: %s has no %s to look at.", type(self).__name__, type(pl_module).__name__, kinds)
             return
         self._tap = self.make_tap(self.modules(pl_module))
 
