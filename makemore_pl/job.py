@@ -5,11 +5,13 @@ Everything that one job knows of another lies in the sweep directory, so it is t
 
 import hashlib
 import json
+import logging
 import math
 import multiprocessing
 import os
 import signal
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from omegaconf import DictConfig
 from makemore_pl.config import Config, load_config, resolve
 from makemore_pl.errors import USERS_MISTAKES, explain
 from makemore_pl.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
 FAILURE = "failure.json"
@@ -72,7 +76,8 @@ def run_job(raw: DictConfig) -> float:
         try:
             return _run_locked(directory, config)
         finally:
-            (directory / LOCK).unlink()
+            with suppress(OSError):  # another command may have removed it
+                (directory / LOCK).unlink()
 
 
 def _run_locked(directory: Path, config: Config) -> float:
@@ -82,24 +87,40 @@ def _run_locked(directory: Path, config: Config) -> float:
     if failure.exists() and json.loads(failure.read_text())["command"] == _command():
         return math.nan
     failure.unlink(missing_ok=True)
-    last = directory / "checkpoints" / "last.ckpt"
     try:
         from makemore_pl.train import run
 
         trainer = replace(config.trainer, enable_progress_bar=False)
-        ckpt_path = str(last) if last.exists() else None
+        ckpt_path = _whole_checkpoint(directory / "checkpoints" / "last.ckpt")
         return float(run(replace(config, ckpt_path=ckpt_path, trainer=trainer), announce=False)["val/loss"])
     except BaseException as error:
         # Lightning turns Ctrl-C into sys.exit
         if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
-        reason = (
-            explain(error)
-            if isinstance(error, USERS_MISTAKES)
-            else f"{type(error).__name__}: {error}".removesuffix(": ")
-        )
-        fail(directory, _command(), reason, traceback.format_exc())
+        fail(directory, _command(), in_a_line(error), traceback.format_exc())
         return math.nan
+
+
+def _whole_checkpoint(path: Path) -> str | None:
+    """The path, to resume from; None without a checkpoint, and where a kill has cut it short, which is removed."""
+    if not path.exists():
+        return None
+    from makemore_pl.checkpoint import read_checkpoint
+
+    try:
+        read_checkpoint(path)
+    except ValueError as error:
+        log.warning("%s It is removed, and the job starts from step 0.", error)
+        path.unlink()
+        return None
+    return str(path)
+
+
+def in_a_line(error: BaseException) -> str:
+    """Why something failed: a user's mistake as a sentence, anything else with its type."""
+    is_mistake = isinstance(error, USERS_MISTAKES)
+    text = explain(error) if is_mistake else f"{type(error).__name__}: {error}".removesuffix(": ")
+    return text.strip().partition("\n")[0]
 
 
 def _command() -> str:

@@ -8,20 +8,22 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from makemore_pl.config import Config, resolve
 from makemore_pl.directories import job_name, sweep_name
 from makemore_pl.errors import USERS_MISTAKES, explain
-from makemore_pl.job import ALONE, COMMAND, FAILURE, LOCK, METRICS, fail
+from makemore_pl.job import ALONE, COMMAND, FAILURE, LOCK, METRICS, fail, in_a_line, refuse_other_config
 
 OmegaConf.register_new_resolver(
     "job_name", lambda overrides, varied: job_name(list(overrides), varied.split("|") if varied else []), replace=True
@@ -43,16 +45,18 @@ class SweepCallback(Callback):
         choices = {key: list(_values(each)) for key, each in (params | typed).items()}
         varied = [key.lstrip("+") for key, each in (params | typed).items() if each.is_sweep_override()]
         _refuse_nested_sweeps(config, choices.get("+experiment", []))
-        jobs = [
-            job_name([f"{key}={value}" for key, value in zip(choices, values, strict=True)], varied)
+        combinations = [
+            [f"{key}={value}" for key, value in zip(choices, values, strict=True)]
             for values in itertools.product(*choices.values())
         ]
+        jobs = [job_name(each, varied) for each in combinations]
         fixed = {key.lstrip("+"): choices[key][0] for key, each in typed.items() if not each.is_sweep_override()}
         default = f"outputs/sweeps/{sweep_name(fixed, [key for key in varied if key not in params])}"
         overrides = config.hydra.overrides.hydra
         chosen = any(str(override).startswith("hydra.sweep.dir=") for override in overrides)
         # absolute: a job may run in another working directory
         directory = Path(config.hydra.sweep.dir if chosen else default).absolute()
+        again = Sweep.current is not None
         sweep = Sweep.current = Sweep.current or Sweep(directory, jobs)
         quoted = str(directory).replace("'", "\\'")
         with open_dict(config):
@@ -67,6 +71,37 @@ class SweepCallback(Callback):
                 config.hydra.sweeper.max_batch_size = 1
             if "batch_size" in config.hydra.launcher:
                 config.hydra.launcher.batch_size = 1  # joblib puts jobs after quickly skipped ones into one batch
+        if not again:
+            for job, each in zip(jobs, combinations, strict=True):
+                _refuse_other_config(config, directory / job, each)
+
+
+def _refuse_other_config(config: DictConfig, directory: Path, overrides: list[str]) -> None:
+    """Now, before any job runs: what a job raises is told only after all of them."""
+    if not (directory / "config.yaml").exists():
+        return
+    try:
+        composed = _compose(config, directory, overrides)
+    except USERS_MISTAKES:
+        if (directory / METRICS).exists():
+            raise
+        return  # a failure of this job, which it will tell
+    refuse_other_config(directory, composed)
+
+
+def _compose(config: DictConfig, directory: Path, overrides: list[str]) -> Config:
+    """The config of one job, composed as Hydra's launchers do."""
+    raw = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
+    with read_write(raw), open_dict(raw):
+        raw.hydra.runtime.output_dir = str(directory)
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(raw)  # for ${hydra:...}
+    try:
+        with read_write(raw), open_dict(raw):
+            del raw["hydra"]
+        return resolve(raw)
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def _parse(overrides: Sequence[str]) -> dict[str, Override]:
@@ -107,39 +142,65 @@ class Sweep:
         """Jobs whose process was killed: to be run again, one at a time, so that it shows which of them is at fault."""
 
     def failures(self) -> dict[str, str]:
-        """Why jobs failed, by job."""
-        paths = [self.directory / job / FAILURE for job in self.jobs]
-        return {path.parent.name: json.loads(path.read_text())["reason"] for path in paths if path.exists()}
+        """Why jobs of this command failed, by job."""
+        found = {}
+        for job in self.jobs:
+            with suppress(OSError):  # there is none, or another command has just begun the job anew
+                failure = json.loads((self.directory / job / FAILURE).read_text())
+                if failure["command"] == self.command:
+                    found[job] = failure["reason"]
+        return found
 
     def finished(self) -> dict[str, float]:
         """When jobs were finished, by job."""
-        paths = [self.directory / job / METRICS for job in self.jobs]
-        return {path.parent.name: path.stat().st_mtime for path in paths if path.exists()}
+        found = {}
+        for job in self.jobs:
+            with suppress(OSError):
+                found[job] = (self.directory / job / METRICS).stat().st_mtime
+        return found
+
+    def settled(self) -> set[str]:
+        """Jobs that are finished or that failed in this command."""
+        return {*self.finished(), *self.failures()}
 
     def begun(self, running: bool) -> list[str]:
         """Jobs that run, or that were begun and don't run any more, for their process was killed."""
-        jobs = [job for job in self.jobs if (self.directory / job / LOCK).exists() and job not in self.finished()]
+        settled = self.settled()
+        jobs = [job for job in self.jobs if job not in settled and (self.directory / job / LOCK).exists()]
         return [job for job in jobs if is_locked(self.directory / job / LOCK) == running]
+
+    def seconds(self) -> list[float]:
+        """How long the jobs took that were finished since this command began."""
+        found = []
+        for job, end in self.finished().items():
+            with suppress(OSError):
+                if end >= self.started:
+                    found.append(end - (self.directory / job / "config.yaml").stat().st_mtime)
+        return found
 
     def progress(self) -> str:
         """One line: done, running, failed, time left."""
-        done = self.finished()
-        failed = len(self.failures())
-        fresh = sum(finished >= self.started for finished in done.values())
-        left = len(self.jobs) - len(done) - failed
-        seconds = (time.time() - self.started) / fresh * left if fresh else 0
-        time_left = f", about {math.ceil(seconds / 60)} min left" if seconds else ""
-        running = len(self.begun(running=True))
-        return f"{len(done)} of {len(self.jobs)} jobs done, {running} running, {failed} failed{time_left}"
+        done, failed, running = len(self.finished()), len(self.failures()), len(self.begun(running=True))
+        left = len(self.jobs) - done - failed
+        seconds = self.seconds()
+        minutes = sum(seconds) / len(seconds) * left / max(running, 1) / 60 if seconds else 0
+        time_left = f", about {math.ceil(minutes)} min left" if minutes else ""
+        return f"{done} of {len(self.jobs)} jobs done, {running} running, {failed} failed{time_left}"
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process that is alive holds this lock."""
+    """Whether a process that is alive holds this lock; a finished job is left without the file."""
+    if not path.exists():
+        return False
     try:
         with FileLock(path, timeout=0):
+            if (path.parent / METRICS).exists():  # finished a moment ago, and FileLock has made the file again
+                path.unlink(missing_ok=True)
             return False
     except Timeout:
         return True
+    except OSError:  # the whole directory has vanished
+        return False
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -160,6 +221,14 @@ def launch(main: Callable[[], Any]) -> None:
             file=sys.stderr,
         )
         sys.exit(130)
+    except USERS_MISTAKES as error:
+        if (sweep := Sweep.current) is None or not (sweep.seconds() or sweep.failures()):
+            raise
+        try:
+            _conclude(sweep)
+        except ValueError as failures:
+            raise ValueError(f"{explain(error)}\n{failures}") from error
+        raise
     if Sweep.current:
         _conclude(Sweep.current)
 
@@ -171,7 +240,7 @@ def _surviving(main: Callable[[], Any]) -> None:
     """
     fruitless = 0
     while True:
-        settled = _settled()
+        settled = Sweep.current.settled() if Sweep.current else set()
         try:
             main()
         except USERS_MISTAKES:
@@ -181,28 +250,23 @@ def _surviving(main: Callable[[], Any]) -> None:
                 raise
             killed = sweep.begun(running=False)
             for job in killed:
-                (sweep.directory / job / LOCK).unlink(missing_ok=True)
-            print(f"A process was killed while these jobs ran: {', '.join(killed) or 'none'}.", file=sys.stderr)
+                with suppress(OSError):
+                    (sweep.directory / job / LOCK).unlink()
+            died = f" The process of one of these jobs was killed: {', '.join(killed)}." if killed else ""
+            print(f"The launcher gave up. {in_a_line(error)}{died}", file=sys.stderr)
             if sweep.alone:
                 for job in set(killed) & set(sweep.alone):
                     fail(sweep.directory / job, sweep.command, "its process was killed twice, perhaps out of memory")
-                sweep.alone = [job for job in sweep.alone if job not in _settled()]
+                sweep.alone = [job for job in sweep.alone if job not in sweep.settled()]
             else:
                 sweep.alone = killed
-            fruitless = fruitless + 1 if not killed and settled == _settled() else 0
+            fruitless = fruitless + 1 if not killed and settled == sweep.settled() else 0
             if fruitless == 2:
-                reason = str(error).partition("\n")[0]
-                raise ValueError(
-                    f"The launcher fails before any job begins. {type(error).__name__}: {reason}"
-                ) from error
+                raise ValueError(f"The launcher fails and no job gets on. {in_a_line(error)}") from error
         else:
             if Sweep.current is None or not Sweep.current.alone:
                 return
             Sweep.current.alone = []
-
-
-def _settled() -> set[str]:
-    return {*Sweep.current.finished(), *Sweep.current.failures()} if Sweep.current else set()
 
 
 @contextmanager
@@ -228,11 +292,15 @@ def _showing_progress() -> Iterator[None]:
 
 
 def _conclude(sweep: Sweep) -> None:
+    failures = sweep.failures()
     print(sweep.progress(), file=sys.stderr)
     if sweep.finished():
-        from makemore_pl.report.summary import write_summary  # draws, so only when there is something to draw
+        try:
+            from makemore_pl.report.summary import write_summary  # draws, so only when there is something to draw
 
-        print(f"summary  {write_summary(sweep.directory)}", file=sys.stderr)
-    if failures := sweep.failures():
+            print(f"summary  {write_summary(sweep.directory)}", file=sys.stderr)
+        except Exception as error:  # nothing may hide the failures
+            print(f"There is no summary. {in_a_line(error)}", file=sys.stderr)
+    if failures:
         rows = "\n".join(f"  {job}: {reason}" for job, reason in failures.items())
         raise ValueError(f"{len(failures)} of {len(sweep.jobs)} jobs failed; the others are not affected:\n{rows}")

@@ -10,16 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import ROOT, Compose, Finished
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import DictConfig
 
 from makemore_pl.directories import job_name, sweep_name
-from makemore_pl.job import config_hash
-from makemore_pl.sweep import is_locked
+from makemore_pl.job import _run_locked, config_hash, fail, run_job
+from makemore_pl.sweep import Sweep, is_locked, launch
 from makemore_pl.train import run
 
 SMALL = (
@@ -111,6 +114,128 @@ def test_config_hash_is_of_what_decides_the_result(compose: Compose, tmp_path: P
     assert config_hash(compose("seed=2", run_dir=tmp_path / "here")) != here
 
 
+# --- what a sweep knows of its jobs -----------------------------------------------------------------------------------
+
+
+def finish(job: Path, seconds: float = 0.0) -> None:
+    """As a job that has just ended, having taken so long."""
+    job.mkdir(parents=True)
+    (job / "metrics.json").write_text('{"val/loss": 2.0}')
+    (job / "config.yaml").touch()
+    begun = time.time() - seconds
+    os.utime(job / "config.yaml", (begun, begun))
+
+
+@pytest.fixture
+def four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """A sweep of four jobs that this process has started."""
+    sweep = Sweep(tmp_path, ["a", "b", "c", "d"])
+    sweep.started -= 1
+    monkeypatch.setattr(Sweep, "current", sweep)
+    return sweep
+
+
+def test_time_left_is_shared_by_the_running_jobs(four: Sweep) -> None:
+    assert four.progress() == "0 of 4 jobs done, 0 running, 0 failed"
+    finish(four.directory / "a", seconds=590)
+    for name in ("b", "c"):
+        (four.directory / name).mkdir()
+    with FileLock(four.directory / "b" / "running.lock"), FileLock(four.directory / "c" / "running.lock"):
+        assert four.progress() == "1 of 4 jobs done, 2 running, 0 failed, about 15 min left"
+
+
+def test_failures_of_other_commands_do_not_count(four: Sweep) -> None:
+    fail(four.directory / "a", "another", "that was yesterday")
+    fail(four.directory / "b", four.command, "the value is wrong")
+    assert four.failures() == {"b": "the value is wrong"}
+
+
+def test_progress_survives_files_that_vanish(four: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(four.directory / "a")
+    fail(four.directory / "b", four.command, "the value is wrong")
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    for path in [*four.directory.glob("*/*")]:
+        path.unlink()
+    assert four.progress() == "0 of 4 jobs done, 0 running, 0 failed"
+
+
+def test_a_finished_job_is_left_without_a_lock_file(four: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(four.directory / "a")
+    lock = four.directory / "a" / "running.lock"
+    assert not is_locked(lock)
+    assert not lock.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", lambda path: True)  # as if the job ended between two looks
+        assert not is_locked(lock)
+    assert not lock.exists()
+
+
+def test_a_lock_file_may_be_gone_when_its_job_ends(
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)))
+    monkeypatch.setattr("makemore_pl.job.HydraConfig", SimpleNamespace(get=lambda: hydra))
+    monkeypatch.setattr("makemore_pl.job.resolve", lambda raw: small())
+
+    def run_locked(directory: Path, config: object) -> float:
+        (directory / "running.lock").unlink()
+        return 2.0
+
+    monkeypatch.setattr("makemore_pl.job._run_locked", run_locked)
+    assert run_job(DictConfig({})) == 2.0
+
+
+def test_a_checkpoint_cut_short_by_a_kill_is_passed_over(
+    small: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "run"
+    expected = run(small("logger=jsonl"), announce=False)
+    written = (directory / "diagnostics.jsonl").read_text()
+    (directory / "metrics.json").unlink()
+    last = directory / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert _run_locked(directory, small("logger=jsonl")) == expected["val/loss"]
+    assert losses(directory) == {key: expected[key] for key in LOSSES}
+    assert (directory / "diagnostics.jsonl").read_text() == written
+    assert "last.ckpt is not a checkpoint, or is truncated (RuntimeError). It is removed, and the job starts" in (
+        caplog.text
+    )
+
+
+def test_what_ends_a_launch_does_not_hide_what_ran(four: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        finish(four.directory / "a")
+        fail(four.directory / "b", four.command, "the value is wrong")
+        raise ValueError("c is of another config.")
+
+    with pytest.raises(ValueError, match=r"^c is of another config\.\n1 of 4 jobs failed.*\n  b: the value is wrong$"):
+        launch(main)
+    assert "1 of 4 jobs done, 0 running, 1 failed" in capsys.readouterr().err
+
+
+def test_a_summary_that_fails_does_not_hide_the_failures(four: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        finish(four.directory / "a")
+        (four.directory / "a" / "config.yaml").write_text("seed: 1\n")
+        (four.directory / "a" / "diagnostics.jsonl").write_text('{"values"\n{"values"\n')
+        fail(four.directory / "b", four.command, "the value is wrong")
+
+    with pytest.raises(ValueError, match="b: the value is wrong"):
+        launch(main)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("There is no summary. ")
+    assert "diagnostics.jsonl, line 1, can't be read" in said
+
+
+def test_a_launcher_that_fails_says_why(four: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise OSError("no space left\non the device")
+
+    with pytest.raises(ValueError, match=r"no job gets on\. OSError: no space left$"):
+        launch(main)
+    assert capsys.readouterr().err.splitlines()[0] == "The launcher gave up. OSError: no space left"
+
+
 # --- on the command line --------------------------------------------------------------------------------------------
 
 
@@ -155,8 +280,10 @@ def test_interrupted_and_killed_sweeps_go_on(
         assert not (job / "running.lock").exists()
 
     before = {job: times(job) for job in jobs.values()}
+    arguments[arguments.index("seed=1,2,3")] = "seed=4,1"
     code, _, err = train_script(*arguments, "optim.lr=0.2", **ENVIRONMENT)
     assert code == 1
+    assert not (tmp_path / "sweep" / "seed=4").exists(), "refused before any job runs"
     assert "holds a run of another config" in err
     assert "Traceback" not in err
     assert {job: times(job) for job in jobs.values()} == before
