@@ -3,21 +3,52 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from makemore_pl.config import Config
-from makemore_pl.errors import one_sentence
+from makemore_pl.config import Config, load_config, resolve
+from makemore_pl.errors import USERS_MISTAKES, one_sentence
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="One self-contained HTML page, and its figures as PNG and SVG.")
+    parser = argparse.ArgumentParser(
+        description="One self-contained HTML page, and its figures as PNG and SVG; "
+        "of a sweep also summary.csv and summary.md."
+    )
     parser.add_argument("directory", type=Path, help="run directory or sweep directory")
     parser.add_argument(
-        "--output", type=Path, help="the page; figures/ goes beside it (default: DIRECTORY/report.html)"
+        "--output", type=Path, help="only the page, and figures/ beside it (default: DIRECTORY/report.html)"
     )
     arguments = parser.parse_args()
     from makemore_pl.report.page import write_report
+    from makemore_pl.report.sweep import is_sweep
 
-    print(write_report(arguments.directory, arguments.output, asdict(Config(run_dir=""))))
+    directory = arguments.directory
+    if arguments.output is None and is_sweep(directory):
+        from makemore_pl.report.summary import write_summary
+
+        summary = write_summary(directory)
+        print(directory / "report.html", summary, summary.with_suffix(".csv"), sep="\n")
+        return
+    print(write_report(directory, arguments.output, asdict(Config(run_dir="")), starting_point(directory)))
+
+
+def starting_point(directory: Path) -> dict[str, Any] | None:
+    """What the run's experiment alone composes to; None where the run's command is kept, or that can't be said."""
+    if not (directory / "config.yaml").is_file() or (directory / ".hydra" / "overrides.yaml").is_file():
+        return None
+    from hydra import compose, initialize_config_dir
+    from omegaconf import DictConfig
+
+    try:
+        config = load_config(directory)
+        experiment = [] if config.experiment == "default" else [f"+experiment={config.experiment}"]
+        with initialize_config_dir(str(Path(__file__).parents[1].resolve() / "conf"), version_base="1.3"):
+            raw = compose("train", overrides=experiment)
+        raw.run_dir = config.run_dir
+        assert isinstance(raw, DictConfig)
+        return asdict(resolve(raw))
+    except USERS_MISTAKES:  # of another version, or of an experiment that is gone
+        return None
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def show_comparison(running: "Distributions", batch: "Distributions", given: dic
     others, crowded, alone = (sum(each[i] != each[j] for each in compared) for i, j in ((0, 1), (1, 2), (1, 3)))
     print(
         f"BatchNorm left in train mode makes {others} of {len(compared)} names others; "
-        f"{crowded} of these change with other neighbours, {alone} without any.",
+        f"of all names, {crowded} change with other neighbours and {alone} without any.",
         file=sys.stderr,
     )
 

@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,12 +20,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import Compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from makemore_pl.config import Config
-from makemore_pl.report import page, story
+from makemore_pl.job import config_hash
+from makemore_pl.report import page
+from makemore_pl.report.command import differences, overrides, typed
 from makemore_pl.report.grid import grids
 from makemore_pl.report.run import Run, read_diagnostics, read_embedding, read_overrides, read_run
+from makemore_pl.report.summary import write_summary
 from makemore_pl.report.sweep import (
     Mean,
     correlations,
@@ -35,6 +43,7 @@ from makemore_pl.report.sweep import (
     read_runs,
     rows,
     spearman,
+    unfinished,
     varied_keys,
 )
 
@@ -330,6 +339,25 @@ def test_final_losses_stand_beside_the_lectures(tmp_path: Path) -> None:
     assert "data.source=names and 2,000 steps" in parsed.text
 
 
+@pytest.mark.parametrize(
+    ("typed_in", "said"),
+    [
+        (["+experiment=kaiming", "data.source=lecture"], "number of steps. Its"),
+        (
+            ["data=lecture", "model.gain=3", "optim=adam"],
+            "number of steps. Other settings differ: model.gain, optim. Its",
+        ),
+    ],
+)
+def test_other_settings_than_the_lectures_are_said(tmp_path: Path, typed_in: list[str], said: str) -> None:
+    run = write_run(tmp_path / "run", watched=False, data__source="lecture")
+    (run / ".hydra").mkdir()
+    (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(typed_in))
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(metrics | {"steps": 200_000}))
+    assert said in told(run).text
+
+
 def test_an_experiment_that_the_lecture_has_not(tmp_path: Path) -> None:
     assert "the lecture's published" not in told(write_run(tmp_path / "run", watched=False, experiment="deep")).text
 
@@ -388,7 +416,8 @@ def test_findings_are_shown_where_there_are_any(tmp_path: Path) -> None:
 def test_how_to_run_it_again(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", watched=False, data__path="my names.txt")
     assert (
-        "python scripts/train.py +experiment=kaiming 'data.path=my names.txt' trainer.max_steps=2000" in told(run).text
+        "python scripts/train.py +experiment=kaiming 'data.path=\"my names.txt\"' trainer.max_steps=2000"
+        in told(run).text
     )
     (run / ".hydra").mkdir()
     (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(["+experiment=kaiming", "seed=7"]))
@@ -406,7 +435,47 @@ def test_versions_of_the_run_come_before_the_installed_ones(tmp_path: Path) -> N
 def test_differences() -> None:
     config = {"data": {"source": "names"}, "model": {"gain": 1.0, "n_layers": 1}, "run_dir": "/x", "experiment": "e"}
     default = {"data": {"source": "names"}, "model": {"gain": None, "n_layers": 1}, "run_dir": "", "experiment": "d"}
-    assert story.differences(config, default) == {"model.gain": (1.0, None)}
+    assert differences(config, default) == {"model.gain": (1.0, None)}
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(st.characters(exclude_categories=["Cc", "Cs"])),
+    st.sampled_from(["null", "True", "nan", "5", "1e-3", ".5", "a,b", " a ", "a b", "a=b", "'", '\\"', "\\", "#1"]),
+)
+
+
+@given(st.one_of(VALUES, st.lists(VALUES), st.dictionaries(st.from_regex(r"[a-z]+", fullmatch=True), VALUES)))
+def test_values_come_back_from_the_command_line(value: object) -> None:
+    (override,) = OverridesParser.create().parse_overrides([f"key={typed(value)}"])
+    assert not override.is_sweep_override()
+    assert override.value() == value
+
+
+def test_a_run_from_its_command_is_the_same_run(compose: Compose, tmp_path: Path) -> None:
+    """A job of a sweep: settings, callbacks and loggers, back to what its experiment alone has and away from it."""
+    run = compose(
+        "+experiment=original", "model.hidden_bias=0", "optim.lr=0.123456789", "data.path='a, b.txt'", "seed=7",
+        "~callbacks.samples", "+callbacks.fault={_target_:faults.Fault,how:'a,b'}", "callbacks.figures.pattern='^x$'",
+        "logger=jsonl", "trainer.enable_progress_bar=false", run_dir=tmp_path / "sweep" / "job",
+    )  # fmt: skip
+    start = asdict(compose("+experiment=original"))
+    directory = Path(run.run_dir)
+    directory.mkdir(parents=True)
+    (directory / "config.yaml").write_text(yaml.safe_dump(asdict(run), sort_keys=False))
+    (tmp_path / "sweep" / "multirun.yaml").touch()
+    command = overrides(asdict(run), start)
+    assert "trainer.enable_progress_bar" not in " ".join(command)
+    assert config_hash(compose("+experiment=original", *command, run_dir=directory)) == config_hash(run)
+    assert overrides(asdict(compose("callbacks=none")), asdict(compose())) == ["callbacks=none"]
+
+    done = script(directory)
+    assert done.returncode == 0, done.stderr
+    shown = check((directory / "report.html").read_text()).text
+    assert shlex.join(["+experiment=original", "hydra.mode=RUN", *command]) in shown
 
 
 def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
@@ -515,10 +584,8 @@ def test_mean_of_few() -> None:
 
 
 def test_failures_have_reasons(runs: list[Run]) -> None:
-    assert [(run.directory.name, why) for run, why in failures(runs)] == [
-        ("7", "step 3: layers.0 is not finite."),
-        ("8", "out of memory"),
-    ]
+    assert [(run.directory.name, why) for run, why in failures(runs)] == [("7", "step 3: layers.0 is not finite.")]
+    assert [run.directory.name for run in unfinished(runs)] == ["8"]
 
 
 def test_ranks_share_ties() -> None:
@@ -552,12 +619,20 @@ def test_layer_mean_takes_the_last_watched_step(tmp_path: Path) -> None:
 
 
 def test_correlations_with_the_final_loss(tmp_path: Path) -> None:
-    for number, final in enumerate((2.1, 2.2, 2.3, 2.4)):
+    for number in range(8):
+        final = 2 + number / 10
         run = write_run(tmp_path / str(number), final=final)
         values = {"saturation/layers.0": final, "linear_share/layers.0": -final, "train/loss": 3.0}
         write_lines(run, [{"step": 200, "values": values}])
-    found = {(each.quantity, each.step): (each.rho, each.n) for each in correlations(read_runs(tmp_path))}
-    assert found == {("saturation", 200): (pytest.approx(1), 4), ("linear_share", 200): (pytest.approx(-1), 4)}
+    runs = read_runs(tmp_path)
+    found = {(each.quantity, each.step): (each.rho, each.n) for each in correlations(runs)}
+    assert found == {("saturation", 200): (pytest.approx(1), 8), ("linear_share", 200): (pytest.approx(-1), 8)}
+    assert correlations(runs[:7]) == []
+    said = "Compared: 2 correlations (diagnostics: 2, steps: 1);"
+    parsed = told(tmp_path)
+    assert said in parsed.text
+    assert [table.get("class") for table in parsed.all("table")].count("sortable") == 2
+    assert said in write_summary(tmp_path).read_text()
 
 
 def test_grids(runs: list[Run]) -> None:
@@ -582,8 +657,10 @@ def test_page_of_a_sweep(sweep: Path) -> None:
     assert "Lowest validation loss: data.batch_size=32 model.gain=3" in parsed.text
     assert "layers.0 is not finite." in parsed.text
     assert "python scripts/train.py -m model.gain=0.5,3 data.batch_size=8,32 seed=1,2" in parsed.text
-    sortable = [table for table in parsed.all("table") if table.get("class") == "sortable"]
-    assert len(sortable) == 2
+    assert "Not finished These jobs run, or were interrupted" in parsed.text
+    assert "data.batch_size=32 model.gain=3 seed=2 –" in parsed.text
+    assert "out of memory" not in parsed.text
+    assert len([table for table in parsed.all("table") if table.get("class") == "sortable"]) == 1
     assert "2.2650 ± 0.0071" in parsed.text
     assert [row["class"] for row in parsed.all("tr") if "class" in row] == ["best"]
 
@@ -603,6 +680,35 @@ def test_jobs_refused_before_they_had_a_config(tmp_path: Path) -> None:
     parsed = told(tmp_path)
     assert "2 jobs, 1 of them finished" in parsed.text
     assert "gain=-1 refused before it had a config – model.gain must be greater than 0." in parsed.text
+
+
+def test_script_writes_the_summary_of_a_sweep(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep")
+    assert script(sweep, "--output", tmp_path / "elsewhere" / "page.html").returncode == 0
+    assert not (sweep / "summary.md").exists()
+    done = script(sweep)
+    assert done.stdout.splitlines() == [str(sweep / name) for name in ("report.html", "summary.md", "summary.csv")]
+    check((sweep / "report.html").read_text())
+    text = (sweep / "summary.md").read_text()
+    linked = re.findall(r"^!\[.*\]\((figures/.*\.png)\)$", text, re.MULTILINE)
+    assert linked == ["figures/map_val_loss.png", "figures/curves.png"]
+    assert all((sweep / picture).is_file() for picture in linked)
+    heads, first = re.findall(r"^\| (?:job|0) \| (.*) \|$", text, re.MULTILINE)
+    row = dict(zip(heads.split(" | "), first.split(" | "), strict=True))
+    assert (row["data.batch_size"], row["model.gain"], row["seed"]) == ("8", "0.5", "1")
+    assert (row["val loss"], row["train loss"], row["seconds"]) == ("2.2600", "2.2100", "4.0")
+    assert float(row["activation_std"]) == 0.65
+    assert "batchnorm_gap" not in row
+    assert "Failed:\n\n- 7: step 3: layers.0 is not finite.\n\nNot finished:\n\n- 8\n" in text
+
+
+def test_versions_of_the_jobs(tmp_path: Path) -> None:
+    for number, torch_version in enumerate(("2.1", "2.2")):
+        run = write_run(tmp_path / str(number), watched=False, seed=number)
+        metrics = json.loads((run / "metrics.json").read_text())
+        recorded = {"commit": None if number else "v1-3-gabc", "versions": {"torch": torch_version, "numpy": "2.0"}}
+        (run / "metrics.json").write_text(json.dumps(metrics | recorded))
+    assert "Versions of the jobs package version commit v1-3-gabc torch 2.1, 2.2 numpy 2.0" in told(tmp_path).text
 
 
 def test_run_of_a_sweep_is_a_run(sweep: Path) -> None:

@@ -395,7 +395,7 @@ def test_script_compares_batch_statistics(script: Script) -> None:
     differ = [sum(row[a] != row[b] for row in rows) for a, b in (WAYS[:2], WAYS[1:3], WAYS[1::2])]
     assert done.err == (
         f"BatchNorm left in train mode makes {differ[0]} of 6 names others; "
-        f"{differ[1]} of these change with other neighbours, {differ[2]} without any.\n"
+        f"of all names, {differ[1]} change with other neighbours and {differ[2]} without any.\n"
     )
     table = script("--count", "6", "--max-length", "12", "--compare-batch-statistics").out.splitlines()
     assert table[0].split() == list(WAYS)

@@ -9,19 +9,22 @@ import numpy as np
 
 from makemore_pl.report import maps
 from makemore_pl.report.grid import grids, is_number
-from makemore_pl.report.run import Run, read_yaml
+from makemore_pl.report.run import Run, read_yaml, recorded
 from makemore_pl.report.section import Block, Code, Note, Page, Picture, Pictures, Section, Table
 from makemore_pl.report.series import Floats, running_mean
 from makemore_pl.report.sweep import (
     EARLY,
+    FEWEST,
     Mean,
     Row,
+    compared,
     correlations,
     failures,
     independent_keys,
     lost_jobs,
     read_runs,
     rows,
+    unfinished,
     varied_keys,
 )
 from makemore_pl.report.wording import number, show, signed
@@ -47,7 +50,7 @@ def tell(runs: Sequence[Run], name: str, command: Sequence[str] | None, lost: Ma
     """
     keys = independent_keys(runs, varied_keys(runs))
     settings = rows(runs, keys)
-    failed = failures(runs)
+    failed, others = failures(runs), unfinished(runs)
     sections = [
         Section("What was swept", _what(runs, keys)),
         Section("Results", _results(settings, keys)),
@@ -55,9 +58,10 @@ def tell(runs: Sequence[Run], name: str, command: Sequence[str] | None, lost: Ma
         Section("Curves", _curves(settings)),
         Section("What foretells the end", _foretelling(runs)),
         Section("Failures", _failures(failed, [*keys, "seed"], lost or {})),
-        Section("How to run it again", _again(command)),
+        *([Section("Not finished", _unfinished(others, [*keys, "seed"]))] if others else []),
+        Section("How to run it again", _again(command, runs)),
     ]
-    jobs, finished = len(runs) + len(lost or {}), len(runs) - len(failed)
+    jobs, finished = len(runs) + len(lost or {}), len(runs) - len(failed) - len(others)
     seeds = {run.config.get("seed") for run in runs}
     lead = (
         f"{jobs} {'job' if jobs == 1 else 'jobs'}, {finished} of them finished: {len(settings)} "
@@ -179,7 +183,9 @@ def _curve(runs: Sequence[Run]) -> tuple[Floats, Floats]:
 def _foretelling(runs: Sequence[Run]) -> list[Block]:
     found = correlations(runs)
     if not found:
-        return [Note("Too few finished jobs with diagnostics to correlate: at least three are needed.", missing=True)]
+        return [
+            Note(f"Too few finished jobs with diagnostics to correlate: at least {FEWEST} are needed.", missing=True)
+        ]
     by: dict[str, dict[int, tuple[float, int]]] = {}
     for each in found:
         by.setdefault(each.quantity, {})[each.step] = each.rho, each.n
@@ -192,7 +198,7 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
         Note(
             "Spearman's rank correlation with the final validation loss: +1 where more of it always meant a higher "
             "loss in the end, −1 a lower one, 0 neither. train/loss is there to compare: a diagnostic is worth its "
-            "place where it tells earlier or more. Correlation over these jobs only, not cause."
+            "place where it tells earlier or more. Correlation over these jobs only, not cause. " + compared(found)
         ),
         Table("Early diagnostics and the final loss", columns, table, sortable=True),
     ]
@@ -200,19 +206,35 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
 
 def _failures(failed: Sequence[tuple[Run, str]], keys: Sequence[str], lost: Mapping[str, str]) -> list[Block]:
     if not failed and not lost:
-        return [Note("None.")]
+        return [Note("No job failed.")]
     table = [[job, "refused before it had a config", "–", words] for job, words in lost.items()]
-    for run, words in failed:
-        step = run.diagnostics.last_step
-        reached = "–" if step is None else f"{step:,}"
-        table.append([run.directory.name, " ".join(f"{key}={show(run.get(key))}" for key in keys), reached, words])
-    return [Table("Jobs without final losses", ["job", "setting", "last step", "why"], table)]
+    table += [[*_reached(run, keys), words] for run, words in failed]
+    return [Table("Jobs that failed", ["job", "setting", "last step", "why"], table)]
 
 
-def _again(command: Sequence[str] | None) -> list[Block]:
-    if command is None:
-        return [Note("The sweep did not record its command (multirun.yaml).", missing=True)]
-    return [Code(shlex.join(["python", "scripts/train.py", "-m", *command]))]
+def _unfinished(others: Sequence[Run], keys: Sequence[str]) -> list[Block]:
+    note = Note("These jobs run, or were interrupted: the same command resumes them.")
+    return [
+        note,
+        Table("Jobs without final losses", ["job", "setting", "last step"], [_reached(r, keys) for r in others]),
+    ]
+
+
+def _reached(run: Run, keys: Sequence[str]) -> list[str]:
+    step = run.diagnostics.last_step
+    setting = " ".join(f"{key}={show(run.get(key))}" for key in keys)
+    return [run.directory.name, setting, "–" if step is None else f"{step:,}"]
+
+
+def _again(command: Sequence[str] | None, runs: Sequence[Run]) -> list[Block]:
+    blocks: list[Block] = [
+        Note("The sweep did not record its command (multirun.yaml).", missing=True)
+        if command is None
+        else Code(shlex.join(["python", "scripts/train.py", "-m", *command]))
+    ]
+    if rows := recorded(runs):
+        blocks.append(Table("Versions of the jobs", ["package", "version"], rows))
+    return blocks
 
 
 def tell_directory(directory: Path) -> Page:

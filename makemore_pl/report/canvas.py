@@ -3,7 +3,6 @@
 import io
 import re
 from collections.abc import Iterable, Sequence, Sized
-from pathlib import Path
 from typing import Literal
 
 import matplotlib as mpl
@@ -231,5 +230,7 @@ def _rounded(path: str) -> str:
     return re.sub(r"\s+", " ", path).strip()
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=160, facecolor="white", metadata={"Software": None})
+def png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return file.getvalue()

@@ -8,23 +8,24 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from makemore_pl.files import write_atomically
 from makemore_pl.report import atlas, story
-from makemore_pl.report.canvas import save_png
+from makemore_pl.report.canvas import png
 from makemore_pl.report.run import is_run, read_run
 from makemore_pl.report.section import Page
 from makemore_pl.report.sweep import is_sweep
 
 
-def tell(directory: Path, defaults: Mapping[str, Any] | None = None) -> Page:
+def tell(directory: Path, defaults: Mapping[str, Any] | None = None, start: Mapping[str, Any] | None = None) -> Page:
     """The page of a run directory or a sweep directory.
 
     Args:
         defaults: the default config, to say what a run changed.
+        start: what the run's experiment alone composes to, to say how to run it again where its command is not kept.
 
     Raises:
         ValueError: it is neither, or a file of it can't be read.
     """
     if is_run(directory):
-        return story.tell(read_run(directory), defaults)
+        return story.tell(read_run(directory), defaults, start)
     if is_sweep(directory):
         return atlas.tell_directory(directory)
     raise ValueError(
@@ -44,19 +45,28 @@ def render(page: Page) -> str:
     return environment.get_template("page.html.j2").render(page=page)
 
 
-def write_report(directory: Path, output: Path | None = None, defaults: Mapping[str, Any] | None = None) -> Path:
+def write_report(
+    directory: Path,
+    output: Path | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    start: Mapping[str, Any] | None = None,
+) -> Path:
     """Write report.html, by default into the directory, and figures/ beside it; returns the page's path.
 
     Raises:
         ValueError: as tell.
     """
-    page = tell(directory, defaults)
     path = output or directory / "report.html"
+    write_page(tell(directory, defaults, start), path)
+    return path
+
+
+def write_page(page: Page, path: Path) -> None:
+    """Write a page, and figures/ beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent / "figures"
     folder.mkdir(exist_ok=True)
     for picture in page.pictures():
-        (folder / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
-        save_png(picture.figure, folder / f"{picture.name}.png")
+        write_atomically(folder / f"{picture.name}.svg", picture.svg)
+        write_atomically(folder / f"{picture.name}.png", png(picture.figure))
     write_atomically(path, render(page))
-    return path

@@ -3,7 +3,7 @@
 import base64
 import json
 import pickle
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,18 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return flat
+
+
+def recorded(runs: Iterable[Run]) -> list[list[str]]:
+    """Commit and versions that runs have recorded, as rows of name and value; several values where runs differ."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        versions = run.metrics.get("versions")
+        each = {"commit": run.metrics.get("commit")} | (versions if isinstance(versions, dict) else {})
+        for name, value in each.items():
+            if value is not None:
+                found.setdefault(name, {})[str(value)] = None
+    return [[name, ", ".join(values)] for name, values in found.items()]
 
 
 def read_embedding(directory: Path) -> tuple[str, Floats]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from makemore_pl.report import evolution, health
-from makemore_pl.report.run import Run, flatten
+from makemore_pl.report.command import differences, overrides, typed
+from makemore_pl.report.run import Run, flatten, recorded
 from makemore_pl.report.section import Block, Code, Names, Note, Page, Section, Table, Tiles
 from makemore_pl.report.wording import number, plain, show, signed
 
@@ -19,19 +20,21 @@ LECTURE = {
 }
 """Published train and validation losses by experiment."""
 PACKAGES = ("makemore_pl", "torch", "lightning", "hydra-core", "numpy")
-NOT_SETTINGS = ("callbacks", "logger", "run_dir", "ckpt_path", "experiment")
+DECISIVE = ("data", "model", "optim", "seed")
+"""Settings that decide the losses, the number of steps aside."""
 
 
-def tell(run: Run, defaults: Mapping[str, Any] | None = None) -> Page:
+def tell(run: Run, defaults: Mapping[str, Any] | None = None, start: Mapping[str, Any] | None = None) -> Page:
     """The page of a run.
 
     Args:
         defaults: the default config; without it the page does not say what differs.
+        start: what its experiment alone composes to; without it the page knows less of how to run it again.
     """
     differing = differences(run.config, defaults) if defaults is not None else {}
     sections = [
         Section("What was run", _what(run, differing, defaults is not None)),
-        Section("Final losses", _final(run)),
+        Section("Final losses", _final(run, start)),
         Section("Loss", evolution.loss(run)),
         Section("The four pictures", evolution.four_pictures(run)),
         Section("Saturation", health.saturation(run)),
@@ -40,16 +43,9 @@ def tell(run: Run, defaults: Mapping[str, Any] | None = None) -> Page:
         Section("Embeddings", health.embeddings(run)),
         *([Section("Findings", _findings(run.findings))] if run.findings else []),
         Section("Names", _names(run)),
-        Section("How to run it again", _again(run, differing)),
+        Section("How to run it again", _again(run, start or defaults)),
     ]
     return Page(run.name, _sentence(run), sections, evolution.last_four_pictures(run))
-
-
-def differences(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (value, default) where the two differ; callbacks, loggers and places left out."""
-    ours, theirs = ({k: v for k, v in each.items() if k not in NOT_SETTINGS} for each in (config, defaults))
-    flat, default = flatten(ours), flatten(theirs)
-    return {key: (value, default.get(key)) for key, value in flat.items() if value != default.get(key)}
 
 
 def _sentence(run: Run) -> str:
@@ -90,7 +86,7 @@ def _what(run: Run, differing: Mapping[str, tuple[Any, Any]], compared: bool) ->
     return [*blocks, Code(lines, "All settings")]
 
 
-def _final(run: Run) -> list[Block]:
+def _final(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
     metrics = run.metrics
     if "val/loss" not in metrics:
         return [Note("The run has no final losses yet.", missing=True)]
@@ -113,18 +109,27 @@ def _final(run: Run) -> list[Block]:
         ]
         same = run.get("data.source") == "lecture" and metrics.get("steps") == 200_000
         blocks.append(Table("Beside the lecture's published losses", ["", "train", "val"], rows))
+        altered = _altered(run, start)
+        changed = f" Other settings differ: {', '.join(altered)}." if altered else ""
         blocks.append(
             Note(
-                "Same words, same number of steps."
+                f"Same words, same number of steps.{changed}"
                 if same
                 else "The lecture's losses are for its own word list and 200,000 steps; this run had "
                 f"data.source={run.get('data.source')} and {metrics.get('steps', 0):,} steps, so they are a "
-                "neighbour's, not a target."
+                f"neighbour's, not a target.{changed}"
             )
         )
     if reading := _beginning(metrics):
         blocks.append(Note(reading))
     return blocks
+
+
+def _altered(run: Run, start: Mapping[str, Any] | None) -> list[str]:
+    """Settings in which a run differs from its experiment, of those that decide the losses; the words aside."""
+    settings = run.overrides if run.overrides is not None else overrides(run.config, start) if start else []
+    keys = [setting.lstrip("+~").partition("=")[0] for setting in settings]
+    return [key for key in keys if key.partition(".")[0] in DECISIVE and key not in ("data", "data.source")]
 
 
 def _beginning(metrics: Mapping[str, Any]) -> str:
@@ -161,20 +166,21 @@ def _names(run: Run) -> list[Block]:
     return [Names(columns), *note]
 
 
-def _again(run: Run, differing: Mapping[str, tuple[Any, Any]]) -> list[Block]:
-    overrides = run.overrides
-    if overrides is None:
-        overrides = [f"{key}={show(value)}" for key, (value, _) in differing.items()]
-        if run.name != "default":
-            overrides = [f"+experiment={run.name}", *overrides]
-    blocks: list[Block] = [Code(shlex.join(["python", "scripts/train.py", *overrides]))]
-    versions = run.metrics.get("versions")
-    known = versions if isinstance(versions, dict) else _installed()
-    rows = [[name, str(version)] for name, version in known.items()]
-    if commit := run.metrics.get("commit"):
-        rows.insert(0, ["commit", str(commit)])
-    when = "of the run" if isinstance(versions, dict) else "when this page was made; the run did not record its own"
-    return [*blocks, Table(f"Versions {when}", ["package", "version"], rows)]
+def _again(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
+    command = run.overrides
+    if command is None:
+        command = [] if run.name == "default" else [f"+experiment={typed(run.name)}"]
+        if (run.directory.parent / "multirun.yaml").is_file():
+            command.append("hydra.mode=RUN")  # the experiment may be a sweep, of which this is one job
+        command += overrides(run.config, start) if start else []
+    rows, when = recorded([run]), "of the run"
+    if not isinstance(run.metrics.get("versions"), dict):
+        rows += [[name, version] for name, version in _installed().items()]
+        when = "when this page was made; the run did not record its own"
+    return [
+        Code(shlex.join(["python", "scripts/train.py", *command])),
+        Table(f"Versions {when}", ["package", "version"], rows),
+    ]
 
 
 def _installed() -> dict[str, str]:

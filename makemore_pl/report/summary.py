@@ -2,24 +2,29 @@
 
 import csv
 import io
-import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from makemore_pl.files import write_atomically
-from makemore_pl.report.page import write_report
+from makemore_pl.report.page import tell, write_page
 from makemore_pl.report.run import Run
+from makemore_pl.report.section import Picture
 from makemore_pl.report.sweep import (
     Mean,
+    compared,
     correlations,
+    failures,
     independent_keys,
     layer_mean,
+    lost_jobs,
     read_runs,
     rows,
+    unfinished,
     varied_keys,
 )
-from makemore_pl.report.wording import number, show
+from makemore_pl.report.wording import number, show, significant
 
 METRICS = ("train/loss", "val/loss", "test/loss", "initial_loss", "steps", "seconds")
 DIAGNOSTICS = (
@@ -32,6 +37,8 @@ DIAGNOSTICS = (
     "batchnorm_gap",
 )
 FIRST = 0
+LINKED = ("map_val_loss", "curves")
+"""Figures that summary.md shows."""
 
 
 def write_summary(directory: Path) -> Path:
@@ -43,16 +50,12 @@ def write_summary(directory: Path) -> Path:
     runs = read_runs(directory)
     keys = varied_keys(runs)
     write_atomically(directory / "summary.csv", _csv(runs, keys))
-    write_atomically(directory / "summary.md", _markdown(directory.name, runs, keys, failed_jobs(directory)))
-    write_report(directory)
+    page = tell(directory)
+    write_page(page, directory / "report.html")
+    pictures = [picture for picture in page.pictures() if picture.name in LINKED]
+    failed = lost_jobs(directory) | {run.directory.name: reason for run, reason in failures(runs)}
+    write_atomically(directory / "summary.md", _markdown(directory.name, runs, keys, failed, pictures))
     return directory / "summary.md"
-
-
-def failed_jobs(directory: Path) -> dict[str, str]:
-    """Why jobs failed, by job: the reasons in their failure.json."""
-    return {
-        path.parent.name: json.loads(path.read_text())["reason"] for path in sorted(directory.glob("*/failure.json"))
-    }
 
 
 def _setting(run: Run, key: str) -> str:
@@ -73,29 +76,55 @@ def _csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
     return file.getvalue()
 
 
-def _markdown(name: str, runs: Sequence[Run], keys: Sequence[str], failures: dict[str, str]) -> str:
+def _markdown(
+    name: str, runs: Sequence[Run], keys: Sequence[str], failed: Mapping[str, str], pictures: Sequence[Picture]
+) -> str:
     settings = independent_keys(runs, [key for key in keys if key != "seed"])
-    lines = [f"# {name}", "", "Losses in nats over whole splits, mean ± standard deviation over the seeds.", ""]
-    lines += [f"| {' | '.join([*settings, 'val loss', 'train loss', 'seeds'])} |", "|---" * (len(settings) + 3) + "|"]
     ordered = sorted(
         rows(runs, settings), key=lambda row: (math.isnan(row.metric("val/loss").mean), row.metric("val/loss").mean)
     )
+    means = []
     for row in ordered:
         val, train = row.metric("val/loss"), row.metric("train/loss")
-        cells = [*(show(value) for value in row.setting.values()), _spread(val), _spread(train), f"{val.n}"]
-        lines.append(f"| {' | '.join(cells)} |")
+        means.append([*(show(value) for value in row.setting.values()), _spread(val), _spread(train), f"{val.n}"])
+    lines = [f"# {name}", "", "Losses in nats over whole splits, mean ± standard deviation over the seeds.", ""]
+    lines += _table([*settings, "val loss", "train loss", "seeds"], means)
+    for picture in pictures:
+        lines += ["", f"![{_escaped(picture.alt)}](figures/{picture.name}.png)"]
+    lines += ["", "Every job, with the last value of its diagnostics (mean of the layers):", "", *_jobs(runs, keys)]
     if found := correlations(runs):
-        lines += [
-            "",
-            "Rank correlation (Spearman) of a diagnostic's layer mean, read early, with the final val loss:",
-            "",
-        ]
-        lines += ["| diagnostic | step | correlation | jobs |", "|---|---|---|---|"]
-        lines += [f"| {each.quantity} | {each.step} | {each.rho:+.2f} | {each.n} |" for each in found[:12]]
-    if failures:
+        lines += ["", "Rank correlation (Spearman) of a diagnostic's layer mean, read early, with the final val loss."]
+        lines += [compared(found), ""]
+        strongest = [[each.quantity, f"{each.step}", f"{each.rho:+.2f}", f"{each.n}"] for each in found[:12]]
+        lines += _table(["diagnostic", "step", "correlation", "jobs"], strongest)
+    if failed:
         lines += ["", "Failed:", ""]
-        lines += [f"- {job}: {reason}" for job, reason in failures.items()]
+        lines += [f"- {job}: {reason}" for job, reason in failed.items()]
+    if others := unfinished(runs):
+        lines += ["", "Not finished:", ""]
+        steps = [(run.directory.name, run.diagnostics.last_step) for run in others]
+        lines += [f"- {job}" if step is None else f"- {job}: last watched at step {step:,}" for job, step in steps]
     return "\n".join(lines) + "\n"
+
+
+def _jobs(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    last = {quantity: [layer_mean(run.diagnostics, quantity, None) for run in runs] for quantity in DIAGNOSTICS}
+    last = {quantity: values for quantity, values in last.items() if not all(map(math.isnan, values))}
+    table = []
+    for place, run in enumerate(runs):
+        losses = [number(run.metrics.get(key)) for key in ("val/loss", "train/loss")]
+        ends = ["–" if math.isnan(values[place]) else significant(values[place]) for values in last.values()]
+        seconds = number(run.metrics.get("seconds"), 1)
+        table.append([run.directory.name, *(_setting(run, key) for key in keys), *losses, *ends, seconds])
+    return _table(["job", *keys, "val loss", "train loss", *last, "seconds"], table)
+
+
+def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(map(_escaped, row))} |" for row in (columns, ["---"] * len(columns), *cells)]
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\|\[\]])", r"\\\1", text)
 
 
 def _spread(value: Mean) -> str:

@@ -26,6 +26,8 @@ from makemore_pl.report.wording import show
 UNVARIED = ("run_dir", "ckpt_path")
 EARLY = (200, 1000)
 """Steps whose diagnostics are held against the final loss."""
+FEWEST = 8
+"""Jobs below which a rank correlation is left out: with few, a strong one is luck."""
 
 
 def is_sweep(directory: Path) -> bool:
@@ -144,20 +146,25 @@ def rows(runs: Sequence[Run], keys: Sequence[str]) -> list[Row]:
 
 
 def failures(runs: Iterable[Run]) -> list[tuple[Run, str]]:
-    """Jobs without final losses, each with its reason in failure.json, else the last line of its log."""
-    return [(run, _reason(run.directory)) for run in runs if "val/loss" not in run.metrics]
+    """Jobs that failed, each with its reason."""
+    return [(run, _reason(run.directory)) for run in runs if not _is_finished(run) and _has_failed(run)]
+
+
+def unfinished(runs: Iterable[Run]) -> list[Run]:
+    """Jobs that run or were interrupted."""
+    return [run for run in runs if not _is_finished(run) and not _has_failed(run)]
+
+
+def _is_finished(run: Run) -> bool:
+    return "val/loss" in run.metrics
+
+
+def _has_failed(run: Run) -> bool:
+    return (run.directory / "failure.json").is_file()
 
 
 def _reason(directory: Path) -> str:
-    if reason := read_json(directory / "failure.json", {}).get("reason"):
-        return str(reason)
-    lines = [
-        line.strip()
-        for path in sorted(directory.glob("*.log"))
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.strip()
-    ]
-    return lines[-1] if lines else "It left no log."
+    return str(read_json(directory / "failure.json", {}).get("reason", "not known"))
 
 
 def layer_mean(diagnostics: Diagnostics, quantity: str, step: int | None) -> float:
@@ -189,7 +196,7 @@ def correlations(
 ) -> list[Correlation]:
     """Of every diagnostic's layer mean, and of train/loss, with val/loss; strongest first, undefined ones left out.
 
-    Jobs without a final loss or without the diagnostic at that step do not count; three at least must be left.
+    Jobs without a final loss or without the diagnostic at that step do not count; FEWEST at least must be left.
     """
     tags = {tag for run in runs for tag in run.diagnostics.values}
     apart = ("train", "val", "lr", "baseline", "baseline_passed")
@@ -203,9 +210,18 @@ def correlations(
             points = floats([pair for pair in pairs if pair[1] is not None]).reshape(-1, 2)
             points = points[np.isfinite(points).all(1)]
             rho = spearman(points[:, 0], points[:, 1])
-            if np.isfinite(rho):
+            if np.isfinite(rho) and len(points) >= FEWEST:
                 found.append(Correlation(quantity, step, rho, len(points)))
     return sorted(found, key=lambda each: -abs(each.rho))
+
+
+def compared(found: Sequence[Correlation]) -> str:
+    """How many comparisons there were, for the strongest of many is strong by luck too."""
+    quantities, steps = {each.quantity for each in found}, {each.step for each in found}
+    return (
+        f"Compared: {len(found)} correlations (diagnostics: {len(quantities)}, steps: {len(steps)}); "
+        "among many, some are strong by chance."
+    )
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:

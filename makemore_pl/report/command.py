@@ -1,0 +1,75 @@
+"""A config as what one types after `scripts/train.py`."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from makemore_pl.report.run import flatten
+
+NOT_SETTINGS = ("callbacks", "logger", "run_dir", "ckpt_path", "experiment")
+SHOWN_ONLY = ("trainer.enable_progress_bar",)
+"""Settings of how a run is shown; a job of a sweep has its own."""
+WORD = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)
+
+
+def differences(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (value, default) where the two differ; callbacks, loggers and places left out."""
+    ours, theirs = ({k: v for k, v in each.items() if k not in NOT_SETTINGS} for each in (config, defaults))
+    flat, default = flatten(ours), flatten(theirs)
+    return {
+        key: (value, default.get(key))
+        for key, value in flat.items()
+        if value != default.get(key) and key not in SHOWN_ONLY
+    }
+
+
+def overrides(config: Mapping[str, Any], start: Mapping[str, Any]) -> list[str]:
+    """What makes `config` of `start`; callbacks and loggers too, where `start` has some to begin with."""
+    settings = [f"{key}={typed(value)}" for key, (value, _) in differences(config, start).items()]
+    for group in ("callbacks", "logger"):
+        if not start.get(group):
+            continue  # the bare schema, which says nothing of conf/
+        ours, theirs = (_placed(each.get(group) or {}, str(each.get("run_dir") or "")) for each in (config, start))
+        settings += _group(group, ours, theirs)
+    return settings
+
+
+def _group(group: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    if theirs and not ours:
+        return [f"{group}=none"]
+    found = [f"~{group}.{name}" for name in theirs if name not in ours]
+    for name, node in ours.items():
+        if name not in theirs:
+            found.append(f"+{group}.{name}={typed(node)}")
+            continue
+        flat, start = flatten(node), flatten(theirs[name])
+        found += [f"~{group}.{name}.{key}" for key in start if key not in flat]
+        for key, value in flat.items():
+            if key not in start or value != start[key]:
+                found.append(f"{'' if key in start else '+'}{group}.{name}.{key}={typed(value)}")
+    return found
+
+
+def _placed(value: Any, run_dir: str) -> Any:
+    """With ${run_dir} for the directory of the run."""
+    if isinstance(value, dict):
+        return {key: _placed(each, run_dir) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_placed(each, run_dir) for each in value]
+    return value.replace(run_dir, "${run_dir}") if isinstance(value, str) and run_dir else value
+
+
+def typed(value: Any) -> str:
+    """A value in Hydra's grammar of overrides, every digit of a number kept."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{typed(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(typed, value)) + "]"
+    if not isinstance(value, str) or WORD.fullmatch(value):
+        return str(value)
+    quotable = re.sub(r'(\\*)("|\Z)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), value)
+    return f'"{quotable}"'
