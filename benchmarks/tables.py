@@ -25,7 +25,8 @@ def command_legend(steps: int) -> str:
     return (
         f"cold, warm: seconds of the whole command for {steps:,} steps with start-up, compiling and evaluation, with "
         "an empty and a full cache of compiled code, and how many times faster than 1a's; ~ is extrapolated from "
-        "start-up and steady state, the others were run. MB: peak while training / of a whole command that compiles. val: loss after the whole command."
+        "start-up and steady state, the others were run. MB: peak while training / of a whole command that compiles. "
+        "val: loss after the whole command."
     )
 
 

@@ -19,7 +19,7 @@ from makemore_pl.diagnostics.panel import STEP, panel_rows, panel_table
 SCRIPTS = Path(__file__).parent
 # experiment: published train and val, reference train and val, tolerance
 EXPECTED = {
-    # mostly saturated, so the last bit of an update decides: this is its loop with the update as torch.optim.SGD rounds it
+    # mostly saturated, so the last bit decides: this is its loop with the update as torch.optim.SGD rounds it
     "original": ("2.1245", "2.1682", 2.1285, 2.1661, 0.004),
     "fix_softmax": ("2.07", "2.13", 2.0696, 2.1311, 0.004),
     "fix_saturation": ("2.0356", "2.1027", 2.0356, 2.1027, 0.002),
