@@ -41,4 +41,9 @@ def test_page_shows_the_commands_their_pictures_and_numbers(tmp_path: Path) -> N
 def test_page_in_the_repository_is_whole() -> None:
     page = (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8")
     assert "Not seen" not in page.partition("## 1.")[2]
+    template = (ROOT / "docs" / "lecture.md.j2").read_text(encoding="utf-8").splitlines()
+    prose = [line for line in template if not set(line) & set("{}~")]
+    assert [line for line in prose if line not in page.splitlines()] == [], (
+        "make lecture, after a change of the template"
+    )
     assert all((ROOT / "docs" / picture).is_file() for picture in re.findall(r"!\[.+\]\((.+)\)", page))
