@@ -235,3 +235,4 @@ def _print_table(metrics: dict[str, Any], run_dir: Path, dashboard: str) -> None
     console.print(f"run directory  {run_dir}", highlight=False, soft_wrap=True)
     console.print(f"look at it     tensorboard --logdir {run_dir}", highlight=False, soft_wrap=True)
     console.print(f"               {dashboard}", highlight=False, soft_wrap=True)
+    console.print(f"as a page      python scripts/report.py {run_dir}", highlight=False, soft_wrap=True)
