@@ -665,6 +665,12 @@ def test_page_of_a_sweep(sweep: Path) -> None:
     assert [row["class"] for row in parsed.all("tr") if "class" in row] == ["best"]
 
 
+def test_what_was_swept_is_in_order(tmp_path: Path) -> None:
+    for name, batch_size in (("batch_size=128", 128), ("batch_size=32", 32), ("batch_size=8", 8)):
+        write_run(tmp_path / name, watched=False, data__batch_size=batch_size)
+    assert "data.batch_size 8, 32, 128 3" in told(tmp_path).text
+
+
 def test_page_of_a_sweep_of_nothing(tmp_path: Path) -> None:
     write_run(tmp_path / "sweep" / "0", finished=False, watched=False)
     text = told(tmp_path / "sweep").text

@@ -75,7 +75,8 @@ def _what(runs: Sequence[Run], keys: Sequence[str]) -> list[Block]:
     varied = varied_keys(runs)
     table = []
     for key in [*keys, *(key for key in varied if key not in keys)]:
-        values = list(dict.fromkeys(show(run.get(key)) for run in runs))
+        found = {show(run.get(key)): run.get(key) for run in runs}
+        values = sorted(found, key=found.__getitem__) if all(map(is_number, found.values())) else list(found)
         free = key in keys or key == "seed"
         table.append([key, ", ".join(values), str(len(values)) if free else "follows from the ones above"])
     if not table:
