@@ -154,7 +154,7 @@ class Figures(Distributions):
     hundred steps; the PNG files lie in `figures/` of the trainer's log directory.
     """
 
-    def __init__(self, pattern: str | None = None, steps: Iterable[int] = (0, 1_000, 10_000, 100_000)) -> None:
+    def __init__(self, pattern: str | None = None, steps: Iterable[int] = (0, 1_000, 10_000)) -> None:
         super().__init__(pattern)
         self.steps = frozenset(steps)
         self._steps: list[int] = []
