@@ -21,6 +21,7 @@ from makemore_pl.diagnostics.watching import (
     DiagnosticsCallback,
     TapCallback,
     gradient,
+    gradients,
     is_scaled,
     log_spaced,
     matrices,
@@ -144,13 +145,12 @@ class GradientStats(ActivationCallback):
     def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self._scaled and steps_scaled(optimizer):
             return
+        for name, grad in gradients(self._matrices, optimizer).items():
+            self.values[f"grad_std/{name}"] = statistics.std(grad)
+            self.values[f"grad_data_ratio/{name}"] = statistics.grad_data_ratio(grad, self._matrices[name].detach())
         mine = parameters(optimizer)
-        for name, parameter in self._matrices.items():
-            if parameter in mine and (grad := gradient(parameter)) is not None:
-                self.values[f"grad_std/{name}"] = statistics.std(grad)
-                self.values[f"grad_data_ratio/{name}"] = statistics.grad_data_ratio(grad, parameter.detach())
-        gradients = _gradients(mine)
-        norm, count = statistics.global_norm(gradients), statistics.not_finite(gradients)
+        grads = _gradients(mine)
+        norm, count = statistics.global_norm(grads), statistics.not_finite(grads)
         self._steps[id(optimizer)] = list(mine), norm, count
 
     def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
@@ -160,8 +160,8 @@ class GradientStats(ActivationCallback):
         stepped, norms, counts = zip(*self._steps.values(), strict=True)
         before = self.values["grad_norm/before_clipping"] = statistics.global_norm(norms)
         self.values["not_finite/gradients"] = torch.stack(counts).sum()
-        if self._clipping and (gradients := _gradients(*stepped)):
-            after = self.values["grad_norm/after_clipping"] = statistics.global_norm(gradients)
+        if self._clipping and (grads := _gradients(*stepped)):
+            after = self.values["grad_norm/after_clipping"] = statistics.global_norm(grads)
             self._clipped.append((after < before * (1 - 1e-6)).float())
             self.values["clipped/share"] = torch.stack([each.to(after.device) for each in self._clipped]).mean()
 

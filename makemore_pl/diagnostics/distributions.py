@@ -13,7 +13,7 @@ from makemore_pl.diagnostics import statistics
 from makemore_pl.diagnostics.callbacks import ActivationCallback
 from makemore_pl.diagnostics.dashboard import Histogram
 from makemore_pl.diagnostics.taps import ActivationTap
-from makemore_pl.diagnostics.watching import Arrays, gradient, is_scaled, log_spaced, matrices, parameters, steps_scaled
+from makemore_pl.diagnostics.watching import Arrays, gradients, is_scaled, log_spaced, matrices, steps_scaled
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +70,8 @@ class Distributions(ActivationCallback):
     def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self._scaled and steps_scaled(optimizer):
             return
-        mine = parameters(optimizer)
-        for name, parameter in self._matrices.items():
-            if parameter in mine and (grad := gradient(parameter)) is not None:
-                self.values[f"weight_grads/{name}"] = histogram(grad)
+        for name, grad in gradients(self._matrices, optimizer).items():
+            self.values[f"weight_grads/{name}"] = histogram(grad)
 
     def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         super().end(trainer, pl_module, batch)

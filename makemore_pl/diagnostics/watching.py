@@ -183,6 +183,13 @@ def parameters(optimizer: Optimizer) -> dict[nn.Parameter, None]:
     return {parameter: None for group in optimizer.param_groups for parameter in group["params"]}
 
 
+def gradients(named: dict[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Tensor]:
+    """By name, dense and of the parameter's shape: of those that the optimizer steps and that have a gradient."""
+    mine = parameters(optimizer)
+    found = {name: gradient(parameter) for name, parameter in named.items() if parameter in mine}
+    return {name: grad for name, grad in found.items() if grad is not None}
+
+
 T = TypeVar("T", bound=Tap)
 
 
