@@ -80,7 +80,7 @@ class Results:
     def ratio(self, network: str, contender: str, against: str, clock: str = WALL) -> float | None:
         """How many times faster, or slower than the floor, the medians are; `against` as in GOALS."""
         if against == FLOOR:
-            theirs = self.spread(network, contender, "steady", clock + "training_step_us")
+            theirs = self.spread(network, contender, "steady", clock + "unwatched_us")
             ours = self.steady(network, FLOOR, clock)
         elif against == WATCHED:
             theirs = self.command(network, contender, "warm", clock)

@@ -102,6 +102,9 @@ class Unwatched:
                 self.model.set_submodule(name, given)
         self.optimizer = optimizer
         self.compiled_length = compiled_length
+        self.parameters = dict(self.model.named_parameters())
+        self.buffers = {name: buffer for name, buffer in self.model.named_buffers() if name not in self.dropouts}
+        self.name = repr((self.model, self.rule))
 
     def __call__(self, x: Tensor, y: Tensor, lrs: list[float], first: int) -> Tensor:
         """Take k steps on x (k, B, block_size), y (k, B) with k learning rates; returns the k losses.
@@ -119,7 +122,7 @@ class Unwatched:
         before = [tensor.detach().clone() for tensor in self._tensors()]
         masks = self._draw_masks(x)
         losses = (self._compiled if len(lrs) == self.compiled_length else self._eager)(x, y, lrs, masks)
-        if not all_finite([losses, *self.model.parameters()]):
+        if not all_finite([losses, *self.parameters.values()]):
             with torch.no_grad():
                 for tensor, old in zip(self._tensors(), before, strict=False):
                     tensor.copy_(old)
@@ -127,8 +130,7 @@ class Unwatched:
         return losses
 
     def _tensors(self) -> list[Tensor]:
-        tensors: list[Tensor] = [*self.model.parameters()]
-        tensors += [buffer for name, buffer in self.model.named_buffers() if name not in self.dropouts]
+        tensors = [*self.parameters.values(), *self.buffers.values()]
         for state in self.optimizer.state.values():
             tensors += [value for value in state.values() if isinstance(value, Tensor)]
         return tensors
@@ -171,7 +173,7 @@ class Unwatched:
 
     @torch.enable_grad()
     def _eager(self, x: Tensor, y: Tensor, lrs: list[float], masks: Tensors) -> Tensor:
-        parameters: list[Tensor] = list(self.model.parameters())
+        parameters: list[Tensor] = list(self.parameters.values())
         clip = nn.utils.clip_grad_norm_ if self.rule.clip_algorithm == "norm" else nn.utils.clip_grad_value_
         losses = []
         for i, (x_of_step, y_of_step, lr) in enumerate(zip(x.unbind(), y.unbind(), lrs, strict=True)):
@@ -193,36 +195,32 @@ class Unwatched:
 
     @torch.no_grad()
     def _compiled(self, x: Tensor, y: Tensor, lrs: list[float], masks: Tensors) -> Tensor:
-        parameters = {name: p.detach() for name, p in self.model.named_parameters()}
-        buffers = {name: buffer for name, buffer in self.model.named_buffers() if name not in masks}
+        parameters = {name: parameter.detach() for name, parameter in self.parameters.items()}
         state, taken = self._state()
         beta1, beta2 = self.rule.betas
         rates = torch.tensor(
             [(lr, 1 - beta1**t, math.sqrt(1 - beta2**t)) for t, lr in enumerate(lrs, start=taken + 1)], device=x.device
         )
-        carry = (parameters, buffers, state)
         # one package for all runs of this shape: whatever may differ without another graph is an argument
-        name = repr((self.model, self.rule, x.shape, x.device))
+        name = f"{self.name} {x.shape} {x.device}"
         step = functional_step(self.model, self.rule)
-        xs = (x, y, rates, masks)
+        carry, xs = (parameters, self.buffers, state), (x, y, rates, masks)
         new, losses = compiled_scan(name, step, carry, xs)(carry, xs)
-        for old_tensor, new_tensor in zip(pytree.tree_leaves(carry), pytree.tree_leaves(new), strict=True):
-            old_tensor.copy_(new_tensor)
+        torch._foreach_copy_(pytree.tree_leaves(carry), new)
         for each in self.optimizer.state.values():
             if "step" in each:
                 each["step"] += len(lrs)
-        assert isinstance(losses, Tensor)
         return losses
 
     def _state(self) -> tuple[State, int]:
         """The optimizer's live state tensors by slot and parameter, made where there are none, and its step count."""
         taken = 0
-        for parameter in self.model.parameters():
+        for parameter in self.parameters.values():
             state = self.optimizer.state[parameter]
             if self.rule.kind is not SGD:
                 taken = int(state.setdefault("step", torch.tensor(0.0)).item())
             for slot in self.rule.slots:
                 if state.get(slot) is None:
                     state[slot] = torch.zeros_like(parameter)
-        named = list(self.model.named_parameters())
+        named = self.parameters.items()
         return {slot: {name: self.optimizer.state[p][slot] for name, p in named} for slot in self.rule.slots}, taken

@@ -30,7 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from makemore_pl.config import Config
 from makemore_pl.data import next_watched
 from makemore_pl.diagnostics.callbacks import ActivationStats, BatchNormStats, GradientStats, UpdateStats
-from makemore_pl.diagnostics.exhibits import Baselines, Figures, Histograms, Samples
+from makemore_pl.diagnostics.exhibits import Baselines, Histograms, Samples
+from makemore_pl.diagnostics.pictures import Figures
 from makemore_pl.diagnostics.watching import DiagnosticsCallback, fetch, log_spaced
 from makemore_pl.jsonl import JSONLinesLogger
 from makemore_pl.train import build

@@ -130,7 +130,7 @@ def test_images_fill_a_card(tmp_path: Path) -> None:
     for step, (height, width) in enumerate([(310, 460), (100, 460), (430, 200), (20, 30)]):
         pixels = np.full((height, width, 4), 255, np.uint8)
         pixels[:, :, :3] = (200, 0, 0)
-        dashboard.log_image(trainer, "picture", pixels, step)
+        dashboard.log_card(trainer, "picture", dashboard.card(pixels), step)
     trainer.loggers[0].experiment.flush()
     drawn = EventAccumulator(str(tmp_path), {"images": 0}).Reload().Images("picture")
     reds = []

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from makemore_pl.diagnostics import callbacks, exhibits
 from makemore_pl.diagnostics.distributions import BINS, edges_and_counts, histogram
-from makemore_pl.diagnostics.exhibits import Figures, Histograms, Samples, ngram_losses
+from makemore_pl.diagnostics.exhibits import Histograms, Samples, ngram_losses
 from makemore_pl.diagnostics.panel import panel_rows
+from makemore_pl.diagnostics.pictures import Figures
 from makemore_pl.diagnostics.watching import DiagnosticsCallback
 from makemore_pl.jsonl import JSONLinesLogger
 
@@ -39,7 +40,7 @@ CLASSES: dict[str, type[DiagnosticsCallback]] = {
     "batchnorm_stats": callbacks.BatchNormStats,
     "baselines": exhibits.Baselines,
     "histograms": exhibits.Histograms,
-    "figures": exhibits.Figures,
+    "figures": Figures,
     "samples": exhibits.Samples,
 }
 OTHERS = {"train/loss", "train/loss_mean", "lr", "val/loss", "val/perplexity"}
@@ -263,6 +264,18 @@ def test_pictures_at_other_steps(tmp_path: Path) -> None:
         "activations_1.png",
         "activations_2.png",
     }
+
+
+def test_a_failed_run_keeps_its_first_pictures(tmp_path: Path) -> None:
+    class Fails(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            if batch_idx == 1:
+                raise RuntimeError("on purpose")
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fit(tmp_path, Fails(), Figures())
+    assert (tmp_path / "figures" / "activations_0.png").stat().st_size > 0
 
 
 def test_samples(small: Compose, tmp_path: Path) -> None:

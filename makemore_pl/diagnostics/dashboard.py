@@ -151,22 +151,24 @@ def log_histograms(trainer: Trainer, histograms: Mapping[str, Histogram], step: 
         _write(logger, Summary(value=values), step)
 
 
-def log_image(trainer: Trainer, tag: str, pixels: "np.ndarray[Any, np.dtype[np.uint8]]", step: int) -> None:
-    """To TensorBoard, as large as its cards.
+def card(pixels: "np.ndarray[Any, np.dtype[np.uint8]]") -> bytes:
+    """A PNG as large as TensorBoard's cards.
 
     Args:
         pixels: (height, width, 4), red, green, blue and alpha.
     """
-    loggers = _tensorboards(trainer)
-    if not loggers:
-        return
-    picture, card = Image.fromarray(pixels).convert("RGB"), Image.new("RGB", CARD, "white")
+    picture, whole = Image.fromarray(pixels).convert("RGB"), Image.new("RGB", CARD, "white")
     picture.thumbnail(CARD, Image.Resampling.LANCZOS)
-    card.paste(picture, ((CARD[0] - picture.width) // 2, 0))
+    whole.paste(picture, ((CARD[0] - picture.width) // 2, 0))
     png = io.BytesIO()
-    card.save(png, "PNG")
-    image = Summary.Image(width=card.width, height=card.height, colorspace=3, encoded_image_string=png.getvalue())
-    for logger in loggers:
+    whole.save(png, "PNG")
+    return png.getvalue()
+
+
+def log_card(trainer: Trainer, tag: str, png: bytes, step: int) -> None:
+    """To TensorBoard, a PNG that `card` made."""
+    image = Summary.Image(width=CARD[0], height=CARD[1], colorspace=3, encoded_image_string=png)
+    for logger in _tensorboards(trainer):
         _write(logger, Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 

@@ -1,19 +1,11 @@
-"""Lightning callbacks that show more than a number: baselines, histograms, the lecture's pictures, sampled names."""
+"""Lightning callbacks that show more than a number: baselines, histograms, sampled names."""
 
-import gc
-import io
 import logging
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from makemore_pl.diagnostics import dashboard
@@ -21,7 +13,6 @@ from makemore_pl.diagnostics.distributions import Distributions
 from makemore_pl.diagnostics.watching import Arrays, DiagnosticsCallback, log_spaced
 from makemore_pl.jsonl import JSONLinesLogger
 from makemore_pl.module import MakemoreModule
-from makemore_pl.report import figures
 from makemore_pl.sample import sample
 
 log = logging.getLogger(__name__)
@@ -137,109 +128,6 @@ class Histograms(Distributions):
             if isinstance(logger, JSONLinesLogger):
                 logger.log_histograms(self.histograms, step)
                 logger.log_rasters(self.rasters, step)
-
-
-class Figures(Distributions):
-    """The lecture's four pictures and the raster of saturated units, as TensorBoard images and PNG files.
-
-    | tag | meaning | shape, unit |
-    |---|---|---|
-    | pictures/activations | distribution of the activations, a line for each layer | image |
-    | pictures/activation_gradients | of the gradient of the loss by them | image |
-    | pictures/weight_gradients | of the gradient by the matrices of parameters | image |
-    | pictures/update_data_ratio | the ratios of UpdateStats so far, the lecture's line at -3 | image |
-    | pictures/saturation | examples by units of the first tanh layer, white where abs(tanh) > 0.97 | image |
-
-    Drawn at `steps`, as far as they are watched, and the last, because drawing costs more than all measuring of a
-    hundred steps; the PNG files lie in `figures/` of the trainer's log directory.
-    """
-
-    def __init__(self, pattern: str | None = None, steps: Iterable[int] = (0, 1_000, 10_000)) -> None:
-        super().__init__(pattern)
-        self.steps = frozenset(steps)
-        self._steps: list[int] = []
-        self._ratios: dict[str, list[float]] = {}
-
-    def due(self, step: int, last: bool, watched: bool) -> bool:
-        return last or step in self.steps
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_fit_start(trainer, pl_module)
-        # all processes must ask for it
-        self._directory = Path(trainer.log_dir or trainer.default_root_dir) / "figures"
-
-    def measured(
-        self, trainer: Trainer, pl_module: LightningModule, step: int, numbers: dict[str, float], arrays: Arrays
-    ) -> None:
-        ratios = {tag: value for tag, value in numbers.items() if tag.startswith("update_data_ratio/")}
-        if ratios:
-            for tag in ratios:
-                self._ratios.setdefault(tag, [math.nan] * len(self._steps))
-            self._steps.append(step)
-            for tag, series in self._ratios.items():
-                series.append(ratios.get(tag, math.nan))
-        if self.step is not None and trainer.is_global_zero:
-            super().measured(trainer, pl_module, step, numbers, arrays)
-            with _young_garbage():
-                self._show(trainer, step, self._draw(step))
-
-    def _draw(self, step: int) -> dict[str, Figure]:
-        drawn = {}
-        for name, quantity in (
-            ("activations", "activations/"),
-            ("activation_gradients", "activation_grads/"),
-            ("weight_gradients", "weight_grads/"),
-        ):
-            title = name.replace("_", " ")
-            group = {t.removeprefix(quantity): each for t, each in self.histograms.items() if t.startswith(quantity)}
-            if group:
-                drawn[name] = figures.distributions(group, f"{title}, step {step:,}", title.removesuffix("s"))
-        if len(self._steps) > 1:
-            series = {tag.partition("/")[2]: values for tag, values in self._ratios.items()}
-            drawn["update_data_ratio"] = figures.update_ratios(self._steps, series)
-        for tag, raster in list(self.rasters.items())[:1]:
-            drawn["saturation"] = figures.saturation_raster(raster, title=f"{tag}, step {step:,}")
-        return drawn
-
-    def _show(self, trainer: Trainer, step: int, drawn: dict[str, Figure]) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        paths = {f"pictures/{name}": self._directory / f"{name}_{step}.png" for name in drawn}
-        for tag, figure in zip(paths, drawn.values(), strict=True):
-            png, canvas = io.BytesIO(), FigureCanvasAgg(figure)
-            canvas.print_png(png)  # type: ignore[no-untyped-call]
-            paths[tag].write_bytes(png.getvalue())
-            pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-            dashboard.log_image(trainer, tag, pixels, step)
-        for logger in trainer.loggers:
-            if isinstance(logger, JSONLinesLogger):
-                logger.log_images(paths, step)
-
-    def reset(self) -> None:
-        self._steps, self._ratios = [], {}
-
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(pattern=self.pattern)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": self._steps, "ratios": self._ratios}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._steps, self._ratios = list(state_dict["steps"]), dict(state_dict["ratios"])
-
-
-@contextmanager
-def _young_garbage() -> Iterator[None]:
-    # a figure leaves thousands of objects in cycles: collected while young they cost 20 ms, else 200 ms, because
-    # Python then goes through everything that torch and Lightning hold
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-            gc.collect(0)
 
 
 class Samples(DiagnosticsCallback):

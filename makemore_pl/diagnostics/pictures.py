@@ -1,0 +1,166 @@
+"""The lecture's pictures as a Lightning callback."""
+
+import gc
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from makemore_pl.diagnostics import dashboard
+from makemore_pl.diagnostics.dashboard import Histogram
+from makemore_pl.diagnostics.distributions import Distributions, Raster
+from makemore_pl.diagnostics.watching import Arrays
+from makemore_pl.jsonl import JSONLinesLogger
+from makemore_pl.report import figures
+
+Drawing = Callable[[], Figure]
+
+
+class Figures(Distributions):
+    """The lecture's four pictures and the raster of saturated units, as TensorBoard images and PNG files.
+
+    | tag | meaning | shape, unit |
+    |---|---|---|
+    | pictures/activations | distribution of the activations, a line for each layer | image |
+    | pictures/activation_gradients | of the gradient of the loss by them | image |
+    | pictures/weight_gradients | of the gradient by the matrices of parameters | image |
+    | pictures/update_data_ratio | the ratios of UpdateStats so far, the lecture's line at -3 | image |
+    | pictures/saturation | examples by units of the first tanh layer, white where abs(tanh) > 0.97 | image |
+
+    Drawn at `steps`, as far as they are watched, and the last, because drawing costs more than all measuring of a
+    hundred steps, and in a thread, because compiled steps leave Python to it. TensorBoard gets each picture on the next
+    watched step after it is drawn, under its own step; the PNG files lie in `figures/` of the trainer's log directory.
+    """
+
+    def __init__(self, pattern: str | None = None, steps: Iterable[int] = (0, 1_000, 10_000)) -> None:
+        super().__init__(pattern)
+        self.steps = frozenset(steps)
+        self._steps: list[int] = []
+        self._ratios: dict[str, list[float]] = {}
+        self._paintings: list[tuple[int, Future[dict[str, bytes]]]] = []
+        """Step and cards by tag, in the order of steps."""
+
+    def due(self, step: int, last: bool, watched: bool) -> bool:
+        return last or step in self.steps
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        # all processes must ask for it
+        self._directory = Path(trainer.log_dir or trainer.default_root_dir) / "figures"
+        self._painter = ThreadPoolExecutor(1, "figures")
+
+    def measured(
+        self, trainer: Trainer, pl_module: LightningModule, step: int, numbers: dict[str, float], arrays: Arrays
+    ) -> None:
+        self._hang(trainer, wait=False)
+        ratios = {tag: value for tag, value in numbers.items() if tag.startswith("update_data_ratio/")}
+        if ratios:
+            for tag in ratios:
+                self._ratios.setdefault(tag, [math.nan] * len(self._steps))
+            self._steps.append(step)
+            for tag, series in self._ratios.items():
+                series.append(ratios.get(tag, math.nan))
+        if self.step is None or not trainer.is_global_zero:
+            return
+        super().measured(trainer, pl_module, step, numbers, arrays)
+        so_far = {tag.partition("/")[2]: list(values) for tag, values in self._ratios.items()}
+        drawings = plan(step, self.histograms, self.rasters, list(self._steps), so_far)
+        paths = {tag: self._directory / f"{tag.partition('/')[2]}_{step}.png" for tag in drawings}
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for logger in trainer.loggers:
+            if isinstance(logger, JSONLinesLogger):
+                logger.log_images(paths, step)
+        self._paintings.append((step, self._painter.submit(paint, drawings, paths)))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._hang(trainer, wait=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self._hang(trainer, wait=True)
+
+    def _hang(self, trainer: Trainer, wait: bool) -> None:
+        """Log what is painted, or wait for all of it."""
+        while self._paintings and (wait or self._paintings[0][1].done()):
+            step, painting = self._paintings.pop(0)
+            for tag, card in painting.result().items():
+                dashboard.log_card(trainer, tag, card, step)
+
+    def reset(self) -> None:
+        self._steps, self._ratios = [], {}
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(pattern=self.pattern)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self._steps, "ratios": self._ratios}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._steps, self._ratios = list(state_dict["steps"]), dict(state_dict["ratios"])
+
+
+def plan(
+    step: int,
+    histograms: Mapping[str, Histogram],
+    rasters: Mapping[str, Raster],
+    steps: Sequence[int],
+    ratios: Mapping[str, Sequence[float]],
+) -> dict[str, Drawing]:
+    """Every picture there are numbers for, by tag, still to be drawn.
+
+    Args:
+        steps, ratios: update:data ratios so far, by parameter.
+    """
+    drawings: dict[str, Drawing] = {}
+    for name, quantity in (
+        ("activations", "activations/"),
+        ("activation_gradients", "activation_grads/"),
+        ("weight_gradients", "weight_grads/"),
+    ):
+        title = name.replace("_", " ")
+        group = {t.removeprefix(quantity): each for t, each in histograms.items() if t.startswith(quantity)}
+        if group:
+            drawings[f"pictures/{name}"] = partial(
+                figures.distributions, group, f"{title}, step {step:,}", title.removesuffix("s")
+            )
+    if len(steps) > 1:
+        drawings["pictures/update_data_ratio"] = partial(figures.update_ratios, steps, ratios)
+    for tag, raster in list(rasters.items())[:1]:
+        drawings["pictures/saturation"] = partial(figures.saturation_raster, raster, title=f"{tag}, step {step:,}")
+    return drawings
+
+
+def paint(drawings: Mapping[str, Drawing], paths: Mapping[str, Path]) -> dict[str, bytes]:
+    """Draw each into its PNG file; returns PNGs as large as TensorBoard's cards."""
+    cards = {}
+    with _young_garbage():
+        for tag, draw in drawings.items():
+            png, canvas = io.BytesIO(), FigureCanvasAgg(draw())
+            canvas.print_png(png)  # type: ignore[no-untyped-call]
+            paths[tag].write_bytes(png.getvalue())
+            cards[tag] = dashboard.card(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
+    return cards
+
+
+@contextmanager
+def _young_garbage() -> Iterator[None]:
+    # a figure leaves thousands of objects in cycles: collected while young they cost 20 ms, else 200 ms, because
+    # Python then goes through everything that torch and Lightning hold
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+            gc.collect(0)
