@@ -31,11 +31,12 @@ class StrideClock(Callback):
         self.warmup = warmup
         self.steps = steps
         self.tick = tick
-        self.unwatched = 0
+        self.counted = 0
         self.seconds = self.cpu_seconds = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, MakemoreModule)
+        # not in on_train_start, where callbacks come before the module, which makes it
         if isinstance(pl_module.unwatched, Unwatched):
             pl_module.unwatched = self._timed(pl_module.unwatched)
 
@@ -46,7 +47,7 @@ class StrideClock(Callback):
             if first >= self.warmup:
                 self.seconds += time.perf_counter() - started[0]
                 self.cpu_seconds += time.process_time() - started[1]
-                self.unwatched += len(lrs)
+                self.counted += len(lrs)
             return losses
 
         run.optimizer = unwatched.optimizer  # type: ignore[attr-defined]
@@ -79,8 +80,8 @@ def fit(overrides: list[str], steps: int, warmup: int, tick: Tick) -> dict[str, 
     trainer.callbacks.append(clock)  # type: ignore[attr-defined]
     trainer.fit(module, datamodule=datamodule)
     return {
-        "unwatched_us": clock.seconds / clock.unwatched * 1e6,
-        "cpu_unwatched_us": clock.cpu_seconds / clock.unwatched * 1e6,
+        "unwatched_us": clock.seconds / clock.counted * 1e6,
+        "cpu_unwatched_us": clock.cpu_seconds / clock.counted * 1e6,
     }
 
 

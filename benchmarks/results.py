@@ -24,7 +24,8 @@ GOALS = {
     **{(network, ours, "1b"): 1.0 for network in NETWORKS for ours in ("3e", "4e")},
 }
 """Network, contender and what it is compared with: a contender's steady state, 1a's whole command with a cold or a warm
-cache, 3's whole command, or the floor. At least so many times faster; of the last two, at most so many times slower."""
+cache, 3's whole command, or the floor, which unwatched steps are held against. At least so many times faster; of the
+last two, at most so many times slower."""
 AT_MOST = (FLOOR, WATCHED)
 WALL, CPU = "", "cpu_"
 """By which clock: the prefixes of a record's keys. A busy machine stretches CPU time least."""

@@ -51,9 +51,15 @@ def ours(kind: str, steps: int, scratch: Path) -> Record:
 
 
 def fixed_cost(scratch: Path) -> float:
-    """Seconds of a job of 100 steps, by the times at which a worker ends one after another."""
+    """Seconds of a job of 501 steps, compiled, by the times at which a worker ends one after another."""
     directory = scratch / "short"
-    overrides = ["-m", "+experiment=batchnorm", f"seed=range(0,{JOBS})", "trainer.max_steps=100"]
+    overrides = [
+        "-m",
+        "+experiment=batchnorm",
+        f"seed=range(0,{JOBS})",
+        "trainer.max_steps=501",
+        "trainer.engine=compile",
+    ]
     run(["scripts/train.py", *overrides, f"hydra.sweep.dir={directory}"], scratch / "cache")
     ends = sorted(path.stat().st_mtime for path in directory.glob("*/metrics.json"))
     cores = os.cpu_count() or 1
@@ -105,6 +111,6 @@ def verdict(measured: dict[str, Any]) -> str:
     return (
         f"{measured['jobs']} jobs of {measured['steps']:,} steps on {os.cpu_count()} cores, summary and report "
         f"included; cold, warm: the cache of compiled code; ~ extrapolated from 5,000 steps. A further job "
-        f"of 100 steps takes {measured['fixed_cost_seconds']:.2f} s, callbacks and evaluation included. Goals, warm: "
+        f"of 501 steps takes {measured['fixed_cost_seconds']:.2f} s, callbacks and evaluation included. Goals, warm: "
         f"{'; '.join(judged)}."
     )

@@ -9,6 +9,7 @@ import torch
 from makemore_pl.config import Config, ModelConfig
 from makemore_pl.data import NamesDataModule
 from makemore_pl.module import MakemoreModule
+from makemore_pl.words import fingerprint
 
 OPTIMIZER_STATE = ("name", "momentum", "nesterov", "beta1", "beta2", "eps", "weight_decay")
 
@@ -44,7 +45,7 @@ def check_resumable(path: Path, config: Config, datamodule: NamesDataModule) -> 
             f"{path} has another vocabulary, {hparams['vocabulary']!r}, than these words, {vocabulary.characters!r}."
         )
     drawn = checkpoint[type(datamodule).__name__]
-    if drawn["words"] != datamodule.fingerprint:
+    if drawn["words"] != fingerprint(datamodule.words):
         raise ValueError(f"{path} was trained on other words than these.")
     generator = torch.Generator()
     generator.set_state(drawn["generator"])

@@ -23,8 +23,9 @@ VERSION = 2
 """Of what this file makes of a graph."""
 INDUCTOR = {
     "aot_inductor.precompile_headers": False,  # 12 s and 300 MB to spare 4 s of a later compile
-    "aot_inductor.enable_line_tables": False,  # 1 s, for debuggers
-    "cpp.vec_isa_ok": True,  # torch knows what the CPU can do; asking the C++ compiler as well takes 4 s
+    "aot_inductor.enable_line_tables": False,  # for debuggers, as the next
+    "aot_inductor.enable_frame_pointer": False,
+    "cpp.vec_isa_ok": True,  # else a program with vector code is compiled and loaded first, 4 s; what fails says so
 }
 Run = Callable[[Any, Any], tuple[list[Tensor], Tensor]]
 _loaded: dict[str, Any] = {}
@@ -75,7 +76,7 @@ def _trace(step: Callable[..., Any], carry: Any, x: Any) -> torch.fx.GraphModule
 
 def _key(graph: torch.fx.GraphModule, tensors: tuple[Tensor, ...]) -> str:
     shapes = [(tuple(tensor.shape), str(tensor.dtype), str(tensor.device)) for tensor in tensors]
-    return hashlib.sha256(repr((VERSION, graph.code, shapes, surroundings())).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr((VERSION, INDUCTOR, graph.code, shapes, surroundings())).encode()).hexdigest()[:32]
 
 
 def surroundings() -> tuple[Any, ...]:

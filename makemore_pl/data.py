@@ -1,6 +1,5 @@
 """Vocabulary, context windows, splits, and strides of minibatches."""
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from makemore_pl.config import DataConfig, TrainerConfig
-from makemore_pl.words import END, load_words
+from makemore_pl.words import END, fingerprint, load_words
 
 SPLITS = ("train", "val", "test")
 SPLIT_SEED = 42
@@ -188,13 +187,8 @@ class NamesDataModule(LightningDataModule):
         indices = indices.to(device, non_blocking=True)
         return x[indices], y[indices]
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the words."""
-        return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
-
     def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state(), "words": self.fingerprint}
+        return {"generator": self.generator.get_state(), "words": fingerprint(self.words)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.generator.set_state(state_dict["generator"].cpu())

@@ -13,6 +13,7 @@ import signal
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock
@@ -20,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from makemore_pl.config import Config, load_config, resolve
+from makemore_pl.config import Config, DataConfig, load_config, resolve
 from makemore_pl.errors import USERS_MISTAKES, explain
 from makemore_pl.files import write_atomically
 
@@ -30,6 +31,7 @@ METRICS = "metrics.json"
 FAILURE = "failure.json"
 LOCK = "running.lock"
 """Held while a job runs, by whatever process of whatever command; the kernel lets go of it when that dies."""
+_ELSEWHERE = "name another hydra.sweep.dir, or move this one away."
 COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"
 """Environment of the jobs: which command runs them; which are to run now, joined by |, all when missing."""
 
@@ -67,7 +69,7 @@ def run_job(raw: DictConfig) -> float:
             raise
         fail(directory, _command(), explain(error))
         return math.nan
-    refuse_other_config(directory, config)
+    refuse_other_run(directory, config)
     if config.trainer.devices > 1:
         raise ValueError("trainer.devices must be 1 in a sweep: jobs run side by side, each on one device.")
     if (directory / METRICS).exists():
@@ -138,9 +140,21 @@ def fail(directory: Path, command: str, reason: str, details: str = "") -> None:
     write_atomically(directory / FAILURE, json.dumps(content, indent=2))
 
 
-def refuse_other_config(directory: Path, config: Config) -> None:
-    """Raises ValueError for a directory that holds a run of another config."""
-    if (directory / "config.yaml").exists() and config_hash(load_config(directory)) != config_hash(config):
-        raise ValueError(
-            f"{directory} holds a run of another config: name another hydra.sweep.dir, or move this one away."
-        )
+def refuse_other_run(directory: Path, config: Config) -> None:
+    """Raises ValueError for a directory that holds a run of another config, or a finished one of other words."""
+    if not (directory / "config.yaml").exists():
+        return
+    if config_hash(load_config(directory)) != config_hash(config):
+        raise ValueError(f"{directory} holds a run of another config: {_ELSEWHERE}")
+    path = config.data.path
+    if path and Path(path).exists() and (directory / METRICS).exists():
+        trained_on = json.loads((directory / METRICS).read_text()).get("words_sha256")
+        if trained_on not in (None, _words(config.data.source, path, Path(path).stat().st_mtime_ns)):
+            raise ValueError(f"{directory} holds a run on other words than {path} has now: {_ELSEWHERE}")
+
+
+@lru_cache  # all jobs of a sweep ask for the same
+def _words(source: str, path: str, changed: int) -> str:
+    from makemore_pl.words import fingerprint, load_words  # with all that can fetch a file: --help has no need of it
+
+    return fingerprint(load_words(DataConfig(source=source, path=path)))

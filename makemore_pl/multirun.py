@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from makemore_pl.config import Config, resolve
 from makemore_pl.directories import job_name, sweep_name
 from makemore_pl.errors import USERS_MISTAKES, explain
-from makemore_pl.job import ALONE, COMMAND, METRICS, refuse_other_config
+from makemore_pl.job import ALONE, COMMAND, METRICS, refuse_other_run
 from makemore_pl.sweep import Sweep
 
 OmegaConf.register_new_resolver(
@@ -67,10 +67,10 @@ class SweepCallback(Callback):
                 config.hydra.launcher.batch_size = 1  # joblib puts jobs after quickly skipped ones into one batch
         if not again:
             for job, each in zip(jobs, combinations, strict=True):
-                _refuse_other_config(config, directory / job, each)
+                _refuse_other_run(config, directory / job, each)
 
 
-def _refuse_other_config(config: DictConfig, directory: Path, overrides: list[str]) -> None:
+def _refuse_other_run(config: DictConfig, directory: Path, overrides: list[str]) -> None:
     """Now, before any job runs: what a job raises is told only after all of them."""
     if not (directory / "config.yaml").exists():
         return
@@ -80,7 +80,7 @@ def _refuse_other_config(config: DictConfig, directory: Path, overrides: list[st
         if (directory / METRICS).exists():
             raise
         return  # a failure of this job, which it will tell
-    refuse_other_config(directory, composed)
+    refuse_other_run(directory, composed)
 
 
 def _compose(config: DictConfig, directory: Path, overrides: list[str]) -> Config:

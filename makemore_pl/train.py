@@ -32,6 +32,7 @@ from makemore_pl.fused import call_length
 from makemore_pl.jsonl import JSONLinesLogger
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
+from makemore_pl.words import fingerprint
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
@@ -176,6 +177,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "steps_per_second": round((trainer.global_step - first) / seconds, 1),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "words_sha256": fingerprint(datamodule.words),
         "uniform_loss": math.log(len(datamodule.vocabulary)),
         "commit": _commit(),
         "versions": {package: version(package) for package in ("makemore_pl", "torch", "lightning", "hydra-core")},

@@ -69,6 +69,11 @@ def read_words(path: Path) -> list[str]:
     return words
 
 
+def fingerprint(words: list[str]) -> str:
+    """SHA-256 of the words in their order."""
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
+
+
 def _fetch_lecture() -> Path:
     try:
         return Path(pooch.retrieve(LECTURE_URL, known_hash=f"sha256:{LECTURE_SHA256}", fname="names.txt", path=CACHE))

@@ -1,6 +1,7 @@
 """Baselines, histograms, pictures, names; the tables of all docstrings; the lecture's panel."""
 
 import base64
+import copy
 import io
 import math
 import re
@@ -19,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_callbacks import diagnosed, measured, train
 from torch import Tensor, nn
 
-from makemore_pl.diagnostics import callbacks, exhibits
+from makemore_pl.diagnostics import callbacks, exhibits, pictures
 from makemore_pl.diagnostics.distributions import BINS, edges_and_counts, histogram
 from makemore_pl.diagnostics.exhibits import Histograms, Samples, ngram_losses
 from makemore_pl.diagnostics.panel import panel_rows
@@ -266,16 +267,34 @@ def test_pictures_at_other_steps(tmp_path: Path) -> None:
     }
 
 
-def test_a_failed_run_keeps_its_first_pictures(tmp_path: Path) -> None:
-    class Fails(Classifier):
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            if batch_idx == 1:
-                raise RuntimeError("on purpose")
-            return super().training_step(batch, batch_idx)
+class Fails(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if batch_idx == 1:
+            raise RuntimeError("on purpose")
+        return super().training_step(batch, batch_idx)
 
+
+def test_a_failed_run_keeps_its_first_pictures(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="on purpose"):
         fit(tmp_path, Fails(), Figures())
     assert (tmp_path / "figures" / "activations_0.png").stat().st_size > 0
+
+
+def test_what_drawing_stumbles_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(pictures, "draw", fails)
+    callback = Figures()
+    with pytest.raises(OSError, match="no space left"):
+        fit(tmp_path, Classifier(), callback)
+    # a run that fails anyway tells its own reason, and says so of the pictures
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fit(tmp_path, Fails(), callback)
+    monkeypatch.undo()
+    copy.deepcopy(callback)
+    fit(tmp_path, Classifier(), callback, max_steps=3)
+    assert (tmp_path / "figures" / "activations_2.png").exists()
 
 
 def test_samples(small: Compose, tmp_path: Path) -> None:

@@ -14,14 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT, Compose, Finished
+from conftest import ROOT, WORDS, Compose, Finished
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from makemore_pl.directories import job_name, sweep_name
-from makemore_pl.job import _run_locked, config_hash, fail, run_job
+from makemore_pl.job import _run_locked, config_hash, fail, refuse_other_run, run_job
 from makemore_pl.sweep import Sweep, is_locked, launch
 from makemore_pl.train import run
 
@@ -287,6 +287,18 @@ def test_interrupted_and_killed_sweeps_go_on(
     assert "holds a run of another config" in err
     assert "Traceback" not in err
     assert {job: times(job) for job in jobs.values()} == before
+
+
+def test_a_finished_job_on_other_words_is_refused(small: Compose, tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("\n".join(WORDS), encoding="utf-8")
+    config = small(f"data.path={words}")
+    run(config)
+    words.write_text("\r\n".join(WORDS), encoding="utf-8")
+    refuse_other_run(tmp_path / "run", config)
+    words.write_text("\n".join(WORDS[::-1]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"run holds a run on other words than .*words\.txt has now: name another"):
+        refuse_other_run(tmp_path / "run", config)
 
 
 def test_failures_stay_alone(

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,8 +20,11 @@ from makemore_pl.diagnostics import dashboard
 from makemore_pl.diagnostics.dashboard import Histogram
 from makemore_pl.diagnostics.distributions import Distributions, Raster
 from makemore_pl.diagnostics.watching import Arrays
+from makemore_pl.files import write_atomically
 from makemore_pl.jsonl import JSONLinesLogger
 from makemore_pl.report import figures
+
+log = logging.getLogger(__name__)
 
 Drawing = Callable[[], Figure]
 
@@ -36,9 +40,9 @@ class Figures(Distributions):
     | pictures/update_data_ratio | the ratios of UpdateStats so far, the lecture's line at -3 | image |
     | pictures/saturation | examples by units of the first tanh layer, white where abs(tanh) > 0.97 | image |
 
-    Drawn at `steps`, as far as they are watched, and the last, because drawing costs more than all measuring of a
-    hundred steps, and in a thread, because compiled steps leave Python to it. TensorBoard gets each picture on the next
-    watched step after it is drawn, under its own step; the PNG files lie in `figures/` of the trainer's log directory.
+    Drawn at `steps`, as far as they are watched, and at the last step: drawing costs more than measuring a hundred
+    steps. A thread does it, because compiled steps release the interpreter lock; TensorBoard gets each picture on the
+    next watched step, under its own. The PNG files lie in `figures/` of the trainer's log directory.
     """
 
     def __init__(self, pattern: str | None = None, steps: Iterable[int] = (0, 1_000, 10_000)) -> None:
@@ -46,7 +50,8 @@ class Figures(Distributions):
         self.steps = frozenset(steps)
         self._steps: list[int] = []
         self._ratios: dict[str, list[float]] = {}
-        self._paintings: list[tuple[int, Future[dict[str, bytes]]]] = []
+        self._drawer: ThreadPoolExecutor | None = None
+        self._pending: list[tuple[int, Future[dict[str, bytes]]]] = []
         """Step and cards by tag, in the order of steps."""
 
     def due(self, step: int, last: bool, watched: bool) -> bool:
@@ -56,12 +61,12 @@ class Figures(Distributions):
         super().on_fit_start(trainer, pl_module)
         # all processes must ask for it
         self._directory = Path(trainer.log_dir or trainer.default_root_dir) / "figures"
-        self._painter = ThreadPoolExecutor(1, "figures")
+        self._drawer, self._pending = ThreadPoolExecutor(1, "figures"), []
 
     def measured(
         self, trainer: Trainer, pl_module: LightningModule, step: int, numbers: dict[str, float], arrays: Arrays
     ) -> None:
-        self._hang(trainer, wait=False)
+        self._log_drawn(trainer, wait=False)
         ratios = {tag: value for tag, value in numbers.items() if tag.startswith("update_data_ratio/")}
         if ratios:
             for tag in ratios:
@@ -71,6 +76,7 @@ class Figures(Distributions):
                 series.append(ratios.get(tag, math.nan))
         if self.step is None or not trainer.is_global_zero:
             return
+        assert self._drawer
         super().measured(trainer, pl_module, step, numbers, arrays)
         so_far = {tag.partition("/")[2]: list(values) for tag, values in self._ratios.items()}
         drawings = plan(step, self.histograms, self.rasters, list(self._steps), so_far)
@@ -79,20 +85,31 @@ class Figures(Distributions):
         for logger in trainer.loggers:
             if isinstance(logger, JSONLinesLogger):
                 logger.log_images(paths, step)
-        self._paintings.append((step, self._painter.submit(paint, drawings, paths)))
+        self._pending.append((step, self._drawer.submit(draw, drawings, paths)))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._hang(trainer, wait=True)
+        self._finish(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
-        self._hang(trainer, wait=True)
+        try:
+            self._finish(trainer)
+        except Exception as error:  # the run's own error is the one to be told
+            log.warning("Pictures could not be drawn: %s", error)
 
-    def _hang(self, trainer: Trainer, wait: bool) -> None:
-        """Log what is painted, or wait for all of it."""
-        while self._paintings and (wait or self._paintings[0][1].done()):
-            step, painting = self._paintings.pop(0)
-            for tag, card in painting.result().items():
+    def _finish(self, trainer: Trainer) -> None:
+        try:
+            self._log_drawn(trainer, wait=True)
+        finally:
+            if self._drawer:
+                self._drawer.shutdown(cancel_futures=True)
+            self._drawer, self._pending = None, []  # no thread can be pickled
+
+    def _log_drawn(self, trainer: Trainer, wait: bool) -> None:
+        """Give TensorBoard what is drawn, or wait for all of it."""
+        while self._pending and (wait or self._pending[0][1].done()):
+            step, cards = self._pending.pop(0)
+            for tag, card in cards.result().items():
                 dashboard.log_card(trainer, tag, card, step)
 
     def reset(self) -> None:
@@ -140,14 +157,14 @@ def plan(
     return drawings
 
 
-def paint(drawings: Mapping[str, Drawing], paths: Mapping[str, Path]) -> dict[str, bytes]:
+def draw(drawings: Mapping[str, Drawing], paths: Mapping[str, Path]) -> dict[str, bytes]:
     """Draw each into its PNG file; returns PNGs as large as TensorBoard's cards."""
     cards = {}
-    with _young_garbage():
-        for tag, draw in drawings.items():
-            png, canvas = io.BytesIO(), FigureCanvasAgg(draw())
+    for tag, drawing in drawings.items():
+        with _young_garbage():
+            png, canvas = io.BytesIO(), FigureCanvasAgg(drawing())
             canvas.print_png(png)  # type: ignore[no-untyped-call]
-            paths[tag].write_bytes(png.getvalue())
+            write_atomically(paths[tag], png.getvalue())
             cards[tag] = dashboard.card(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
     return cards
 
