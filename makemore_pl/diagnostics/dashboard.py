@@ -38,6 +38,8 @@ others, with a line for each run."""
 CARD = (302, 204)
 """Pixels of an image that Time Series shows as it is in its narrowest cards. Larger ones it makes fit by leaving out
 rows and columns, and with these thin lines and letters."""
+FAST = 1
+"""PNG's compression: half the time of the default for about a quarter more bytes."""
 
 FIRST_HPARAMS = ("experiment", "data.batch_size", "model.batchnorm", "model.gain", "optim.lr")
 """TensorBoard shows five columns: these are what the sweeps vary."""
@@ -161,7 +163,7 @@ def card(pixels: "np.ndarray[Any, np.dtype[np.uint8]]") -> bytes:
     picture.thumbnail(CARD, Image.Resampling.LANCZOS)
     whole.paste(picture, ((CARD[0] - picture.width) // 2, 0))
     png = io.BytesIO()
-    whole.save(png, "PNG")
+    whole.save(png, "PNG", compress_level=FAST)
     return png.getvalue()
 
 

@@ -163,7 +163,7 @@ def draw(drawings: Mapping[str, Drawing], paths: Mapping[str, Path]) -> dict[str
     for tag, drawing in drawings.items():
         with _young_garbage():
             png, canvas = io.BytesIO(), FigureCanvasAgg(drawing())
-            canvas.print_png(png)  # type: ignore[no-untyped-call]
+            canvas.print_png(png, pil_kwargs={"compress_level": dashboard.FAST})  # type: ignore[no-untyped-call]
             write_atomically(paths[tag], png.getvalue())
             cards[tag] = dashboard.card(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
     return cards
