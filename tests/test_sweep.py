@@ -59,6 +59,8 @@ def started(*arguments: str | Path, cwd: Path, **environment: str) -> Iterator["
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a shell ignores it for what it starts in the background, tests among them, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         try:
