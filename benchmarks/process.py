@@ -21,7 +21,7 @@ def run(arguments: list[str], cache: Path) -> dict[str, float]:
         cache: where inductor keeps its compiled code.
     """
     cache.mkdir(exist_ok=True)
-    # plain Lightning and the bare loops may put something under TMPDIR too
+    # packages of compiled code are unpacked under TMPDIR
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TMPDIR": str(cache)}
     log = cache / "log.txt"
     with log.open("wb") as stream:
