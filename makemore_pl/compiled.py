@@ -15,7 +15,10 @@ from typing import Any
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
+from torch._C._aoti import AOTIModelPackageLoader
 from torch.utils import _pytree as pytree
+
+from makemore_pl.container import Container
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +31,8 @@ INDUCTOR = {
     "cpp.vec_isa_ok": True,  # else a program with vector code is compiled and loaded first, 4 s; what fails says so
 }
 Run = Callable[[Any, Any], tuple[list[Tensor], Tensor]]
-_loaded: dict[str, Any] = {}
+Package = Callable[[list[Tensor]], list[Tensor]]
+_loaded: dict[str, Package] = {}
 _keys: dict[str, str] = {}
 
 
@@ -51,11 +55,10 @@ def compiled_scan(name: str, step: Callable[..., Any], carry: Any, xs: Any) -> R
         _keys[name] = _key(graph, (*leaves, *x_leaves))
         if _keys[name] not in _loaded:
             _loaded[_keys[name]] = _load(_keys[name], graph, leaves, x_leaves)
-    loader = _loaded[_keys[name]].loader
+    package = _loaded[_keys[name]]
 
     def run(carry: Any, xs: Any) -> tuple[list[Tensor], Tensor]:
-        # calling the package itself parses its description at each call: 0.2 ms
-        *leaves, ys = loader.boxed_run([*pytree.tree_leaves(carry), *pytree.tree_leaves(xs)])
+        *leaves, ys = package([*pytree.tree_leaves(carry), *pytree.tree_leaves(xs)])
         return leaves, ys
 
     return run
@@ -86,8 +89,7 @@ def surroundings() -> tuple[Any, ...]:
     return torch.__version__, *cpu, *devices, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
 
 
-def _load(key: str, graph: torch.fx.GraphModule, leaves: list[Tensor], xs: list[Tensor]) -> Any:
-    from torch._inductor import aoti_load_package
+def _load(key: str, graph: torch.fx.GraphModule, leaves: list[Tensor], xs: list[Tensor]) -> Package:
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     # beside inductor's own cache, under the same trust: what is in it gets executed
@@ -107,7 +109,11 @@ def _load(key: str, graph: torch.fx.GraphModule, leaves: list[Tensor], xs: list[
                 ) from error
             temporary.replace(path)
             log.info("Compiled in %.0f s.", time.perf_counter() - started)
-    return aoti_load_package(str(path))
+    if leaves[0].is_cpu:
+        return Container(path)
+    # aoti_load_package would import half of inductor, 0.7 s, for the same; and parse a description at each call, 0.2 ms
+    run: Package = AOTIModelPackageLoader(str(path), "model", False, 1, leaves[0].get_device()).boxed_run
+    return run
 
 
 class _Scan(nn.Module):

@@ -5,7 +5,6 @@ not make it another: the model is evaluated in float64 and always on CHUNK conte
 differ by some 1e-15 of a probability, and by nothing where a matrix product rounds all its rows alike.
 """
 
-import copy
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from makemore_pl.data import Vocabulary
+from makemore_pl.unhooked import unhooked
 
 CHUNK = 128  # contexts in one forward pass
 TABLE = 2**22  # entries of the largest table of all contexts: twice 32 MB
@@ -80,9 +80,7 @@ class Distributions:
     def __init__(self, model: nn.Module, vocabulary: Vocabulary, block_size: int, settings: Settings) -> None:
         self.vocabulary, self.block_size, self.settings = vocabulary, block_size, settings
         self.prompt = vocabulary.encode(settings.prompt)
-        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        no_hooks: dict[int, Any] = {id(getattr(module, kind)): {} for module in model.modules() for kind in kinds}
-        self.model = copy.deepcopy(model, no_hooks).double().eval()
+        self.model = unhooked(model).double().eval()
         self.device = next(self.model.parameters()).device
         batchnorms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
         nn.ModuleList(batchnorms).train(settings.batch_statistics)
@@ -166,10 +164,11 @@ def draw(indices: Tensor, distributions: Distributions) -> list[Name]:
 def stream(distributions: Distributions, exclude: Iterable[str] = ()) -> Iterator[list[Name]]:
     """As sample, batch by batch as they are drawn."""
     settings, seen = distributions.settings, set(exclude)
-    limit = max(10_000, 100 * settings.count) if settings.unique or seen else settings.count
+    choosy = settings.unique or bool(seen)
+    limit = max(10_000, 100 * settings.count) if choosy else settings.count
     missing, drawn = settings.count, 0
     while missing > 0 and drawn < limit:
-        n = min(settings.batch_size, max(missing, 256), limit - drawn)
+        n = min(settings.batch_size, max(missing, 256) if choosy else missing, limit - drawn)
         names = []
         for name in draw(torch.arange(drawn, drawn + n), distributions):
             if name.word not in seen:

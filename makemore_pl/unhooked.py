@@ -1,7 +1,8 @@
 """A copy of a module that no hook sees."""
 
 import copy
-from typing import TypeVar
+from collections import OrderedDict
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -12,8 +13,5 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 def unhooked(module: M, share_tensors: bool = False) -> M:
     """A copy without hooks; with `share_tensors`, on the very same parameters and buffers."""
     tensors = [*module.parameters(), *module.buffers()] if share_tensors else []
-    duplicate = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
-    for each in duplicate.modules():
-        for hooks in HOOKS:
-            getattr(each, hooks).clear()
-    return duplicate
+    hooks: dict[int, Any] = {id(getattr(each, kind)): OrderedDict() for each in module.modules() for kind in HOOKS}
+    return copy.deepcopy(module, hooks | {id(tensor): tensor for tensor in tensors})

@@ -76,9 +76,9 @@ def test_what_the_network_drags_in() -> None:
 
 
 RANKS = {
-    "config": 0, "errors": 1, "files": 1, "words": 1, "directories": 1, "initialization": 1, "compiled": 1, "rule": 1,
-    "unhooked": 1, "nonfinite": 2, "progress": 2, "jsonl": 2, "model": 2, "data": 2, "fused": 3, "sample": 3,
-    "module": 4, "checkpoint": 5, "evaluate": 6, "train": 7, "job": 8, "sweep": 9, "multirun": 10,
+    "config": 0, "errors": 1, "files": 1, "words": 1, "directories": 1, "initialization": 1, "container": 1, "rule": 1,
+    "unhooked": 1, "compiled": 2, "nonfinite": 2, "progress": 2, "jsonl": 2, "model": 2, "data": 2, "fused": 3,
+    "sample": 3, "module": 4, "checkpoint": 5, "evaluate": 6, "train": 7, "job": 8, "sweep": 9, "multirun": 10,
 }  # fmt: skip
 
 

@@ -128,9 +128,8 @@ class TestHparams:
 def test_images_fill_a_card(tmp_path: Path) -> None:
     trainer = Trainer(logger=TensorBoardLogger(tmp_path, name="", version=""), accelerator="cpu")
     for step, (height, width) in enumerate([(310, 460), (100, 460), (430, 200), (20, 30)]):
-        pixels = np.full((height, width, 4), 255, np.uint8)
-        pixels[:, :, :3] = (200, 0, 0)
-        dashboard.log_card(trainer, "picture", dashboard.card(pixels), step)
+        card = dashboard.card(Image.new("RGB", (width, height), (200, 0, 0)))
+        dashboard.log_card(trainer, "picture", dashboard.png(card), step)
     trainer.loggers[0].experiment.flush()
     drawn = EventAccumulator(str(tmp_path), {"images": 0}).Reload().Images("picture")
     reds = []

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -220,3 +222,33 @@ def test_packages_know_what_their_code_depends_on() -> None:
     finally:
         torch.set_num_threads(threads)
     assert compiled.surroundings() == before
+
+
+def test_other_threads_run_during_a_compiled_call() -> None:
+    def step(w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        w = torch.tanh(w @ w / 256 + x)
+        return w, w.sum()
+
+    carry, xs = (torch.eye(256, dtype=torch.float64),), (torch.linspace(0, 1, 100, dtype=torch.float64),)
+    run = compiled.compiled_scan("a product", step, carry, xs)
+    called, beats = threading.Event(), [0]
+
+    def beat() -> None:
+        while not called.is_set():
+            beats[0] += 1
+            time.sleep(1e-3)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    before = beats[0]
+    (w,), sums = run(carry, xs)
+    during = beats[0] - before
+    called.set()
+    thread.join()
+    assert during > 5  # of a hundred; with the interpreter locked it was 1 at most
+    expected, losses = carry[0], []
+    for x in xs[0]:
+        expected, loss = step(expected, x)
+        losses.append(loss)
+    torch.testing.assert_close(w, expected)
+    torch.testing.assert_close(sums, torch.stack(losses))

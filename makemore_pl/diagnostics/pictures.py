@@ -1,9 +1,9 @@
 """The lecture's pictures as a Lightning callback."""
 
 import gc
-import io
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from makemore_pl.diagnostics import dashboard
 from makemore_pl.diagnostics.dashboard import Histogram
@@ -27,6 +28,8 @@ from makemore_pl.report import figures
 log = logging.getLogger(__name__)
 
 Drawing = Callable[[], Figure]
+EARLY = 1000
+"""Up to this step a run is busy in the interpreter, with short strides and tracing: two would only take turns."""
 
 
 class Figures(Distributions):
@@ -41,8 +44,9 @@ class Figures(Distributions):
     | pictures/saturation | examples by units of the first tanh layer, white where abs(tanh) > 0.97 | image |
 
     Drawn at `steps`, as far as they are watched, and at the last step: drawing costs more than measuring a hundred
-    steps. A thread does it, because compiled steps release the interpreter lock; TensorBoard gets each picture on the
-    next watched step, under its own. The PNG files lie in `figures/` of the trainer's log directory.
+    steps. A thread does it, because compiled steps release the interpreter lock, and for modules with strides not
+    before step 1,000; TensorBoard gets each picture on the next watched step, under its own. The PNG files lie in
+    `figures/` of the trainer's log directory.
     """
 
     def __init__(self, pattern: str | None = None, steps: Iterable[int] = (0, 1_000, 10_000)) -> None:
@@ -51,6 +55,7 @@ class Figures(Distributions):
         self._steps: list[int] = []
         self._ratios: dict[str, list[float]] = {}
         self._drawer: ThreadPoolExecutor | None = None
+        self._planned: list[tuple[int, dict[str, Drawing], dict[str, Path]]] = []
         self._pending: list[tuple[int, Future[dict[str, bytes]]]] = []
         """Step and cards by tag, in the order of steps."""
 
@@ -61,7 +66,12 @@ class Figures(Distributions):
         super().on_fit_start(trainer, pl_module)
         # all processes must ask for it
         self._directory = Path(trainer.log_dir or trainer.default_root_dir) / "figures"
-        self._drawer, self._pending = ThreadPoolExecutor(1, "figures"), []
+        self._drawer, self._planned, self._pending = ThreadPoolExecutor(1, "figures"), [], []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if trainer.global_step > EARLY or not hasattr(pl_module, "watched_step"):
+            self._draw_planned()
 
     def measured(
         self, trainer: Trainer, pl_module: LightningModule, step: int, numbers: dict[str, float], arrays: Arrays
@@ -76,7 +86,6 @@ class Figures(Distributions):
                 series.append(ratios.get(tag, math.nan))
         if self.step is None or not trainer.is_global_zero:
             return
-        assert self._drawer
         super().measured(trainer, pl_module, step, numbers, arrays)
         so_far = {tag.partition("/")[2]: list(values) for tag, values in self._ratios.items()}
         drawings = plan(step, self.histograms, self.rasters, list(self._steps), so_far)
@@ -85,7 +94,9 @@ class Figures(Distributions):
         for logger in trainer.loggers:
             if isinstance(logger, JSONLinesLogger):
                 logger.log_images(paths, step)
-        self._pending.append((step, self._drawer.submit(draw, drawings, paths)))
+        self._planned.append((step, drawings, paths))
+        if self.last:
+            self._draw_planned()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer)
@@ -99,11 +110,18 @@ class Figures(Distributions):
 
     def _finish(self, trainer: Trainer) -> None:
         try:
+            self._draw_planned()
             self._log_drawn(trainer, wait=True)
         finally:
             if self._drawer:
                 self._drawer.shutdown(cancel_futures=True)
-            self._drawer, self._pending = None, []  # no thread can be pickled
+            self._drawer, self._planned, self._pending = None, [], []  # no thread can be pickled
+
+    def _draw_planned(self) -> None:
+        for step, drawings, paths in self._planned:
+            assert self._drawer
+            self._pending.append((step, self._drawer.submit(draw, drawings, paths)))
+        self._planned = []
 
     def _log_drawn(self, trainer: Trainer, wait: bool) -> None:
         """Give TensorBoard what is drawn, or wait for all of it."""
@@ -161,12 +179,24 @@ def draw(drawings: Mapping[str, Drawing], paths: Mapping[str, Path]) -> dict[str
     """Draw each into its PNG file; returns PNGs as large as TensorBoard's cards."""
     cards = {}
     for tag, drawing in drawings.items():
-        with _young_garbage():
-            png, canvas = io.BytesIO(), FigureCanvasAgg(drawing())
-            canvas.print_png(png, pil_kwargs={"compress_level": dashboard.FAST})  # type: ignore[no-untyped-call]
-            write_atomically(paths[tag], png.getvalue())
-            cards[tag] = dashboard.card(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
+        with _short_turns(), _young_garbage():
+            canvas = FigureCanvasAgg(drawing())
+            canvas.draw()  # type: ignore[no-untyped-call]
+            picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
+            write_atomically(paths[tag], dashboard.png(picture))
+            cards[tag] = dashboard.png(dashboard.card(picture))
     return cards
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    # else each operation of torch, which lets go of the interpreter lock, may wait 5 ms to get it back
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(min(interval, 5e-4))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @contextmanager
