@@ -163,7 +163,7 @@ class TrainerConfig:
     """Optimizer steps in all."""
     val_check_interval: int = 10_000
     """Steps between validations, each with a checkpoint; the last step is always validated."""
-    watch_every: int = 1_000
+    watch_every: int = 2_000
     """Steps between watched steps, the ones that hooks and callbacks see; 1 is plain Lightning."""
     engine: str = "auto"
     """How unwatched steps run. compile: about a hundred in one compiled call; eager: a bare loop;

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
@@ -38,9 +39,21 @@ COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"
 
 def config_hash(config: Config) -> str:
     """Of everything that decides the result: all but where it is written and how it is shown."""
-    shown = replace(config, ckpt_path=None, trainer=replace(config.trainer, enable_progress_bar=True))
+    trainer = replace(config.trainer, enable_progress_bar=True)
+    shown = replace(config, ckpt_path=None, trainer=trainer, callbacks=_last_pictures(config.callbacks))
     text = json.dumps(asdict(shown), sort_keys=True).replace(json.dumps(config.run_dir)[1:-1], "")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _last_pictures(callbacks: dict[str, Any]) -> dict[str, Any]:
+    """With Figures at the last step only, unless its steps are given.
+
+    On cores that are all busy no thread hides a drawing, and the numbers of every picture are in diagnostics.jsonl.
+    """
+    return {
+        name: {"steps": [], **each} if str(each.get("_target_")).endswith(".Figures") else each
+        for name, each in callbacks.items()
+    }
 
 
 def is_job() -> bool:
@@ -94,7 +107,9 @@ def _run_locked(directory: Path, config: Config) -> float:
 
         trainer = replace(config.trainer, enable_progress_bar=False)
         ckpt_path = _whole_checkpoint(directory / "checkpoints" / "last.ckpt")
-        return float(run(replace(config, ckpt_path=ckpt_path, trainer=trainer), announce=False)["val/loss"])
+        callbacks = _last_pictures(config.callbacks)
+        job = replace(config, ckpt_path=ckpt_path, trainer=trainer, callbacks=callbacks)
+        return float(run(job, announce=False)["val/loss"])
     except BaseException as error:
         # Lightning turns Ctrl-C into sys.exit
         if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):

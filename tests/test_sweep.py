@@ -291,6 +291,16 @@ def test_interrupted_and_killed_sweeps_go_on(
     assert {job: times(job) for job in jobs.values()} == before
 
 
+@pytest.mark.parametrize(("overrides", "drawn"), [([], {"7"}), (["+callbacks.figures.steps=[0,5]"], {"0", "5", "7"})])
+def test_jobs_draw_the_pictures_of_their_last_step(
+    small: Compose, tmp_path: Path, overrides: list[str], drawn: set[str]
+) -> None:
+    config = small("callbacks=diagnostics", "logger=jsonl", "trainer.max_steps=8", *overrides)
+    _run_locked(tmp_path / "run", config)
+    assert {path.stem.rpartition("_")[2] for path in (tmp_path / "run" / "figures").iterdir()} == drawn
+    refuse_other_run(tmp_path / "run", config)  # it is the same run
+
+
 def test_a_finished_job_on_other_words_is_refused(small: Compose, tmp_path: Path) -> None:
     words = tmp_path / "words.txt"
     words.write_text("\n".join(WORDS), encoding="utf-8")
