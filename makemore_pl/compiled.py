@@ -1,7 +1,7 @@
 """Compiles a step over a stride of minibatches ahead of time, and keeps what it compiled.
 
 torch.compile takes 10 s in each new process even with a warm cache, because inductor can't cache a graph with a scan
-in it. A package of AOTInductor loads in a fraction of a second (docs/adr/0005).
+in it. A package of AOTInductor loads in milliseconds (docs/adr/0005).
 """
 
 import hashlib

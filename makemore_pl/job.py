@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
 FAILURE = "failure.json"
+FIGURES = "makemore_pl.diagnostics.pictures.Figures"
 LOCK = "running.lock"
 """Held while a job runs, by whatever process of whatever command; the kernel lets go of it when that dies."""
 _ELSEWHERE = "name another hydra.sweep.dir, or move this one away."
@@ -48,11 +49,11 @@ def config_hash(config: Config) -> str:
 def _last_pictures(callbacks: dict[str, Any]) -> dict[str, Any]:
     """With Figures at the last step only, unless its steps are given.
 
-    On cores that are all busy no thread hides a drawing, and the numbers of every picture are in diagnostics.jsonl.
+    On cores that are all busy no thread hides a drawing. Histograms writes the numbers of more pictures than these to
+    diagnostics.jsonl, from which scripts/report.py draws.
     """
     return {
-        name: {"steps": [], **each} if str(each.get("_target_")).endswith(".Figures") else each
-        for name, each in callbacks.items()
+        name: {"steps": [], **each} if each.get("_target_") == FIGURES else each for name, each in callbacks.items()
     }
 
 

@@ -164,11 +164,10 @@ def draw(indices: Tensor, distributions: Distributions) -> list[Name]:
 def stream(distributions: Distributions, exclude: Iterable[str] = ()) -> Iterator[list[Name]]:
     """As sample, batch by batch as they are drawn."""
     settings, seen = distributions.settings, set(exclude)
-    choosy = settings.unique or bool(seen)
-    limit = max(10_000, 100 * settings.count) if choosy else settings.count
+    limit = max(10_000, 100 * settings.count) if settings.unique or seen else settings.count
     missing, drawn = settings.count, 0
     while missing > 0 and drawn < limit:
-        n = min(settings.batch_size, max(missing, 256) if choosy else missing, limit - drawn)
+        n = min(settings.batch_size, max(missing, 256), limit - drawn)
         names = []
         for name in draw(torch.arange(drawn, drawn + n), distributions):
             if name.word not in seen:

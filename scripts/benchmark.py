@@ -11,7 +11,7 @@ round begins with another one. Three networks, eight contenders:
 4    makemore_pl as it comes;          4e  with engine=eager
 
 Steady state: --steps steps after a warm-up. makemore_pl begins its run of 200,000 steps as the command does, with
-logger, progress bar, validation and checkpoints, and is measured from step 15,000 on. By then it has compiled, and
+logger, progress bar, validation and checkpoints, and is measured from step 16,000 on. By then it has compiled, and
 drawn all pictures but the last: these are in the whole command. Nobody's output goes to a terminal, which spares
 2 most.
 

@@ -5,6 +5,7 @@ import copy
 import io
 import math
 import re
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Compose
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from strangers import Classifier, fit, lines, values
@@ -27,6 +29,7 @@ from makemore_pl.diagnostics.panel import panel_rows
 from makemore_pl.diagnostics.pictures import Figures
 from makemore_pl.diagnostics.watching import DiagnosticsCallback
 from makemore_pl.jsonl import JSONLinesLogger
+from makemore_pl.train import build
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",  # advice for loaders that read files
@@ -243,6 +246,26 @@ def test_pictures(small: Compose, tmp_path: Path) -> None:
                 assert len(each.convert("L").getcolors() or ()) > 1, "not blank"
     paths = [line["images"] for line in lines(JSONLinesLogger(str(run_dir))) if "images" in line]
     assert paths[1]["pictures/update_data_ratio"] == str(Path("figures", "update_data_ratio_11.png"))
+
+
+def test_pictures_of_the_first_steps_are_drawn_after_these(
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "EARLY", 5)
+    first, seen = tmp_path / "run" / "figures" / "saturation_0.png", {}
+
+    class Looks(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+            patience = time.monotonic() + 30
+            while trainer.global_step > 10 and not first.exists() and time.monotonic() < patience:
+                time.sleep(0.01)
+            seen[trainer.global_step] = first.exists()
+
+    trainer, module, datamodule = build(diagnosed(small, "trainer.max_steps=12", only=("figures",)))
+    trainer.callbacks.append(Looks())  # type: ignore[attr-defined]
+    trainer.fit(module, datamodule=datamodule)
+    assert {step: there for step, there in seen.items() if step <= 5} == dict.fromkeys([0, 1, 2, 3], False)
+    assert seen[11]
 
 
 def test_pictures_of_ratios_that_come_and_go() -> None:

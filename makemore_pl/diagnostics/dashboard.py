@@ -168,9 +168,9 @@ def png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def log_card(trainer: Trainer, tag: str, png: bytes, step: int) -> None:
+def log_card(trainer: Trainer, tag: str, encoded: bytes, step: int) -> None:
     """To TensorBoard, the PNG of a `card`."""
-    image = Summary.Image(width=CARD[0], height=CARD[1], colorspace=3, encoded_image_string=png)
+    image = Summary.Image(width=CARD[0], height=CARD[1], colorspace=3, encoded_image_string=encoded)
     for logger in _tensorboards(trainer):
         _write(logger, Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 

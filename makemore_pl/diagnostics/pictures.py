@@ -4,6 +4,7 @@ import gc
 import logging
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from makemore_pl.report import figures
 log = logging.getLogger(__name__)
 
 Drawing = Callable[[], Figure]
+_drawing = threading.Lock()
+"""What is set for a drawing is set for the whole process."""
 EARLY = 1000
 """Up to this step a run is busy in the interpreter, with short strides and tracing: two would only take turns."""
 
@@ -44,8 +47,8 @@ class Figures(Distributions):
     | pictures/saturation | examples by units of the first tanh layer, white where abs(tanh) > 0.97 | image |
 
     Drawn at `steps`, as far as they are watched, and at the last step: drawing costs more than measuring a hundred
-    steps. A thread does it, because compiled steps release the interpreter lock, and for modules with strides not
-    before step 1,000; TensorBoard gets each picture on the next watched step, under its own. The PNG files lie in
+    steps. A thread does it, because compiled steps release the interpreter lock; where there are strides, after step
+    1,000 or at the end. TensorBoard gets each picture on a later watched step, under its own. The PNG files lie in
     `figures/` of the trainer's log directory.
     """
 
@@ -70,7 +73,7 @@ class Figures(Distributions):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        if trainer.global_step > EARLY or not hasattr(pl_module, "watched_step"):
+        if trainer.global_step > EARLY or not self._strides:
             self._draw_planned()
 
     def measured(
@@ -179,7 +182,7 @@ def draw(drawings: Mapping[str, Drawing], paths: Mapping[str, Path]) -> dict[str
     """Draw each into its PNG file; returns PNGs as large as TensorBoard's cards."""
     cards = {}
     for tag, drawing in drawings.items():
-        with _short_turns(), _young_garbage():
+        with _drawing, _short_turns(), _young_garbage():
             canvas = FigureCanvasAgg(drawing())
             canvas.draw()  # type: ignore[no-untyped-call]
             picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
