@@ -1,0 +1,52 @@
+"""What the default callbacks add to the whole command of 200,000 steps, with a warm cache.
+
+One command differs from the next by more than that, so what counts is the mean over pairs that run one right after the
+other, and its standard error.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import OURS
+from benchmarks.networks import NETWORKS
+from benchmarks.process import run
+
+GOAL = 0.05
+"""Of the command without callbacks."""
+
+
+def command(contender: str, steps: int, scratch: Path) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(dir=scratch) as run_dir:
+        overrides = [*OURS[contender], f"trainer.max_steps={steps}", f"hydra.run.dir={run_dir}"]
+        return run(["scripts/train.py", *NETWORKS["batchnorm"].overrides, *overrides], scratch / "cache")
+
+
+def measure(pairs: int, steps: int, scratch: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Seconds of each command, and what the callbacks add: mean, standard error, share."""
+    command("4", steps, scratch)  # compiles
+    seconds: dict[str, list[float]] = {"3": [], "4": []}
+    cpu_seconds: dict[str, list[float]] = {"3": [], "4": []}
+    for pair in range(pairs):
+        for contender in ("3", "4") if pair % 2 else ("4", "3"):
+            taken = command(contender, steps, scratch)
+            seconds[contender].append(taken["seconds"])
+            cpu_seconds[contender].append(taken["cpu_seconds"])
+        say(f"pair {pair + 1}/{pairs}: {seconds['4'][-1]:.1f} s with, {seconds['3'][-1]:.1f} s without")
+    return {
+        "steps": steps,
+        "seconds": seconds,
+        "added": added(seconds["4"], seconds["3"]),
+        "added_cpu": added(cpu_seconds["4"], cpu_seconds["3"]),
+        "goal": GOAL,
+    }
+
+
+def added(with_callbacks: list[float], without: list[float]) -> dict[str, float]:
+    """By pairs, two or more: mean of the differences, its standard error, and the mean as a share of `without`."""
+    differences = [a - b for a, b in zip(with_callbacks, without, strict=True)]
+    mean = statistics.mean(differences)
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    return {"seconds": mean, "standard_error": error, "share": mean / statistics.mean(without)}
