@@ -5,38 +5,29 @@ other, and its standard error.
 """
 
 import statistics
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-from benchmarks.contenders import OURS
-from benchmarks.networks import NETWORKS
-from benchmarks.process import run
 
 GOAL = 0.05
 """Of the command without callbacks."""
 
 
-def command(contender: str, steps: int, scratch: Path) -> dict[str, float]:
-    with tempfile.TemporaryDirectory(dir=scratch) as run_dir:
-        overrides = [*OURS[contender], f"trainer.max_steps={steps}", f"hydra.run.dir={run_dir}"]
-        return run(["scripts/train.py", *NETWORKS["batchnorm"].overrides, *overrides], scratch / "cache")
+def measure(command: Callable[[str], dict[str, Any]], pairs: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Seconds of each command, and what the callbacks add.
 
-
-def measure(pairs: int, steps: int, scratch: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Seconds of each command, and what the callbacks add: mean, standard error, share."""
-    command("4", steps, scratch)  # compiles
+    Args:
+        command: runs that of a contender, "3" without callbacks or "4" with them; returns its seconds and cpu_seconds.
+    """
+    command("4")  # compiles
     seconds: dict[str, list[float]] = {"3": [], "4": []}
     cpu_seconds: dict[str, list[float]] = {"3": [], "4": []}
     for pair in range(pairs):
         for contender in ("3", "4") if pair % 2 else ("4", "3"):
-            taken = command(contender, steps, scratch)
+            taken = command(contender)
             seconds[contender].append(taken["seconds"])
             cpu_seconds[contender].append(taken["cpu_seconds"])
         say(f"pair {pair + 1}/{pairs}: {seconds['4'][-1]:.1f} s with, {seconds['3'][-1]:.1f} s without")
     return {
-        "steps": steps,
         "seconds": seconds,
         "added": added(seconds["4"], seconds["3"]),
         "added_cpu": added(cpu_seconds["4"], cpu_seconds["3"]),

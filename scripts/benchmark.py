@@ -214,9 +214,13 @@ def measure_sampling(arguments: argparse.Namespace) -> None:
 
 def measure_watching(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        pairs, steps = (2, 1_000) if arguments.quick else (8, 200_000)
-        say = partial(console.print, highlight=False)
-        measured = environment() | watching.measure(pairs, steps, Path(scratch), say)
+        settings = {
+            "network": NETWORKS["batchnorm"],
+            "steps": arguments.command_steps,
+            "cache": Path(scratch) / "cache",
+        }
+        pairs, say = 2 if arguments.quick else 8, partial(console.print, highlight=False)
+        measured = environment() | watching.measure(partial(command, **settings), pairs, say)
     write_text(arguments.output, measured, [])
     console.print_json(data=measured)
 
