@@ -33,7 +33,7 @@ format: install  ## Format the code
 	$(BIN)/ruff check --fix .
 
 test-compile: install  ## Every optimizer, placement and clipping, compiled (about 30 minutes)
-	$(BIN)/python -m pytest -m compile tests/test_fused.py $(ARGS)
+	$(BIN)/python -m pytest -m compile tests/test_stride.py $(ARGS)
 
 test-browser: install  ## The report pages in headless chromium, where it is installed
 	$(BIN)/python -m pytest -m browser $(ARGS)

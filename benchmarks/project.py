@@ -12,8 +12,8 @@ from torch import Tensor
 
 from benchmarks.splits import Tick
 from makemore_pl.config import Config, resolve
-from makemore_pl.fused import Unwatched
 from makemore_pl.module import MakemoreModule
+from makemore_pl.stride.unwatched_steps import Unwatched
 from makemore_pl.train import build
 
 CONF = Path(__file__).parents[1] / "conf"

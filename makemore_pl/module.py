@@ -14,10 +14,10 @@ from torchmetrics.text import Perplexity
 
 from makemore_pl.config import ModelConfig, OptimConfig
 from makemore_pl.data import Vocabulary
-from makemore_pl.fused import Unwatched
-from makemore_pl.jsonl import JSONLinesLogger
+from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.model import MLP
-from makemore_pl.nonfinite import all_finite, first_not_finite, first_not_finite_gradient
+from makemore_pl.stride.finiteness import all_finite, first_not_finite, first_not_finite_gradient
+from makemore_pl.stride.unwatched_steps import Unwatched
 
 
 def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from makemore_pl.data import Vocabulary
-from makemore_pl.unhooked import unhooked
+from makemore_pl.module_copy import copy_without_hooks
 
 CHUNK = 128  # contexts in one forward pass
 TABLE = 2**22  # entries of the largest table of all contexts: twice 32 MB
@@ -80,7 +80,7 @@ class Distributions:
     def __init__(self, model: nn.Module, vocabulary: Vocabulary, block_size: int, settings: Settings) -> None:
         self.vocabulary, self.block_size, self.settings = vocabulary, block_size, settings
         self.prompt = vocabulary.encode(settings.prompt)
-        self.model = unhooked(model).double().eval()
+        self.model = copy_without_hooks(model).double().eval()
         self.device = next(self.model.parameters()).device
         batchnorms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
         nn.ModuleList(batchnorms).train(settings.batch_statistics)

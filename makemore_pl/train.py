@@ -26,12 +26,12 @@ from makemore_pl.checkpoint import check_resumable
 from makemore_pl.config import Config, TrainerConfig
 from makemore_pl.data import NamesDataModule
 from makemore_pl.diagnostics.dashboard import add_layout, log_hparams, url
+from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.evaluate import split_loss
 from makemore_pl.files import write_atomically
-from makemore_pl.fused import call_length
-from makemore_pl.jsonl import JSONLinesLogger
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
+from makemore_pl.stride.unwatched_steps import call_length
 from makemore_pl.words import fingerprint
 
 log = logging.getLogger(__name__)

@@ -78,9 +78,9 @@ def run(name: str, command: str, output: Path) -> dict[str, str]:
 
 def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str, Callable[..., Any]]:
     """What the template can ask: numbers and pictures of a run, and whether what it tells to look for is there."""
+    from makemore_pl.figures.series import running_mean
     from makemore_pl.report import evolution, health
     from makemore_pl.report.section import Pictures
-    from makemore_pl.report.series import running_mean
 
     def at(name: str, tag: str, step: int) -> float:
         # at the last watched step up to this one
@@ -136,7 +136,7 @@ def main() -> None:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from makemore_pl.files import write_atomically
-    from makemore_pl.report.run import is_run, read_run
+    from makemore_pl.report.run_directory import is_run, read_run
     from makemore_pl.report.wording import number, significant
 
     directories = {name: ROOT / arguments.output / name for name in made}

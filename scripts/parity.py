@@ -14,7 +14,9 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-from makemore_pl.diagnostics.panel import STEP, panel_rows, panel_table
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.panel import STEP, panel_rows, panel_table
 
 SCRIPTS = Path(__file__).parent
 # experiment: published train and val, reference train and val, tolerance

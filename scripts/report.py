@@ -20,7 +20,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     from makemore_pl.report.page import write_report
-    from makemore_pl.report.sweep import is_sweep
+    from makemore_pl.report.sweep_directory import is_sweep
 
     directory = arguments.directory
     if arguments.output is None and is_sweep(directory):

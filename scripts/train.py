@@ -5,8 +5,8 @@ from omegaconf import DictConfig
 
 from makemore_pl.config import resolve
 from makemore_pl.errors import one_sentence
-from makemore_pl.job import is_job, run_job
-from makemore_pl.sweep import launch
+from makemore_pl.sweep.job import is_job, run_job
+from makemore_pl.sweep.launch import launch
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from makemore_pl.jsonl import JSONLinesLogger
+from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 
 
 def cnn(seed: int = 0) -> nn.Sequential:

@@ -27,13 +27,13 @@ from torch.nn.functional import cross_entropy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from makemore_pl.callbacks import Baselines, Samples
 from makemore_pl.config import Config
-from makemore_pl.data import next_watched
-from makemore_pl.diagnostics.callbacks import ActivationStats, BatchNormStats, GradientStats, UpdateStats
-from makemore_pl.diagnostics.exhibits import Baselines, Histograms, Samples
+from makemore_pl.diagnostics import ActivationStats, BatchNormStats, GradientStats, Histograms, UpdateStats
+from makemore_pl.diagnostics.callback import DiagnosticsCallback, fetch, log_spaced
+from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.diagnostics.pictures import Figures
-from makemore_pl.diagnostics.watching import DiagnosticsCallback, fetch, log_spaced
-from makemore_pl.jsonl import JSONLinesLogger
+from makemore_pl.stride.watched_steps import next_watched
 from makemore_pl.train import build
 
 pytestmark = pytest.mark.filterwarnings(

@@ -28,7 +28,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from makemore_pl.config import resolve
 from makemore_pl.diagnostics import dashboard
-from makemore_pl.jsonl import JSONLinesLogger
+from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.train import run
 
 TAGS = {

@@ -24,14 +24,12 @@ from makemore_pl import words as words_module
 from makemore_pl.config import DataConfig, TrainerConfig
 from makemore_pl.data import (
     NamesDataModule,
-    Strides,
     Vocabulary,
     examples,
-    next_watched,
     split_examples,
     split_words,
-    validation_due,
 )
+from makemore_pl.stride.watched_steps import Strides, next_watched, validation_due
 from makemore_pl.words import LECTURE_SHA256, load_words, read_words
 
 # --- windows, vocabulary, splits -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from makemore_pl.report import canvas, figures, maps, series
+from makemore_pl.figures import canvas, comparisons, lecture_pictures, series
 
 UNIT = ([-1.0, -0.5, 0.0, 0.5, 1.0], [1, 1, 2, 4])
 LAYERS = {"layers.0": UNIT, "layers.1": ([-1.0, 0.0, 1.0], [3, 1])}
@@ -105,7 +105,7 @@ def test_principal_components_of_narrow_embeddings(width: int) -> None:
 
 
 def test_distributions() -> None:
-    ax = panel(figures.distributions(LAYERS, "activations", "activation"))
+    ax = panel(lecture_pictures.distributions(LAYERS, "activations", "activation"))
     assert labels(ax) == ["layers.0", "layers.1"]
     assert ax.lines[0].get_ydata().tolist() == [0.25, 0.25, 0.5, 1.0]
     assert (ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel()) == ("activations", "activation", "density")
@@ -114,12 +114,12 @@ def test_distributions() -> None:
 
 
 def test_distributions_cut_long_tails() -> None:
-    ax = panel(figures.distributions({"output": ([-100, -2, 0, 2, 100], [1, 998, 1000, 1])}, "", ""))
+    ax = panel(lecture_pictures.distributions({"output": ([-100, -2, 0, 2, 100], [1, 998, 1000, 1])}, "", ""))
     assert ax.get_xlim() == pytest.approx((-2.04, 2.04))
 
 
 def test_update_ratios() -> None:
-    ax = panel(figures.update_ratios(STEPS, UPDATES, last=1000))
+    ax = panel(lecture_pictures.update_ratios(STEPS, UPDATES, last=1000))
     band = ax.patches[0].get_window_extent().transformed(ax.transData.inverted())
     assert (band.y0, band.y1) == pytest.approx((-4, -1.5))
     assert -3 in [line.get_ydata()[0] for line in ax.lines]
@@ -131,39 +131,41 @@ def test_update_ratios() -> None:
 
 
 def test_update_ratios_of_skipped_steps() -> None:
-    ax = panel(figures.update_ratios([0, 1], {"layers.0": [-np.inf, None]}))
+    ax = panel(lecture_pictures.update_ratios([0, 1], {"layers.0": [-np.inf, None]}))
     assert np.isfinite(ax.get_ylim()).all()
 
 
 def test_steps_are_logarithmic_and_begin_at_0() -> None:
-    ax = panel(figures.lines([0, 10, 20_000], {"layers.0": [1, 2, 3]}, "saturation", "share"))
+    ax = panel(lecture_pictures.lines([0, 10, 20_000], {"layers.0": [1, 2, 3]}, "saturation", "share"))
     assert ax.get_xscale() == "symlog"
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "1", "10", "100", "1k", "10k"]
     assert ax.get_xlim()[0] < 0 < 20_000 < ax.get_xlim()[1]
 
 
 def test_linear_steps() -> None:
-    ax = panel(figures.lines([0, 100], {"layers.0": [1, 2]}, "", log=False))
+    ax = panel(lecture_pictures.lines([0, 100], {"layers.0": [1, 2]}, "", log=False))
     assert ax.get_xscale() == "linear"
 
 
 def test_lines_leave_gaps_and_draw_near_references_only() -> None:
-    ax = panel(figures.lines(STEPS, {"a": [1, 2, None, 2, 1, 1]}, "", "", {"near": 2.5, "far": 50}))
+    ax = panel(lecture_pictures.lines(STEPS, {"a": [1, 2, None, 2, 1, 1]}, "", "", {"near": 2.5, "far": 50}))
     assert np.isnan(ax.lines[0].get_ydata()[2])
     assert [text.get_text() for text in ax.texts] == ["near"]
     assert ax.get_ylim()[1] > 2.5
 
 
 def test_values_of_many_sizes_are_logarithmic() -> None:
-    ax = panel(figures.lines([0, 1], {"layers.0": [0.001, 0.01], "output": [1, 10]}, "", log_values=True))
+    ax = panel(lecture_pictures.lines([0, 1], {"layers.0": [0.001, 0.01], "output": [1, 10]}, "", log_values=True))
     assert ax.get_yscale() == "log"
     low, high = ax.get_ylim()
     assert 0 < low < 0.001 < 10 < high
 
 
 def test_a_layer_has_one_colour_everywhere() -> None:
-    activations = panel(figures.distributions(LAYERS, "", "")).lines[1]
-    updates = panel(figures.lines(STEPS, {"embedding.weight": STEPS, "layers.1.linear.weight": STEPS}, "")).lines[1]
+    activations = panel(lecture_pictures.distributions(LAYERS, "", "")).lines[1]
+    updates = panel(
+        lecture_pictures.lines(STEPS, {"embedding.weight": STEPS, "layers.1.linear.weight": STEPS}, "")
+    ).lines[1]
     assert activations.get_color() == updates.get_color() == canvas.LAYERS[1]
 
 
@@ -183,7 +185,7 @@ def test_short_names_stay_different() -> None:
 
 def test_saturation_raster_is_white_where_saturated() -> None:
     saturated = np.array([[True, False, False], [True, True, False]])
-    ax = panel(figures.saturation_raster(saturated, "layers.0"))
+    ax = panel(lecture_pictures.saturation_raster(saturated, "layers.0"))
     image = ax.images[0]
     assert (image.get_array() == saturated).all()
     assert to_hex(image.to_rgba(np.array([[0.0, 1.0]]))[0, 1]) == "#ffffff"
@@ -192,7 +194,7 @@ def test_saturation_raster_is_white_where_saturated() -> None:
 
 
 def test_four_pictures() -> None:
-    figure = figures.four_pictures(LAYERS, LAYERS, {"embedding.weight": UNIT}, STEPS, UPDATES, "step 20")
+    figure = lecture_pictures.four_pictures(LAYERS, LAYERS, {"embedding.weight": UNIT}, STEPS, UPDATES, "step 20")
     assert [ax.get_title(loc="left") for ax in figure.axes] == [
         "activations, step 20",
         "activation gradients, step 20",
@@ -205,7 +207,7 @@ def test_four_pictures() -> None:
 
 
 def test_four_pictures_of_nothing_say_so() -> None:
-    figure = figures.four_pictures({}, {}, {}, [], {})
+    figure = lecture_pictures.four_pictures({}, {}, {}, [], {})
     assert [ax.texts[0].get_text() for ax in figure.axes[:3]] == ["not measured"] * 3
     canvas.svg(figure)
 
@@ -214,7 +216,7 @@ BASELINES = {"uniform": 3.3, "unigram": 2.8, "bigram": 2.45}
 
 
 def test_loss_curve() -> None:
-    ax = panel(figures.loss_curve(STEPS, [3.3, 3.2, 3, 2.8, 2.5, 2.4], [20], [2.35], BASELINES))
+    ax = panel(lecture_pictures.loss_curve(STEPS, [3.3, 3.2, 3, 2.8, 2.5, 2.4], [20], [2.35], BASELINES))
     assert labels(ax) == ["train, minibatch", "train, mean", "val"]
     assert [text.get_text() for text in ax.texts] == ["uniform", "unigram", "bigram"]
     assert ax.get_yscale() == "linear"
@@ -223,22 +225,24 @@ def test_loss_curve() -> None:
 
 def test_loss_curve_of_a_hockey_stick() -> None:
     losses = [27.0, 20, 10, 5, 3, 2.5]
-    assert panel(figures.loss_curve(STEPS, losses, [], [], BASELINES)).get_yscale() == "log"
-    ax = panel(figures.loss_curve(STEPS, losses, [20], [2.4], BASELINES, log=False))
+    assert panel(lecture_pictures.loss_curve(STEPS, losses, [], [], BASELINES)).get_yscale() == "log"
+    ax = panel(lecture_pictures.loss_curve(STEPS, losses, [20], [2.4], BASELINES, log=False))
     assert ax.get_ylim()[1] < 12  # close up, without the beginning
 
 
 def test_loss_curve_with_a_mean_of_its_own() -> None:
-    ax = panel(figures.loss_curve([0, 500], [3, 2.9], [], [], {}, mean=[3, 2.5]))
+    ax = panel(lecture_pictures.loss_curve([0, 500], [3, 2.9], [], [], {}, mean=[3, 2.5]))
     assert ax.lines[1].get_ydata().tolist() == [3, 2.5]
 
 
 def test_loss_curve_of_nothing() -> None:
-    canvas.svg(figures.loss_curve([], [], [], [], {}))
+    canvas.svg(lecture_pictures.loss_curve([], [], [], [], {}))
 
 
 def test_heat_map() -> None:
-    figure = maps.heat_map({"pre": [[0.0, 1.0]], "none": [[np.nan, -0.5]]}, ["a", "b"], ["c"], "val loss", "x", "y")
+    figure = comparisons.heat_map(
+        {"pre": [[0.0, 1.0]], "none": [[np.nan, -0.5]]}, ["a", "b"], ["c"], "val loss", "x", "y"
+    )
     cells = [[text.get_text() for text in ax.texts] for ax in figure.axes]
     assert cells == [["0.000", "1.000"], ["–", "−0.500"]]
     inks = [text.get_color() for text in figure.axes[0].texts]
@@ -248,36 +252,36 @@ def test_heat_map() -> None:
 
 
 def test_heat_map_of_failures_only() -> None:
-    canvas.svg(maps.heat_map({"": [[np.nan]]}, ["a"], ["b"], ""))
+    canvas.svg(comparisons.heat_map({"": [[np.nan]]}, ["a"], ["b"], ""))
 
 
 def test_embeddings_have_characters_as_markers() -> None:
     characters = ".abcdefghijklmnopqrstuvwxyz"
-    ax = panel(maps.embeddings_2d(np.random.default_rng(0).normal(size=(27, 10)), characters))
+    ax = panel(comparisons.embeddings_2d(np.random.default_rng(0).normal(size=(27, 10)), characters))
     assert [text.get_text() for text in ax.texts] == list(characters[1:])
     assert "PCA" in ax.get_title(loc="left")
     assert labels(ax) == ["vowel", "consonant", "end mark"]
 
 
 def test_embeddings_of_another_alphabet() -> None:
-    ax = panel(maps.embeddings_2d(np.eye(4), ".αβγ"))
+    ax = panel(comparisons.embeddings_2d(np.eye(4), ".αβγ"))
     assert labels(ax) == ["end mark"]
 
 
 def test_overlaid_curves() -> None:
     curves = {name: ([0, 10], [place, place]) for place, name in enumerate("abc")}
-    ax = panel(maps.overlaid_curves(curves, "training loss", "nats", ["b"]))
+    ax = panel(comparisons.overlaid_curves(curves, "training loss", "nats", ["b"]))
     assert labels(ax) == ["b"]
     assert [line.get_color() for line in ax.lines] == [canvas.FAINT, canvas.FAINT, canvas.LAYERS[0]]
 
 
 def test_svg_is_the_same_every_time() -> None:
-    first, second = (canvas.svg(figures.distributions(LAYERS, "t", "x")) for _ in range(2))
+    first, second = (canvas.svg(lecture_pictures.distributions(LAYERS, "t", "x")) for _ in range(2))
     assert first == second
 
 
 def test_inline_svg_belongs_to_its_page() -> None:
-    text = canvas.inline(canvas.svg(figures.update_ratios(STEPS, UPDATES)), "mine", "what it says")
+    text = canvas.inline(canvas.svg(lecture_pictures.update_ratios(STEPS, UPDATES)), "mine", "what it says")
     assert text.startswith("<svg viewBox=")
     assert 'role="img" aria-label="what it says"' in text
     assert "http" not in text

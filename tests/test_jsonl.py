@@ -10,9 +10,9 @@ import pytest
 import torch
 from strangers import Classifier, fit, lines, values
 
-from makemore_pl.diagnostics.callbacks import UpdateStats
-from makemore_pl.jsonl import VERSION, JSONLinesLogger
-from makemore_pl.report.run import read_diagnostics
+from makemore_pl.diagnostics import UpdateStats
+from makemore_pl.diagnostics.jsonl import VERSION, JSONLinesLogger
+from makemore_pl.report.run_directory import read_diagnostics
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",  # advice for loaders that read files

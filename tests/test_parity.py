@@ -15,8 +15,8 @@ import torch
 from conftest import ROOT, WORDS, Compose, python
 from probes import Recorder
 
+from benchmarks.panel import Row, panel_table
 from makemore_pl.config import Config
-from makemore_pl.diagnostics.panel import Row, panel_table
 from makemore_pl.train import build
 
 TOLERANCE = 1e-10

@@ -26,13 +26,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from makemore_pl.config import Config
-from makemore_pl.job import config_hash
 from makemore_pl.report import page
 from makemore_pl.report.command import differences, overrides, typed
-from makemore_pl.report.grid import grids
-from makemore_pl.report.run import Run, read_diagnostics, read_embedding, read_overrides, read_run
+from makemore_pl.report.heat_map_grid import grids
+from makemore_pl.report.run_directory import Run, read_diagnostics, read_embedding, read_overrides, read_run
 from makemore_pl.report.summary import write_summary
-from makemore_pl.report.sweep import (
+from makemore_pl.report.sweep_directory import (
     Mean,
     correlations,
     failures,
@@ -45,6 +44,7 @@ from makemore_pl.report.sweep import (
     unfinished,
     varied_keys,
 )
+from makemore_pl.sweep.job import config_hash
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = asdict(Config(run_dir=""))

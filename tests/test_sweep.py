@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from makemore_pl.directories import job_name, sweep_name
-from makemore_pl.job import _run_locked, config_hash, fail, refuse_other_run, run_job
-from makemore_pl.sweep import Sweep, is_locked, launch
+from makemore_pl.sweep.directory_names import job_name, sweep_name
+from makemore_pl.sweep.job import _run_locked, config_hash, fail, refuse_other_run, run_job
+from makemore_pl.sweep.launch import Sweep, is_locked, launch
 from makemore_pl.train import run
 
 SMALL = (
@@ -176,14 +176,14 @@ def test_a_lock_file_may_be_gone_when_its_job_ends(
     small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)))
-    monkeypatch.setattr("makemore_pl.job.HydraConfig", SimpleNamespace(get=lambda: hydra))
-    monkeypatch.setattr("makemore_pl.job.resolve", lambda raw: small())
+    monkeypatch.setattr("makemore_pl.sweep.job.HydraConfig", SimpleNamespace(get=lambda: hydra))
+    monkeypatch.setattr("makemore_pl.sweep.job.resolve", lambda raw: small())
 
     def run_locked(directory: Path, config: object) -> float:
         (directory / "running.lock").unlink()
         return 2.0
 
-    monkeypatch.setattr("makemore_pl.job._run_locked", run_locked)
+    monkeypatch.setattr("makemore_pl.sweep.job._run_locked", run_locked)
     assert run_job(DictConfig({})) == 2.0
 
 

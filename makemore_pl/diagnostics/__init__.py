@@ -1,1 +1,14 @@
-"""What activations, gradients, parameters and BatchNorm tell about a training run: statistics, taps, callbacks."""
+"""Instruments for any LightningModule: what its activations, gradients, updates and BatchNorms do while it trains.
+
+Read in this order: statistics, taps, callback, activation_stats, gradient_stats, update_stats, batchnorm_stats,
+histograms, pictures; for loggers dashboard and jsonl.
+"""
+
+from makemore_pl.diagnostics.activation_stats import ActivationStats
+from makemore_pl.diagnostics.batchnorm_stats import BatchNormStats
+from makemore_pl.diagnostics.gradient_stats import GradientStats
+from makemore_pl.diagnostics.histograms import Histograms
+from makemore_pl.diagnostics.pictures import Figures
+from makemore_pl.diagnostics.update_stats import UpdateStats
+
+__all__ = ["ActivationStats", "BatchNormStats", "Figures", "GradientStats", "Histograms", "UpdateStats"]

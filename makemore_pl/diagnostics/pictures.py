@@ -19,12 +19,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from makemore_pl.diagnostics import dashboard
+from makemore_pl.diagnostics.callback import Arrays
 from makemore_pl.diagnostics.dashboard import Histogram
-from makemore_pl.diagnostics.distributions import Distributions, Raster
-from makemore_pl.diagnostics.watching import Arrays
+from makemore_pl.diagnostics.histograms import Distributions, Raster
+from makemore_pl.diagnostics.jsonl import JSONLinesLogger
+from makemore_pl.figures import lecture_pictures
 from makemore_pl.files import write_atomically
-from makemore_pl.jsonl import JSONLinesLogger
-from makemore_pl.report import figures
 
 log = logging.getLogger(__name__)
 
@@ -169,12 +169,14 @@ def plan(
         group = {t.removeprefix(quantity): each for t, each in histograms.items() if t.startswith(quantity)}
         if group:
             drawings[f"pictures/{name}"] = partial(
-                figures.distributions, group, f"{title}, step {step:,}", title.removesuffix("s")
+                lecture_pictures.distributions, group, f"{title}, step {step:,}", title.removesuffix("s")
             )
     if len(steps) > 1:
-        drawings["pictures/update_data_ratio"] = partial(figures.update_ratios, steps, ratios)
+        drawings["pictures/update_data_ratio"] = partial(lecture_pictures.update_ratios, steps, ratios)
     for tag, raster in list(rasters.items())[:1]:
-        drawings["pictures/saturation"] = partial(figures.saturation_raster, raster, title=f"{tag}, step {step:,}")
+        drawings["pictures/saturation"] = partial(
+            lecture_pictures.saturation_raster, raster, title=f"{tag}, step {step:,}"
+        )
     return drawings
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from makemore_pl.report.run import flatten
+from makemore_pl.report.run_directory import flatten
 
 NOT_SETTINGS = ("callbacks", "logger", "run_dir", "ckpt_path", "experiment")
 SHOWN_ONLY = ("trainer.enable_progress_bar",)

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from makemore_pl.report import figures
-from makemore_pl.report.run import Run
+from makemore_pl.figures import lecture_pictures
+from makemore_pl.figures.series import Floats, running_mean
+from makemore_pl.report.run_directory import Run
 from makemore_pl.report.section import Block, Frame, Frames, Note, Picture, Pictures
-from makemore_pl.report.series import Floats, running_mean
 from makemore_pl.report.wording import ends
 
 FRAMES = 9
@@ -36,7 +36,7 @@ def loss(run: Run) -> list[Block]:
     if val.size:
         alt += f" Validation loss {val[-1]:.4f} at step {val_steps[-1]:,}."
     pictures = [
-        Picture(name, figures.loss_curve(steps, train, val_steps, val, baselines, log, mean), alt)
+        Picture(name, lecture_pictures.loss_curve(steps, train, val_steps, val, baselines, log, mean), alt)
         for name, log in (("loss_beginning", True), ("loss", False))
     ]
     blocks: list[Block] = [Pictures(pictures)]
@@ -56,17 +56,17 @@ def four_pictures(run: Run) -> list[Block]:
     pictures: dict[int, list[Picture]] = {}
     absent = [title for kind, (title, _) in DISTRIBUTIONS.items() if not any(_group(run, kind, s) for s in steps)]
     update_steps, updates = run.diagnostics.quantity("update_data_ratio")
-    heights = figures.update_ratios(update_steps, matrices(updates)).axes[0].get_ylim()
+    heights = lecture_pictures.update_ratios(update_steps, matrices(updates)).axes[0].get_ylim()
     for step in steps:
         shown = []
         for kind, (title, label) in DISTRIBUTIONS.items():
             if histograms := _group(run, kind, step):
                 alt = f"Density of {title} at step {step:,}, a line for each of {', '.join(histograms)}."
-                figure = figures.distributions(histograms, title, label)
+                figure = lecture_pictures.distributions(histograms, title, label)
                 shown.append(Picture(f"{kind}-{step}", figure, alt, kept=False))
         until = update_steps <= step
         if weights := {name: each[until] for name, each in matrices(updates).items() if until.any()}:
-            figure = figures.update_ratios(update_steps[until], weights, last=float(update_steps[-1]))
+            figure = lecture_pictures.update_ratios(update_steps[until], weights, last=float(update_steps[-1]))
             figure.axes[0].set_ylim(*heights)  # so that the frames do not jump
             alt = f"Update to data ratios up to step {step:,}: {ends(update_steps[until], weights)}"
             shown.append(Picture(f"update_data_ratio-{step}", figure, alt, kept=False))
@@ -90,7 +90,7 @@ def last_four_pictures(run: Run) -> list[Picture]:
     for step in sorted({min(steps), max(steps)}) if steps else []:
         until = update_steps <= step
         activations, activation_grads, weight_grads = (_group(run, kind, step) for kind in DISTRIBUTIONS)
-        figure = figures.four_pictures(
+        figure = lecture_pictures.four_pictures(
             activations,
             activation_grads,
             weight_grads,

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from makemore_pl.report import figures, maps
+from makemore_pl.figures import comparisons, lecture_pictures
+from makemore_pl.figures.series import running_mean
 from makemore_pl.report.evolution import FRAMES, chosen, frames_of, matrices, missing
-from makemore_pl.report.run import Run, read_embedding
+from makemore_pl.report.run_directory import Run, read_embedding
 from makemore_pl.report.section import Block, Note, Picture, Pictures, Table
-from makemore_pl.report.series import running_mean
 from makemore_pl.report.wording import ends, from_to, number
 
 RASTERS = 15
@@ -28,7 +28,7 @@ def saturation(run: Run) -> list[Block]:
             step: [
                 Picture(
                     f"{tag.replace('/', '-').replace('.', '-')}-{step}",
-                    figures.saturation_raster(raster, tag.partition("/")[2]),
+                    lecture_pictures.saturation_raster(raster, tag.partition("/")[2]),
                     f"{tag} at step {step:,}: {raster.mean():.1%} of {raster.shape[1]} units times "
                     f"{raster.shape[0]} examples saturated, {raster.all(0).sum()} units on every example.",
                     kept=step == steps[-1],
@@ -101,11 +101,11 @@ def updates(run: Run) -> list[Block]:
     updates = matrices(updates)
     if not updates:
         return [missing("update:data ratios", run)]
-    low, high = figures.BAND_OF_UPDATES
+    low, high = lecture_pictures.BAND_OF_UPDATES
     smooth = {name: running_mean(steps, each) for name, each in updates.items()}
     picture = Picture(
         "update_data_ratio",
-        figures.update_ratios(steps, smooth),
+        lecture_pictures.update_ratios(steps, smooth),
         f"Update to data ratios, log10: {ends(steps, smooth)}",
         "Means over up to 21 watched steps. Shaded: the band. Dotted: the lecture's line.",
     )
@@ -161,7 +161,7 @@ def embeddings(run: Run) -> list[Block]:
         return [Note(f"{error} So there are no embeddings to show.", missing=True)]
     picture = Picture(
         "embeddings",
-        maps.embeddings_2d(embedding, characters),
+        comparisons.embeddings_2d(embedding, characters),
         f"The embeddings of {len(characters)} characters in their two principal components.",
         f"The {embedding.shape[1]} numbers of each character, seen in the two directions of most variance (PCA).",
     )
@@ -174,6 +174,8 @@ def _line_pictures(run: Run, wanted: Mapping[str, tuple[str, str, Mapping[str, f
         steps, values = run.diagnostics.quantity(quantity)
         smooth = {name: running_mean(steps, each) for name, each in sorted(values.items()) if np.isfinite(each).any()}
         if any(each.any() for each in smooth.values()):  # all zero: the table says so
-            figure = figures.lines(steps, smooth, title, label, references, log_values=quantity == "grad_data_ratio")
+            figure = lecture_pictures.lines(
+                steps, smooth, title, label, references, log_values=quantity == "grad_data_ratio"
+            )
             pictures.append(Picture(quantity, figure, f"{title}: {ends(steps, smooth)}"))
     return pictures

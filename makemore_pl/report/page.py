@@ -6,12 +6,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from makemore_pl.figures.canvas import png
 from makemore_pl.files import write_atomically
-from makemore_pl.report import atlas, story
-from makemore_pl.report.canvas import png
-from makemore_pl.report.run import is_run, read_run
+from makemore_pl.report import run_story, sweep_story
+from makemore_pl.report.run_directory import is_run, read_run
 from makemore_pl.report.section import Page
-from makemore_pl.report.sweep import is_sweep
+from makemore_pl.report.sweep_directory import is_sweep
 
 
 def tell(directory: Path, defaults: Mapping[str, Any] | None = None, start: Mapping[str, Any] | None = None) -> Page:
@@ -25,9 +25,9 @@ def tell(directory: Path, defaults: Mapping[str, Any] | None = None, start: Mapp
         ValueError: it is neither, or a file of it can't be read.
     """
     if is_run(directory):
-        return story.tell(read_run(directory), defaults, start)
+        return run_story.tell(read_run(directory), defaults, start)
     if is_sweep(directory):
-        return atlas.tell_directory(directory)
+        return sweep_story.tell_directory(directory)
     raise ValueError(
         f"{directory} is neither a run directory (it has no config.yaml) nor a sweep directory (no folder in it has)."
     )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from makemore_pl.report.canvas import inline, svg
+from makemore_pl.figures.canvas import inline, svg
 
 
 @dataclass(slots=True)

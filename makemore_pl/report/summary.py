@@ -9,9 +9,9 @@ from pathlib import Path
 
 from makemore_pl.files import write_atomically
 from makemore_pl.report.page import tell, write_page
-from makemore_pl.report.run import Run
+from makemore_pl.report.run_directory import Run
 from makemore_pl.report.section import Picture
-from makemore_pl.report.sweep import (
+from makemore_pl.report.sweep_directory import (
     Mean,
     compared,
     correlations,

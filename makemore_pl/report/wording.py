@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from makemore_pl.report.series import Floats
+from makemore_pl.figures.series import Floats
 
 
 def show(value: Any) -> str:

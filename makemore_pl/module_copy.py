@@ -10,7 +10,7 @@ M = TypeVar("M", bound=nn.Module)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def unhooked(module: M, share_tensors: bool = False) -> M:
+def copy_without_hooks(module: M, share_tensors: bool = False) -> M:
     """A copy without hooks; with `share_tensors`, on the very same parameters and buffers."""
     tensors = [*module.parameters(), *module.buffers()] if share_tensors else []
     hooks: dict[int, Any] = {id(getattr(each, kind)): OrderedDict() for each in module.modules() for kind in HOOKS}

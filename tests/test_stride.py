@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from makemore_pl import compiled, fused
 from makemore_pl.config import BATCHNORM_PLACEMENTS, ModelConfig
-from makemore_pl.container import Container
-from makemore_pl.fused import LONGEST, GivenDropout, Unwatched, call_length, functional_step
 from makemore_pl.model import MLP
-from makemore_pl.nonfinite import all_finite
-from makemore_pl.rule import Rule
+from makemore_pl.stride import compiling, unwatched_steps
+from makemore_pl.stride.container import Container
+from makemore_pl.stride.finiteness import all_finite
+from makemore_pl.stride.optimizers import Rule
+from makemore_pl.stride.pure_step import functional_step
+from makemore_pl.stride.unwatched_steps import LONGEST, GivenDropout, Unwatched, call_length
 
 K, B, BLOCK, VOCAB = 12, 8, 3, 9
 OPTIMIZERS: dict[str, Callable[[Iterable[Tensor]], Optimizer]] = {
@@ -116,7 +117,7 @@ def test_calls_shorter_than_a_stride(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_agree(("momentum", "pre_output", "norm"), 5)
     # in bounded pieces without a compiler too, and to the bit
     expected = train(("adamw", "pre", "none"), 0)
-    monkeypatch.setattr(fused, "LONGEST", 5)
+    monkeypatch.setattr(unwatched_steps, "LONGEST", 5)
     assert torch.equal(train(("adamw", "pre", "none"), 0)[2], expected[2])
 
 
@@ -218,13 +219,13 @@ def test_large_numbers_are_finite() -> None:
 
 
 def test_packages_know_what_their_code_depends_on() -> None:
-    before, threads = compiled.surroundings(), torch.get_num_threads()
+    before, threads = compiling.surroundings(), torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        assert compiled.surroundings() != before
+        assert compiling.surroundings() != before
     finally:
         torch.set_num_threads(threads)
-    assert compiled.surroundings() == before
+    assert compiling.surroundings() == before
 
 
 def test_other_threads_run_during_a_compiled_call() -> None:
@@ -233,7 +234,7 @@ def test_other_threads_run_during_a_compiled_call() -> None:
         return w, w.sum()
 
     carry, xs = (torch.eye(256, dtype=torch.float64),), (torch.linspace(0, 1, 400, dtype=torch.float64),)
-    run = compiled.compiled_scan("a product", step, carry, xs)
+    run = compiling.compiled_scan("a product", step, carry, xs)
     called, beats = threading.Event(), [0]
 
     def beat() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from makemore_pl.report.canvas import (
+from makemore_pl.figures.canvas import (
     FAINT,
     INK,
     LAYERS,
@@ -19,7 +19,7 @@ from makemore_pl.report.canvas import (
     line_of,
     step_axis,
 )
-from makemore_pl.report.series import floats, limits, principal_components, thin
+from makemore_pl.figures.series import floats, limits, principal_components, thin
 
 VOWELS = "aeiou"
 

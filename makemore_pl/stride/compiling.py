@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._C._aoti import AOTIModelPackageLoader
 from torch.utils import _pytree as pytree
 
-from makemore_pl.container import Container
+from makemore_pl.stride.container import Container
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MultipleLocator, NullLocator
 from numpy.typing import ArrayLike
 
-from makemore_pl.report.canvas import (
+from makemore_pl.figures.canvas import (
     BAND,
     FAINT,
     LAYERS,
@@ -25,7 +25,7 @@ from makemore_pl.report.canvas import (
     short,
     step_axis,
 )
-from makemore_pl.report.series import Histogram, density, floats, limits, reach, running_mean, thin
+from makemore_pl.figures.series import Histogram, density, floats, limits, reach, running_mean, thin
 
 BAND_OF_UPDATES = (-4.0, -1.5)
 """Below: TheDeepChecker. Above: calibrated on the lecture's networks, which are healthy at -1.9 to -2.3."""

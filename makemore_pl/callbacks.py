@@ -1,4 +1,4 @@
-"""Lightning callbacks that show more than a number: baselines, histograms, sampled names."""
+"""Callbacks for this project's own runs: losses of baselines that need no network, and sampled names."""
 
 import logging
 import math
@@ -9,9 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from makemore_pl.diagnostics import dashboard
-from makemore_pl.diagnostics.distributions import Distributions
-from makemore_pl.diagnostics.watching import Arrays, DiagnosticsCallback, log_spaced
-from makemore_pl.jsonl import JSONLinesLogger
+from makemore_pl.diagnostics.callback import Arrays, DiagnosticsCallback, log_spaced
+from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.module import MakemoreModule
 from makemore_pl.sample import sample
 
@@ -103,31 +102,6 @@ class Baselines(DiagnosticsCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._passed, self._first = list(state_dict["passed"]), state_dict["first"]
         self._seen, self._total = state_dict["seen"], state_dict["total"]
-
-
-class Histograms(Distributions):
-    """The lecture's distributions, at steps 0, 1, 2, 5, 10, 20, 50, ... and the last.
-
-    | tag | meaning | shape, unit |
-    |---|---|---|
-    | activations/<layer> | activations of the watched minibatch | 50 bins, count |
-    | activation_grads/<layer> | gradient of the loss by them | 50 bins, count |
-    | weights/<parameter> | matrices of parameters, after the step | 50 bins, count |
-    | weight_grads/<parameter> | their gradient, before clipping | 50 bins, count |
-    | saturation/<layer> | which units of a tanh saturate, in diagnostics.jsonl only | 64 examples, 200 units |
-    """
-
-    def measured(
-        self, trainer: Trainer, pl_module: LightningModule, step: int, numbers: dict[str, float], arrays: Arrays
-    ) -> None:
-        if self.step is None:
-            return
-        super().measured(trainer, pl_module, step, numbers, arrays)
-        dashboard.log_histograms(trainer, self.histograms, step)
-        for logger in trainer.loggers:
-            if isinstance(logger, JSONLinesLogger):
-                logger.log_histograms(self.histograms, step)
-                logger.log_rasters(self.rasters, step)
 
 
 class Samples(DiagnosticsCallback):

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from makemore_pl.report import maps
-from makemore_pl.report.grid import grids, is_number
-from makemore_pl.report.run import Run, read_yaml, recorded
+from makemore_pl.figures import comparisons
+from makemore_pl.figures.series import Floats, running_mean
+from makemore_pl.report.heat_map_grid import grids, is_number
+from makemore_pl.report.run_directory import Run, read_yaml, recorded
 from makemore_pl.report.section import Block, Code, Note, Page, Picture, Pictures, Section, Table
-from makemore_pl.report.series import Floats, running_mean
-from makemore_pl.report.sweep import (
+from makemore_pl.report.sweep_directory import (
     EARLY,
     FEWEST,
     Mean,
@@ -136,7 +136,7 @@ def _maps(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
         panels = {label: grid for label, grid in panels.items() if np.isfinite(grid).any()}
         if not panels:
             continue
-        figure = maps.heat_map(panels, x_labels, y_labels, title, x_name, y_name, form)
+        figure = comparisons.heat_map(panels, x_labels, y_labels, title, x_name, y_name, form)
         pictures.append(Picture(f"map_{name}", figure, _read_out(title, panels, x_labels, y_labels, x_name, y_name)))
     return [
         Note("Diagnostics at the last watched step; a dash where no job finished or measured it. Colours are by map."),
@@ -164,7 +164,7 @@ def _curves(settings: Sequence[Row]) -> list[Block]:
     ranked = [row.label or "all seeds" for row in sorted(finished, key=lambda row: row.metric("val/loss").mean)]
     highlight = list(dict.fromkeys([*ranked[:HIGHLIGHTED], *ranked[-1:]]))
     alt = f"Training loss of {len(curves)} settings; lowest validation loss: {', '.join(ranked[:HIGHLIGHTED])}."
-    figure = maps.overlaid_curves(curves, "training loss, means over the seeds", "nats", highlight)
+    figure = comparisons.overlaid_curves(curves, "training loss, means over the seeds", "nats", highlight)
     best = f"The best {len(highlight) - 1} by validation loss, and the worst." if len(highlight) > 1 else ""
     return [Pictures([Picture("curves", figure, alt, best)])]
 

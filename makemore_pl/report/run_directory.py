@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from makemore_pl.report.series import Floats
+from makemore_pl.figures.series import Floats
 
 VERSION = 1
 KINDS = ("values", "histograms", "rasters", "texts")

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from makemore_pl.errors import USERS_MISTAKES, explain
-from makemore_pl.job import FAILURE, LOCK, METRICS, fail, in_a_line
+from makemore_pl.sweep.job import FAILURE, LOCK, METRICS, fail, in_a_line
 
 
 class Sweep:

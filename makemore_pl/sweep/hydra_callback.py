@@ -14,10 +14,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from makemore_pl.config import Config, resolve
-from makemore_pl.directories import job_name, sweep_name
 from makemore_pl.errors import USERS_MISTAKES, explain
-from makemore_pl.job import ALONE, COMMAND, METRICS, refuse_other_run
-from makemore_pl.sweep import Sweep
+from makemore_pl.sweep.directory_names import job_name, sweep_name
+from makemore_pl.sweep.job import ALONE, COMMAND, METRICS, refuse_other_run
+from makemore_pl.sweep.launch import Sweep
 
 OmegaConf.register_new_resolver(
     "job_name", lambda overrides, varied: job_name(list(overrides), varied.split("|") if varied else []), replace=True

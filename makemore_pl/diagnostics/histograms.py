@@ -1,4 +1,4 @@
-"""Histograms of tensors and rasters of saturated units, computed on the device."""
+"""The lecture's distributions: histograms of tensors and rasters of saturated units, computed on the device."""
 
 import logging
 from typing import Any
@@ -9,11 +9,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from makemore_pl.diagnostics import statistics
-from makemore_pl.diagnostics.callbacks import ActivationCallback
+from makemore_pl.diagnostics import dashboard, statistics
+from makemore_pl.diagnostics.activation_stats import ActivationCallback
+from makemore_pl.diagnostics.callback import Arrays, gradients, is_scaled, log_spaced, matrices, steps_scaled
 from makemore_pl.diagnostics.dashboard import Histogram
+from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.diagnostics.taps import ActivationTap
-from makemore_pl.diagnostics.watching import Arrays, gradients, is_scaled, log_spaced, matrices, steps_scaled
 
 log = logging.getLogger(__name__)
 
@@ -99,3 +100,28 @@ class Distributions(ActivationCallback):
         rasters = {tag: f"raster of {tag}" for tag in self._shapes}
         self.rasters = {tag: arrays[key].astype(bool).reshape(self._shapes[tag]) for tag, key in rasters.items()}
         self.histograms = {tag: edges_and_counts(arrays[tag]) for tag in self.values if tag not in rasters.values()}
+
+
+class Histograms(Distributions):
+    """The lecture's distributions, at steps 0, 1, 2, 5, 10, 20, 50, ... and the last.
+
+    | tag | meaning | shape, unit |
+    |---|---|---|
+    | activations/<layer> | activations of the watched minibatch | 50 bins, count |
+    | activation_grads/<layer> | gradient of the loss by them | 50 bins, count |
+    | weights/<parameter> | matrices of parameters, after the step | 50 bins, count |
+    | weight_grads/<parameter> | their gradient, before clipping | 50 bins, count |
+    | saturation/<layer> | which units of a tanh saturate, in diagnostics.jsonl only | 64 examples, 200 units |
+    """
+
+    def measured(
+        self, trainer: Trainer, pl_module: LightningModule, step: int, numbers: dict[str, float], arrays: Arrays
+    ) -> None:
+        if self.step is None:
+            return
+        super().measured(trainer, pl_module, step, numbers, arrays)
+        dashboard.log_histograms(trainer, self.histograms, step)
+        for logger in trainer.loggers:
+            if isinstance(logger, JSONLinesLogger):
+                logger.log_histograms(self.histograms, step)
+                logger.log_rasters(self.rasters, step)

@@ -1,29 +1,22 @@
-"""Unwatched steps: many optimizer steps in one call, in a bare loop or as one compiled graph.
-
-`functional_step` is a pure function of tensors, so that vmap over a leading axis of parameters, buffers, state, and
-rates trains many configurations at once.
-"""
+"""Unwatched steps: many optimizer steps in one call, in a bare loop or as one compiled graph."""
 
 import math
-from collections.abc import Callable
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 from torch.utils import _pytree as pytree
 
-from makemore_pl.compiled import compiled_scan
-from makemore_pl.nonfinite import all_finite, first_not_finite
-from makemore_pl.rule import Rule, State, Tensors, clip_gradients, update
-from makemore_pl.unhooked import unhooked
+from makemore_pl.module_copy import copy_without_hooks
+from makemore_pl.stride.compiling import compiled_scan
+from makemore_pl.stride.finiteness import all_finite, first_not_finite
+from makemore_pl.stride.optimizers import Rule, State, Tensors
+from makemore_pl.stride.pure_step import functional_step
 
 LONGEST = 150
 """Steps at most in one call: bounds the memory for its dropout masks, and what a stride leaves over."""
-
-Step = Callable[[Tensors, Tensors, State, Tensor, Tensor, Tensor, Tensors], tuple[Tensors, Tensors, State, Tensor]]
 
 
 def call_length(watch_every: int) -> int:
@@ -50,30 +43,6 @@ class GivenDropout(nn.Module):
         mask.bernoulli_(1 - self.p).div_(1 - self.p)
 
 
-def functional_step(model: nn.Module, rule: Rule) -> Step:
-    """(parameters, buffers, state, x (B, block_size), y (B,), rates (3,), masks) -> (parameters, buffers, state, loss).
-
-    The model is the architecture only: parameters and buffers are the arguments.
-    """
-
-    def loss_of(parameters: Tensors, buffers: Tensors, x: Tensor, y: Tensor) -> tuple[Tensor, Tensors]:
-        logits = functional_call(model, (parameters, buffers), (x,))
-        return cross_entropy(logits, y), buffers
-
-    def step(
-        parameters: Tensors, buffers: Tensors, state: State, x: Tensor, y: Tensor, rates: Tensor, masks: Tensors
-    ) -> tuple[Tensors, Tensors, State, Tensor]:
-        # BatchNorm writes its running statistics in place: into clones, so that the step stays pure
-        written = {name: buffer.clone() for name, buffer in buffers.items()}
-        gradients, (loss, written) = grad_and_value(loss_of, has_aux=True)(parameters, written | masks, x, y)
-        buffers = {name: written[name] for name in buffers}
-        gradients = clip_gradients(gradients, rule.clip_value, rule.clip_algorithm)
-        parameters, state = update(rule, parameters, gradients, state, rates)
-        return parameters, buffers, state, loss
-
-    return step
-
-
 class Unwatched:
     """Runs unwatched steps on a live model and its optimizer, updating parameters, buffers and state in place.
 
@@ -94,7 +63,7 @@ class Unwatched:
         compiled_length: int = 0,
     ) -> None:
         self.rule = Rule.of(optimizer, clip_value, clip_algorithm)
-        self.model = unhooked(model, share_tensors=True)
+        self.model = copy_without_hooks(model, share_tensors=True)
         self.dropouts: dict[str, GivenDropout] = {}
         for name, module in list(self.model.named_modules()):
             if isinstance(module, nn.Dropout):

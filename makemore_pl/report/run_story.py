@@ -7,7 +7,7 @@ from typing import Any
 
 from makemore_pl.report import evolution, health
 from makemore_pl.report.command import differences, overrides, typed
-from makemore_pl.report.run import Run, flatten, recorded
+from makemore_pl.report.run_directory import Run, flatten, recorded
 from makemore_pl.report.section import Block, Code, Names, Note, Page, Section, Table, Tiles
 from makemore_pl.report.wording import number, plain, show, signed
 

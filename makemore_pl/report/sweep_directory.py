@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from makemore_pl.report.run import (
+from makemore_pl.figures.series import Floats, floats
+from makemore_pl.report.run_directory import (
     Diagnostics,
     Run,
     flatten,
@@ -20,7 +21,6 @@ from makemore_pl.report.run import (
     read_run,
     read_yaml,
 )
-from makemore_pl.report.series import Floats, floats
 from makemore_pl.report.wording import show
 
 UNVARIED = ("run_dir", "ckpt_path")

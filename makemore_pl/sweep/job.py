@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
 FAILURE = "failure.json"
-FIGURES = "makemore_pl.diagnostics.pictures.Figures"
+FIGURES = "makemore_pl.diagnostics.Figures"
 LOCK = "running.lock"
 """Held while a job runs, by whatever process of whatever command; the kernel lets go of it when that dies."""
 _ELSEWHERE = "name another hydra.sweep.dir, or move this one away."

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from makemore_pl.report.series import Floats
-from makemore_pl.report.sweep import Mean, Row
+from makemore_pl.figures.series import Floats
+from makemore_pl.report.sweep_directory import Mean, Row
 from makemore_pl.report.wording import show
 
 PANELS = 8

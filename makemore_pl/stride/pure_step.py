@@ -1,0 +1,38 @@
+"""One optimizer step as a pure function of tensors.
+
+vmap over a leading axis of parameters, buffers, state and rates trains many configurations at once.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+from torch.nn.functional import cross_entropy
+
+from makemore_pl.stride.optimizers import Rule, State, Tensors, clip_gradients, update
+
+Step = Callable[[Tensors, Tensors, State, Tensor, Tensor, Tensor, Tensors], tuple[Tensors, Tensors, State, Tensor]]
+
+
+def functional_step(model: nn.Module, rule: Rule) -> Step:
+    """(parameters, buffers, state, x (B, block_size), y (B,), rates (3,), masks) -> (parameters, buffers, state, loss).
+
+    The model is the architecture only: parameters and buffers are the arguments.
+    """
+
+    def loss_of(parameters: Tensors, buffers: Tensors, x: Tensor, y: Tensor) -> tuple[Tensor, Tensors]:
+        logits = functional_call(model, (parameters, buffers), (x,))
+        return cross_entropy(logits, y), buffers
+
+    def step(
+        parameters: Tensors, buffers: Tensors, state: State, x: Tensor, y: Tensor, rates: Tensor, masks: Tensors
+    ) -> tuple[Tensors, Tensors, State, Tensor]:
+        # BatchNorm writes its running statistics in place: into clones, so that the step stays pure
+        written = {name: buffer.clone() for name, buffer in buffers.items()}
+        gradients, (loss, written) = grad_and_value(loss_of, has_aux=True)(parameters, written | masks, x, y)
+        buffers = {name: written[name] for name in buffers}
+        gradients = clip_gradients(gradients, rule.clip_value, rule.clip_algorithm)
+        parameters, state = update(rule, parameters, gradients, state, rates)
+        return parameters, buffers, state, loss
+
+    return step
