@@ -10,7 +10,7 @@ ARGS ?=
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-.PHONY: help install train test check format test-compile test-browser test-distributed benchmark parity lecture
+.PHONY: help install train test check format test-compile test-browser test-distributed benchmark parity lecture config
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ test-browser: install  ## The report pages in headless chromium, where it is ins
 test-distributed: install  ## Sweeps on a two-node Ray cluster and through submitit; installs both
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[ray,slurm]"
 	$(BIN)/python -m pytest -m distributed $(ARGS)
+
+config: install  ## docs/config.md again, from the docstrings of makemore_pl/config.py
+	$(BIN)/python scripts/document.py
 
 lecture: install  ## docs/lecture.md again, with its pictures (about 5 minutes)
 	$(BIN)/python scripts/lecture.py $(ARGS)
