@@ -17,8 +17,8 @@ INTRODUCTION = """# Every setting
 
 <!-- Made by `make config` from the docstrings in makemore_pl/config.py: change those. -->
 
-`python scripts/train.py --cfg job +experiment=deep` prints the whole config of a run. Type a setting as `key=value`, without
-a leading `+`. Steps are optimizer steps, losses are in nats, shares are fractions from 0 to 1.
+`python scripts/train.py --cfg job +experiment=deep` prints the whole config of a run. Type a setting as `key=value`,
+without a leading `+`. Steps are optimizer steps, losses are in nats, shares are fractions from 0 to 1.
 """
 
 
