@@ -30,9 +30,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from makemore_pl.callbacks import Baselines, Samples
 from makemore_pl.config import Config
 from makemore_pl.diagnostics import ActivationStats, BatchNormStats, GradientStats, Histograms, UpdateStats
-from makemore_pl.diagnostics.callback import DiagnosticsCallback, fetch, log_spaced
+from makemore_pl.diagnostics.callback import DiagnosticsCallback, log_spaced
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.diagnostics.pictures import Figures
+from makemore_pl.diagnostics.watch import fetch
 from makemore_pl.stride.watched_steps import next_watched
 from makemore_pl.train import build
 
