@@ -50,6 +50,7 @@ class Classifier(LightningModule):
         super().__init__()
         self.net = cnn() if net is None else net
         self.optimizer, self.before, self.spoil = optimizer, before, spoil
+        self.seen: list[torch.optim.Optimizer] = []
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch

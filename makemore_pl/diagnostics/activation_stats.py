@@ -1,5 +1,7 @@
 """What comes out of activation functions, and what goes in."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -112,15 +114,12 @@ class ActivationStats(ActivationCallback):
         if axis is None:
             self.leave_out(f"stuck and dead units of {layer}", NO_AXIS)
         else:
-            self.put(f"stuck_units/{layer}", statistics.stuck_units, x, axis)
+            self.put(f"stuck_units/{layer}", partial(statistics.stuck_units, axis=axis), x)
         if is_tanh(module):
             self.put(f"saturation/{layer}", statistics.saturation, x)
-            self.put(f"saturation_excess/{layer}", self._excess, layer)
+            if (spread := self.values.get(f"preactivation_std/{layer}")) is not None:
+                self.put(f"saturation_excess/{layer}", statistics.saturation_excess, x, spread)
             if axis is not None:
-                self.put(f"dead_units/{layer}", statistics.dead_units, x, axis)
+                self.put(f"dead_units/{layer}", partial(statistics.dead_units, axis=axis), x)
         elif is_relu(module):
             self.put(f"zero_share/{layer}", statistics.zero_share, x)
-
-    def _excess(self, layer: str) -> Tensor:
-        expected = statistics.gaussian_saturation(self.values[f"preactivation_std/{layer}"])
-        return self.values[f"saturation/{layer}"] - expected

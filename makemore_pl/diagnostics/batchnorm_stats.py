@@ -11,7 +11,7 @@ from makemore_pl.diagnostics import statistics
 from makemore_pl.diagnostics.callback import PatternCallback, log_spaced
 from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.offers import offer
-from makemore_pl.diagnostics.taps import select
+from makemore_pl.diagnostics.taps import dense, select
 from makemore_pl.module_copy import copy_without_hooks
 
 
@@ -42,8 +42,8 @@ class BatchNormStats(PatternCallback):
         super().__init__(pattern, every_n_steps)
         self._means: dict[str, Tensor] = {}
         """Running means at the last watched step."""
-        self._now: dict[str, tuple[Tensor, Tensor]] = {}
-        """Running means and variances at this one."""
+        self._now: dict[str, tuple[nn.Module, Tensor, Tensor]] = {}
+        """Layers, running means and running variances at this one."""
 
     def knows(self, module: nn.Module) -> bool:
         return isinstance(module, _BatchNorm)
@@ -59,16 +59,15 @@ class BatchNormStats(PatternCallback):
         if layer in self._now or module.running_mean is None or module.running_var is None:
             return
         running_mean, running_var = module.running_mean.clone(), module.running_var.clone()
-        self._now[layer] = running_mean, running_var
-        batch = statistics.batch_statistics(x)
-        self.put(f"batchnorm_mean_lag/{layer}", statistics.mean_lag, batch, running_mean, running_var)
-        self.put(f"batchnorm_var_lag/{layer}", statistics.var_lag, batch, running_var)
-        if module.affine:
-            self.put(f"batchnorm_weight_std/{layer}", statistics.std, module.weight.detach())
-            self.put(f"batchnorm_bias_std/{layer}", statistics.std, module.bias.detach())
+        self._now[layer] = module, running_mean, running_var
+        mean, var, n, n_of_mean, n_of_var = statistics.batch_statistics(x)
+        self.put(f"batchnorm_mean_lag/{layer}", statistics.mean_lag, mean, running_mean, running_var, n_of_mean)
+        self.put(f"batchnorm_var_lag/{layer}", statistics.var_lag, var, running_var, n, n_of_var)
 
     def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for layer, (mean, var) in self._now.items():
+        for layer, (module, mean, var) in self._now.items():
+            for name, parameter in module.named_parameters(recurse=False):  # after the step
+                self.put(f"batchnorm_{name}_std/{layer}", statistics.std, dense(parameter.detach()))
             if layer in self._means and self._means[layer].shape == mean.shape:
                 self.put(f"batchnorm_drift/{layer}", _drift, mean, self._means[layer].to(mean.device), var)
             self._means[layer] = mean

@@ -83,6 +83,8 @@ class GradientStats(ActivationCallback):
     def end(self, *_: Any) -> None:
         if not self._before:
             return
+        if not any(tag.startswith("grad_std/") for tag in self.values):
+            self.leave_out("grad_std", "no parameter of two or more dimensions has a gradient")
         before = self.values["grad_norm/before_clipping"] = statistics.global_norm(self._before)
         self.values["not_finite/gradients"] = torch.stack(self._counts).sum()
         if self._after and len(self._after) == len(self._before):

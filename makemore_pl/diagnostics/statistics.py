@@ -45,7 +45,7 @@ def rms(x: Tensor) -> Tensor:
     return _widen(x).square().mean().sqrt().float()
 
 
-def units_first(activation: Tensor, axis: int) -> Tensor:
+def units_first(activation: Tensor, axis: int = -1) -> Tensor:
     """Activations as (units, examples), of any dtype; a view where the strides allow.
 
     axis: the dimension that holds the units: 1 of (N, n), (N, C, L) and (N, C, H, W), 2 of (N, T, n). Each position in
@@ -70,13 +70,19 @@ def gaussian_saturation(preactivation_std: Tensor, threshold: float = SATURATED)
     """Saturation of tanh on a centred Gaussian of this std (0-d): erfc(atanh(threshold) / (std * sqrt 2)).
 
     0 for std 0. At std 1 it is 3.6 %, at 5/3 20.9 %. ValueError unless 0 < threshold < 1.
-
-    Where the saturation measured is near it, the spread of the preactivations explains it, so that gain is to blame. Else
-    they are not Gaussian: above, more of them lie just beyond the threshold; below, few lie far beyond it and raise the
-    std more than the share, as do a few `dead_units`.
     """
     _check(threshold)
     return torch.erfc(math.atanh(threshold) / math.sqrt(2) / _widen(preactivation_std)).float()
+
+
+def saturation_excess(activation: Tensor, preactivation_std: Tensor, threshold: float = SATURATED) -> Tensor:
+    """`saturation` minus `gaussian_saturation`, -1 to 1.
+
+    Near 0 the spread of the preactivations explains the saturation, so that gain is to blame. Away from 0 they are not
+    Gaussian: above, where more of them lie just beyond the threshold; below, where few lie far beyond it and raise the
+    std more than the share, as do a few `dead_units`. `preactivation_std` is the `std` of the tanh's input, 0-d.
+    """
+    return saturation(activation, threshold) - gaussian_saturation(preactivation_std, threshold)
 
 
 def linear_share(preactivation: Tensor, bound: float = LINEAR) -> Tensor:
@@ -89,7 +95,7 @@ def zero_share(activation: Tensor) -> Tensor:
     return _share(activation == 0, activation)
 
 
-def dead_units(activation: Tensor, axis: int, threshold: float = SATURATED) -> Tensor:
+def dead_units(activation: Tensor, threshold: float = SATURATED, axis: int = -1) -> Tensor:
     """Share, 0 to 1, of tanh units saturated on every example: the white columns of the lecture's picture.
 
     No example sends such a unit a gradient worth the name. Shapes and axis as in `units_first`; nan without units or examples.
@@ -100,7 +106,7 @@ def dead_units(activation: Tensor, axis: int, threshold: float = SATURATED) -> T
     return _share((_magnitude(units_first(activation, axis)) > threshold).all(1), activation)
 
 
-def stuck_units(activation: Tensor, axis: int, tolerance: float = 1e-5) -> Tensor:
+def stuck_units(activation: Tensor, tolerance: float = 1e-5, axis: int = -1) -> Tensor:
     """Share, 0 to 1, of units stuck at zero: |activation| < tolerance on at least 95 % of the examples.
 
     Right for ReLU, whose dying units end here, as for tanh. The 95th percentile and 1e-5 are TheDeepChecker's. Shapes
@@ -187,34 +193,35 @@ def batch_statistics(x: Tensor) -> BatchStatistics:
     return BatchStatistics(mean, var, n, n_of_mean, n_of_var)
 
 
-def mean_lag(batch: BatchStatistics, running_mean: Tensor, running_var: Tensor) -> Tensor:
+def mean_lag(batch_mean: Tensor, running_mean: Tensor, running_var: Tensor, n: int | Tensor) -> Tensor:
     """How far BatchNorm's running mean is from a batch's, in standard errors: root mean square over the channels.
 
-    sqrt(n_of_mean) * rms(|mean - running_mean| / sqrt(running_var)), tensors (C,). Close to 1 when nothing but the draw of
-    the batch separates the two; larger when the running mean lags behind. Channels of zero running variance have no
-    scale to measure by and are left out; nan when that leaves none.
+    sqrt(n) * rms(|batch_mean - running_mean| / sqrt(running_var)), tensors (C,), n independent values per channel in
+    the batch. Close to 1 when nothing but the draw of the batch separates the two; larger when the running mean lags
+    behind. Channels of zero running variance have no scale to measure by and are left out; nan when that leaves none.
     """
-    batch_mean, running_mean, running_var = _widen(batch.mean), _widen(running_mean), _widen(running_var)
+    batch_mean, running_mean, running_var = _widen(batch_mean), _widen(running_mean), _widen(running_var)
     z = (batch_mean - running_mean) / running_var.sqrt()
-    root = batch.n_of_mean.sqrt() if isinstance(batch.n_of_mean, Tensor) else math.sqrt(batch.n_of_mean)
+    root = n.sqrt() if isinstance(n, Tensor) else math.sqrt(n)
     return (root * _rms_where(running_var != 0, z)).float()
 
 
-def var_lag(batch: BatchStatistics, running_var: Tensor) -> Tensor:
+def var_lag(batch_var: Tensor, running_var: Tensor, n: int, independent: int | Tensor | None = None) -> Tensor:
     """How far BatchNorm's running variance is from a batch's, in units of what the draw of a batch explains.
 
-    Root mean square over the channels of ln(var / running_var), over the same for Gaussian values and a perfect running
-    variance; so close to 1 unless the running variance lags. Tensors (C,). The biased var is made unbiased here, as
+    Root mean square over the channels of ln(batch_var / running_var), over the same for Gaussian values and a perfect
+    running variance; so close to 1 unless the running variance lags. Tensors (C,); n values per channel in the batch, of
+    them `independent` (by default all); `batch_var` biased, as BatchNorm normalises by it, and made unbiased here, as
     PyTorch does for the running variance. Channels where either variance is zero are left out; nan when that leaves
     none, or n < 2.
     """
-    if batch.n < 2:
+    if n < 2:
         return _nan(running_var)
-    batch_var, running_var = _widen(batch.var), _widen(running_var)
-    log_ratio = torch.log(batch_var * (batch.n / (batch.n - 1)) / running_var)
+    batch_var, running_var = _widen(batch_var), _widen(running_var)
+    log_ratio = torch.log(batch_var * (n / (n - 1)) / running_var)
     # The log of chi2_k / k has variance trigamma(k / 2), which tends to the familiar 2 / k, and mean digamma(k / 2) -
     # ln(k / 2). With sqrt(2 / k) alone the healthy value would be 1.27 at n = 4 and 1.11 at n = 8.
-    half = running_var.new_ones(()) * (batch.n_of_var - 1) / 2
+    half = running_var.new_ones(()) * ((n if independent is None else independent) - 1) / 2
     null = (torch.polygamma(1, half) + (torch.digamma(half) - half.log()).square()).sqrt()
     return (_rms_where((batch_var != 0) & (running_var != 0), log_ratio) / null).float()
 

@@ -50,6 +50,8 @@ class UpdateStats(DiagnosticsCallback):
             names = self._before[update.optimizer]
             if not any(f"update_data_ratio/{name}" in self.values for name in names):
                 self.after_update(update)  # a gradient scaler has skipped the step
+        if not any(self._before.values()):
+            self.leave_out("everything", "no parameter of two or more dimensions is trained")
         if self.values:
             self.values["unmoved/share"] = torch.isneginf(torch.stack(list(self.values.values()))).float().mean()
         self._before, self._updates = {}, []

@@ -65,6 +65,7 @@ class Watch:
         self._step, self._last = 0, False
         self._last_step = math.inf
         self._at, self._advance = 0, 0
+        self._monitored: dict[str, Any] = {}
         self._strides = self._complete = self._counted = False
         self._handles: list[RemovableHandle] = []
 
@@ -80,6 +81,7 @@ class Watch:
         return self._shared[key]
 
     def start(self, pl_module: LightningModule) -> None:
+        self._monitored = self.trainer.callback_metrics  # asked for once: each time it waits for the device
         self._at = self.trainer.global_step
         self._advance = len(self.trainer.optimizers)
         try:
@@ -206,11 +208,11 @@ class Watch:
         numbers, arrays = fetch(values)
         for callback in self.callbacks:
             arguments = self.trainer, pl_module, self._step, numbers, arrays
-            callback.attempt("what was measured", callback.measured, *arguments)
+            callback.attempt("what it shows", callback.measured, *arguments)
         dashboard.log_numbers(self.trainer, numbers, self._step)
         # for EarlyStopping and ModelCheckpoint to monitor; self.log would cost more and add an epoch to every step
         found = torch.tensor(list(numbers.values()))
-        self.trainer.callback_metrics.update(zip(numbers, found.unbind(), strict=True))
+        self._monitored.update(zip(numbers, found.unbind(), strict=True))
 
     def finish(self, pl_module: LightningModule) -> None:
         """The run is over. Where its last step could not be foreseen, let callbacks show what they still can."""
