@@ -31,7 +31,7 @@ NAMES = ("tanh", "elu", "silu", "swish", "mish", "sigmoid", "softplus", "softsig
 
 
 def is_activation(module: nn.Module) -> bool:
-    """One of torch's, or a module without children and parameters that is called like one, such as NewGELUActivation."""
+    """One of torch's, or a module without children and parameters that is named like one, as NewGELUActivation is."""
     if isinstance(module, ACTIVATIONS):
         return True
     name = type(module).__name__.lower()
@@ -54,7 +54,7 @@ class ActivationCallback(PatternCallback):
     """A callback that looks at activation functions."""
 
     kind = "activation modules"
-    advice = "Functions such as torch.relu are no modules: make them nn.ReLU(), or choose modules by their names with pattern="
+    advice = "Functions such as torch.relu are no modules: make them nn.ReLU(), or choose modules by name with pattern="
 
     def knows(self, module: nn.Module) -> bool:
         return is_activation(module)

@@ -33,7 +33,7 @@ class BatchNormStats(PatternCallback):
 
         from makemore_pl.diagnostics import BatchNormStats
         trainer = Trainer(callbacks=[BatchNormStats()])
-        trainer.fit(module, loader)  # batchnorm_mean_lag/...: 1 is healthy, 10 means that evaluation uses stale statistics
+        trainer.fit(module, loader)  # batchnorm_mean_lag/...: 1 is healthy, 10 is stale
     """
 
     kind = "BatchNorm"

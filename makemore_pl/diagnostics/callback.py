@@ -192,7 +192,7 @@ def log_spaced(step: int) -> bool:
 
 
 class PatternCallback(DiagnosticsCallback):
-    """A callback that looks at the modules whose name `pattern` (a regex) matches, or, without one, at those it knows."""
+    """A callback that looks at modules: those whose name `pattern` (a regex) matches, or else those that it knows."""
 
     kind = ""
     """What it looks at by itself, in words."""

@@ -30,7 +30,7 @@ __all__ = ["Callback", "LightningModule", "Logger", "Trainer", "join", "lightnin
 
 
 def join(ours: type, module: str) -> None:
-    """Let `ours` inherit from Callback (module: "callbacks") or Logger ("loggers") of each Lightning imported so far."""
+    """Let `ours` inherit from the Callback ("callbacks") or Logger ("loggers") of each Lightning imported so far."""
     name = {"callbacks": "Callback", "loggers": "Logger"}[module]
     for host in NAMES:
         if theirs := sys.modules.get(f"{host}.{module}"):

@@ -31,9 +31,9 @@ class Figures(Distributions):
     | pictures/update_data_ratio | the ratios of UpdateStats so far, the lecture's line at -3 | image |
     | pictures/saturation | examples by units of the first tanh layer, white where abs(tanh) > 0.97 | image |
 
-    Drawn at `steps`, as far as they are watched, and at the last step, because drawing costs more than measuring a hundred
-    steps. A run that ends early shows the last step that was due, every `every_n_steps`. The PNG files lie in `figures/`
-    of the trainer's log directory. Trial runs (fast_dev_run) draw nothing.
+    Drawn at `steps`, as far as they are watched, and at the last step: drawing costs more than measuring many steps. A
+    run that ends early shows the last step that was due, every `every_n_steps`. The PNG files lie in `figures/` of the
+    trainer's log directory. Trial runs (fast_dev_run) draw nothing.
 
         from makemore_pl.diagnostics import Figures, UpdateStats
         trainer = Trainer(callbacks=[Figures(), UpdateStats()], logger=TensorBoardLogger("logs"))

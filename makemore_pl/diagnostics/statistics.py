@@ -98,8 +98,8 @@ def zero_share(activation: Tensor) -> Tensor:
 def dead_units(activation: Tensor, threshold: float = SATURATED, axis: int = -1) -> Tensor:
     """Share, 0 to 1, of tanh units saturated on every example: the white columns of the lecture's picture.
 
-    No example sends such a unit a gradient worth the name. Shapes and axis as in `units_first`; nan without units or examples.
-    The fewer the examples, the likelier by chance: one saturated example alone makes its unit dead. ValueError unless
+    No example sends such a unit a gradient worth the name. Shapes and axis as in `units_first`; nan without units or
+    examples. The fewer the examples, the likelier by chance: one saturated example alone makes its unit dead. ValueError unless
     0 < threshold < 1.
     """
     _check(threshold)
@@ -171,9 +171,9 @@ class BatchStatistics(NamedTuple):
 def batch_statistics(x: Tensor) -> BatchStatistics:
     """Of BatchNorm's input (N, C) or (N, C, ...), whose positions are not independent of each other.
 
-    How exact the mean of a batch of images is, the means of its images tell: they are independent, and their variance over
-    N is that of the batch's mean. In a batch of white noise n independent values are as exact, where all pixels of an
-    image go together only about N are. The same for the variance. Both are pooled over the channels; nan for one image.
+    How exact the mean of a batch is, the means of its images tell: they are independent, and their variance over N is
+    that of the batch's mean. A mean of white noise is as exact as one of n independent values; where all pixels of an
+    image go together, as one of about N. The same for the variance. Both are pooled over the channels; nan for one image.
     """
     x = _widen(x)
     images, n = len(x), x.numel() // max(x.size(1), 1)
@@ -210,10 +210,10 @@ def var_lag(batch_var: Tensor, running_var: Tensor, n: int, independent: int | T
     """How far BatchNorm's running variance is from a batch's, in units of what the draw of a batch explains.
 
     Root mean square over the channels of ln(batch_var / running_var), over the same for Gaussian values and a perfect
-    running variance; so close to 1 unless the running variance lags. Tensors (C,); n values per channel in the batch, of
-    them `independent` (by default all); `batch_var` biased, as BatchNorm normalises by it, and made unbiased here, as
-    PyTorch does for the running variance. Channels where either variance is zero are left out; nan when that leaves
-    none, or n < 2.
+    running variance; so close to 1 unless the running variance lags. Tensors (C,); n values per channel in the batch, as
+    exact as so many `independent` ones (by default n); `batch_var` biased, as BatchNorm normalises by it, and made
+    unbiased here, as PyTorch does for the running variance. Channels where either variance is zero are left out; nan
+    when that leaves none, or n < 2.
     """
     if n < 2:
         return _nan(running_var)

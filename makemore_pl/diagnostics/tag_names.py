@@ -20,7 +20,7 @@ def without_compiled(name: str) -> str:
 
 
 def layer_names(module: nn.Module, chosen: Iterable[str]) -> dict[str, str]:
-    """Tag name by qualified name: without prefix and a last `.activation` or `.batchnorm`, as far as they stay unique."""
+    """Tag name by qualified name: without prefix and a last `.activation` or `.batchnorm`, where they stay unique."""
     start = prefix(without_compiled(name) for name, _ in module.named_parameters())
     longer: dict[str, list[str]] = {}
     for name in chosen:
@@ -35,7 +35,7 @@ def layer_names(module: nn.Module, chosen: Iterable[str]) -> dict[str, str]:
 
 
 def matrices(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters of two and more dimensions by tag name, as the lecture plots them; those of lazy layers when they are."""
+    """Parameters of two and more dimensions by tag name, as the lecture plots them; lazy ones once they have a shape."""
     named = {without_compiled(name): parameter for name, parameter in module.named_parameters()}
     start = prefix(named)
     there = {name.removeprefix(start): p for name, p in named.items() if not nn.parameter.is_lazy(p)}

@@ -32,10 +32,13 @@ PATIENCE = 100
 class Watch:
     """Drives the diagnostics callbacks of one trainer through one fit.
 
-    Steps are counted from 0, one for each batch that ended with an optimizer step. In automatic optimization that is the
-    axis of `self.log`. Where a data module hands out strides, all watched steps are due; elsewhere each callback says
-    which. A step that is due stays so until an optimizer steps, and until those others have stepped too that did since
-    the step that was due before. With accumulated gradients it is the last batch of a step that is looked at.
+    Steps are counted from 0, one for each batch that ended with an optimizer step. In automatic optimization that is
+    the axis of `self.log`. Where a data module hands out strides, all watched steps are due; elsewhere each callback
+    says which. A step that is due stays due until an optimizer steps. If several do, in different batches, it waits for
+    all that have stepped since the step that was due before. With accumulated gradients, the last batch of a step is
+    looked at.
+
+    For callbacks that judge rather than measure: override `measured`, which gets all numbers of a step by tag.
 
     Args:
         callbacks: all diagnostics callbacks of the trainer, in order.
