@@ -121,8 +121,9 @@ class Watch:
         if newly and step != self._asked:
             self._asked = step
             self._due = [each for each in self.callbacks if each in self._due or each in newly]
+            self._patience = self._patience if self._waiting else PATIENCE
             self._waiting |= self._stepped_since or set(trainer.optimizers)
-            self._stepped_since, self._patience = set(), PATIENCE
+            self._stepped_since = set()
         self._forget()
         if self._due and not trainer.barebones:
             self._open(pl_module)
