@@ -53,8 +53,10 @@ NO_AXIS = "no layer before it tells which dimension holds the units. Say so with
 class ActivationCallback(PatternCallback):
     """A callback that looks at activation functions."""
 
-    kind = "activation modules"
-    advice = "Functions such as torch.relu are no modules: make them nn.ReLU(), or choose modules by name with pattern="
+    kind = "activation modules that it knows"
+    advice = (
+        ". Functions such as torch.relu are no modules: make them nn.ReLU(), or choose modules by name with pattern="
+    )
 
     def knows(self, module: nn.Module) -> bool:
         return is_activation(module)

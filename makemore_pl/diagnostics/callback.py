@@ -196,8 +196,10 @@ class PatternCallback(DiagnosticsCallback):
 
     kind = ""
     """What it looks at by itself, in words."""
+    missing = "everything"
+    """What can't be shown without."""
     advice = ""
-    """What to do where there is none."""
+    """What to do where there is none, as the end of a sentence."""
 
     def __init__(self, pattern: str | None = None, every_n_steps: int = 100) -> None:
         super().__init__(every_n_steps)
@@ -211,7 +213,7 @@ class PatternCallback(DiagnosticsCallback):
         if self.pattern:
             self._select(pl_module)
         elif not self._select(pl_module):
-            self.leave_out("modules", f"{type(pl_module).__name__} has no {self.kind} that it knows. {self.advice}")
+            self.leave_out(self.missing, f"{type(pl_module).__name__} has no {self.kind}{self.advice}")
 
     def modules(self, pl_module: LightningModule) -> dict[str, nn.Module]:
         # anew at each watched step: modules may be replaced, or compiled, while a run goes on

@@ -39,6 +39,7 @@ class GradientStats(ActivationCallback):
         trainer.fit(module, loader)  # clipped/share: if it stays near 1, the learning rate is too high
     """
 
+    missing = "activation gradients"
     reads_gradients = True
 
     def __init__(self, pattern: str | None = None, every_n_steps: int = 100) -> None:

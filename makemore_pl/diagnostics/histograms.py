@@ -64,6 +64,7 @@ class Distributions(ActivationCallback):
     Of the other steps that are due it keeps copies until the next one, so that a run that ends early can be shown too.
     """
 
+    missing = "activations and their gradients"
     reads_gradients = True
 
     def __init__(self, pattern: str | None = None, every_n_steps: int = 100, unit_axis: int | None = None) -> None:
