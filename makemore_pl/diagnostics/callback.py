@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -234,6 +235,6 @@ class PatternCallback(DiagnosticsCallback):
     def _select(self, pl_module: LightningModule) -> dict[str, nn.Module]:
         return select(pl_module, (lambda _: True) if self.pattern else self.knows, self.pattern)
 
-    @property
-    def state_key(self) -> str:
+    @cached_property
+    def state_key(self) -> str:  # which Lightning asks for each time it calls a hook
         return self._generate_state_key(pattern=self.pattern)

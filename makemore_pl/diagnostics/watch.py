@@ -68,6 +68,7 @@ class Watch:
         self._step, self._last = 0, False
         self._last_step = math.inf
         self._at, self._advance = 0, 0
+        self._watched_step: Callable[..., Any] | None = None
         self._monitored: dict[str, Any] = {}
         self._strides = self._complete = self._counted = False
         self._handles: list[RemovableHandle] = []
@@ -87,6 +88,7 @@ class Watch:
         self._monitored = self.trainer.callback_metrics  # asked for once: each time it waits for the device
         self._at = self.trainer.global_step
         self._advance = len(self.trainer.optimizers)
+        self._watched_step = offer(pl_module, "watched_step", None)
         try:
             self._last_step = self.trainer.estimated_stepping_batches - 1
         except Exception:  # Lightning can't tell for some schedules; then `finish` shows the end
@@ -105,8 +107,8 @@ class Watch:
         """Before forward: find out who looks, and open the tap for them."""
         trainer = self.trainer
         last = False
-        if watched_step := offer(pl_module, "watched_step", batch):
-            step = int(watched_step(batch))
+        if self._watched_step:
+            step = int(self._watched_step(batch))
         elif pl_module.automatic_optimization:
             step = trainer.global_step
         else:
