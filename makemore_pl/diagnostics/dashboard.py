@@ -7,13 +7,14 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 from torch.utils.tensorboard.summary import hparams, text
+
+from makemore_pl.diagnostics.host import Trainer
+from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 
 Histogram = tuple[list[float], list[int]]
 """Edges (n + 1) and counts (n)."""
@@ -127,11 +128,16 @@ def log_numbers(trainer: Trainer, numbers: Mapping[str, float], step: int) -> No
     """As each logger's log_metrics; to TensorBoard in one event, which is faster by far."""
     if not numbers:
         return
+    boards = _tensorboards(trainer)
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and not logger._prefix:
+        if logger in boards:
             _write(logger, Summary(value=[Summary.Value(tag=tag, simple_value=x) for tag, x in numbers.items()]), step)
         else:
             logger.log_metrics(dict(numbers), step)
+
+
+def shows_histograms(trainer: Trainer) -> bool:
+    return bool(_tensorboards(trainer)) or any(isinstance(logger, JSONLinesLogger) for logger in trainer.loggers)
 
 
 def log_histograms(trainer: Trainer, histograms: Mapping[str, Histogram], step: int) -> None:
@@ -184,10 +190,16 @@ def log_text(trainer: Trainer, tag: str, lines: Iterable[str], step: int) -> Non
         _write(logger, summary, step)
 
 
-def _tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+def _tensorboards(trainer: Trainer) -> list[Any]:
+    # by name: Lightning has this class under two names, see host.py
+    return [each for each in trainer.loggers if "TensorBoardLogger" in (kind.__name__ for kind in type(each).__mro__)]
 
 
 @rank_zero_only
-def _write(logger: TensorBoardLogger, summary: Any, step: int) -> None:
+def _write(logger: Any, summary: Any, step: int) -> None:
+    if logger._prefix and not summary.value[0].tag.startswith("_hparams_"):
+        # as Lightning's log_metrics does; in a copy, for other loggers have other prefixes
+        summary = Summary.FromString(summary.SerializeToString())
+        for value in summary.value:
+            value.tag = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}{value.tag}"
     logger.experiment._get_file_writer().add_summary(summary, step)
