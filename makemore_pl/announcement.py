@@ -87,7 +87,7 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str]) -> N
     page = _write_page(run_dir) if config.report else None
     _line("page", near(page) if page else f"{python} {near(SCRIPTS / 'report.py')} {near(run_dir)}")
     if "tensorboard" in config.logger:
-        address = url(tags, run=run_dir.name)
+        address = url(tags, runs=(".", f"{run_dir.parent.name}/{run_dir.name}"))
         write_atomically(run_dir / "dashboard.url", address + "\n")
         link = Text("dashboard.url", Style(link=address))
         _line("TensorBoard", _tensorboard(config), Text.assemble("  (cards pinned by ", link, ")"))

@@ -104,7 +104,8 @@ class StepProgressBar(ProgressBar):
         if self._seen:
             (since, first), (now, last) = self._seen[0], self._seen[-1]
             pace = (last - first) / (now - since) if now - since > SHORTEST else None
-        width = (bar.format_dict["ncols"] or 80) - 1
+        columns = bar.format_dict["ncols"] or 0
+        width = (columns if columns > 0 else 80) - 1  # some terminals say 0
         bar.set_description_str(line(width, bar.n, bar.total, self._train, self._val, pace, busy))
 
     def _close(self) -> None:

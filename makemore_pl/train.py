@@ -86,7 +86,11 @@ def choose_engine(config: TrainerConfig, accelerator: str) -> str:
     if config.watch_every == 1 or config.engine == "eager":
         return "eager"
     if config.engine == "auto" and (accelerator == "gpu" or unwatched < COMPILE_PAYS):
-        why = "they run on a GPU" if accelerator == "gpu" else "for a run this short, compiling takes longer than it saves"
+        why = (
+            "they run on a GPU"
+            if accelerator == "gpu"
+            else "for a run this short, compiling takes longer than it saves"
+        )
         log.info("The steps are not compiled: %s.", why)
         return "eager"
     if not shutil.which(os.environ.get("CXX", "g++")):

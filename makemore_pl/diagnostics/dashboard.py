@@ -74,8 +74,12 @@ def add_layout(trainer: Trainer) -> None:
         logger.experiment.add_custom_scalars(LAYOUT)
 
 
-def url(tags: Iterable[str], port: int = PORT) -> str:
-    """The Time Series page of one run, unsmoothed, with the main cards pinned as far as `tags` has them."""
+def url(tags: Iterable[str], port: int = PORT, runs: Iterable[str] = (".",)) -> str:
+    """The Time Series page of one run, unsmoothed, with the main cards pinned as far as `tags` has them.
+
+    Args:
+        runs: what TensorBoard may call the run, by the directory that it was given; a picture belongs to one run.
+    """
     tags = sorted(tags)
     cards: list[dict[str, Any]] = []
     for group in PINNED:
@@ -88,9 +92,12 @@ def url(tags: Iterable[str], port: int = PORT) -> str:
         for tag in found[:1]:
             if any(card["tag"] == tag for card in cards):
                 continue
-            cards.append({"plugin": "scalars", "tag": tag})
-            if tag.startswith("pictures/"):
-                cards[-1] = {"plugin": "images", "tag": tag, "runId": "defaultExperimentId/.", "sample": 0}
+            if tag.startswith("pictures/"):  # those of a run that is not there are not shown
+                cards += [
+                    {"plugin": "images", "tag": tag, "runId": f"defaultExperimentId/{run}", "sample": 0} for run in runs
+                ]
+            else:
+                cards.append({"plugin": "scalars", "tag": tag})
     pinned = quote(json.dumps(cards, separators=(",", ":")), safe="")
     return f"http://localhost:{port}/?pinnedCards={pinned}&smoothing=0#timeseries"
 
