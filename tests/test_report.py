@@ -225,14 +225,17 @@ def check(html: str) -> Parsed:
     ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     for picture in parsed.all("svg"):
-        assert picture["role"] == "img"
-        assert len(picture["aria-label"] or "") > 20
+        if picture.get("aria-hidden") != "true":
+            assert picture["role"] == "img"
+            assert len(picture["aria-label"] or "") > 20
     assert not parsed.all("img")
     for _, attributes in parsed.elements:
         for key in ("for", "aria-labelledby"):
             assert attributes.get(key) is None or attributes[key] in ids
         if (attributes.get("href") or "").startswith("#"):
             assert (attributes["href"] or "")[1:] in ids
+        if clip := re.fullmatch(r"url\(#(.*)\)", attributes.get("clip-path") or ""):
+            assert clip[1] in ids
     assert "None" not in parsed.text
     assert not re.search(r"\bnan\b", parsed.text)
     return parsed
@@ -320,16 +323,19 @@ def test_a_checkpoint_is_never_executed(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("layers", "batchnorm"), [(1, "none"), (5, "pre_output")])
 def test_page_of_a_run(tmp_path: Path, layers: int, batchnorm: str) -> None:
     parsed = told(write_run(tmp_path / "run", model__n_layers=layers, model__batchnorm=batchnorm))
-    for picture in ("update_data_ratio", "saturation", "embeddings", "loss"):
-        assert any(f"{picture}-" in (each.get("clip-path") or "") for each in parsed.all("g") + parsed.all("path")), (
-            picture
-        )
-    (slider, _) = parsed.all("input")
-    assert (slider["type"], slider["min"], slider["max"]) == ("range", "0", "2")
+    ids = {attributes.get("id") for _, attributes in parsed.elements}
+    scenes = ["activations", "activation_grads", "weight_grads", "update_data_ratio"]
+    scenes += [f"saturation-layers-{depth}" for depth in range(layers)]
+    assert {f"{scene}-stage" for scene in scenes} <= ids
+    (slider,) = parsed.all("input")
+    assert (slider["type"], slider["min"], slider["max"], slider["value"]) == ("range", "0", "2", "1")
     frames = [each for each in parsed.all("div") if "frame" in (each.get("class") or "").split()]
-    assert [each["data-step"] for each in frames[:3]] == ["0", "100", "1,999"]
-    assert ("This network has no BatchNorm." in parsed.text) == (batchnorm == "none")
+    assert [each["data-step"] for each in frames] == ["0", "100", "1,999"]
+    assert len([each for each in parsed.all("use") if (each.get("href") or "").endswith("-stage")]) == 3 * len(scenes)
+    told_of_it = "batchnorm" in [section["id"] for section in parsed.all("section")]
+    assert told_of_it == (batchnorm != "none"), "a section with nothing to say is left out"
     assert "model.n_layers" in parsed.text
+    assert "Not measured" not in parsed.text
 
 
 def test_final_losses_stand_beside_the_lectures(tmp_path: Path) -> None:
@@ -374,15 +380,19 @@ def test_the_beginning_is_judged(tmp_path: Path, initial: float, said: str) -> N
 
 def test_page_without_diagnostics_says_what_is_missing(tmp_path: Path) -> None:
     parsed = told(write_run(tmp_path / "run", watched=False, model__batchnorm="pre"))
-    for what in ("the training loss", "histograms", "saturation", "update:data ratios", "BatchNorm", "generated names"):
-        assert f"Not measured in this run: {what} (it was trained with callbacks=none)." in parsed.text
+    assert (
+        "This page has nothing on the training loss, distributions, the layers, update:data ratios, BatchNorm and "
+        "generated names (it was trained with callbacks=none)." in parsed.text
+    )
     assert len(parsed.all("svg")) == 1  # the embeddings
+    titles = [section["id"] for section in parsed.all("section")]
+    assert titles == ["what-was-run", "final-losses", "embeddings", "not-measured", "how-to-run-it-again"]
 
 
 def test_page_of_an_unfinished_run(tmp_path: Path) -> None:
     parsed = told(write_run(tmp_path / "run", finished=False))
     assert "it has no metrics.json, and it was last watched at step 1,999" in parsed.text
-    assert "There is no checkpoints/last.ckpt." in parsed.text
+    assert "the embeddings (There is no checkpoints/last.ckpt)." in parsed.text
     empty = write_run(tmp_path / "empty", finished=False, watched=False)
     assert "nothing was watched yet" in told(empty).text
 
@@ -404,12 +414,63 @@ def test_words_are_escaped(tmp_path: Path) -> None:
     assert "<b>" not in html
 
 
-def test_findings_are_shown_where_there_are_any(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", watched=False)
-    assert "Findings" not in told(run).text
-    finding = {"id": "saturation", "severity": "warn", "value": 0.61, "bound": 0.25, "prescription": ["model.gain=1"]}
-    (run / "findings.json").write_text(json.dumps({"findings": [finding]}))
-    assert "warn saturation 0.61 0.25 model.gain=1" in told(run).text
+class TestVerdict:
+    FINDINGS = [
+        {
+            "id": "dead_units", "severity": "warning", "where": "layers.0", "step": 5, "value": 0.5, "bound": 0.0,
+            "source": "folklore", "message": "Half of the units of layer 1 are dead.", "because_of": ["init_gain"],
+        },
+        {"id": "lr_low", "severity": "info", "where": None, "step": None, "value": None, "bound": None,
+         "source": "", "message": "It learns slowly.", "because_of": None},
+        {
+            "id": "init_gain", "severity": "error", "where": "layers.0.linear.weight", "step": 1000,
+            "value": 3.14159, "bound": 2, "source": "calibrated", "message": "The weights are <too> wide.",
+            "because_of": None,
+        },
+    ]  # fmt: skip
+
+    def told(self, tmp_path: Path, findings: list[dict[str, Any]], **more: Any) -> Parsed:
+        run = write_run(tmp_path / "run", watched=False)
+        (run / "findings.json").write_text(json.dumps({"version": 1, "findings": findings, **more}))
+        return told(run)
+
+    def test_roots_first_and_below_each_what_follows(self, tmp_path: Path) -> None:
+        parsed = self.told(tmp_path, self.FINDINGS)
+        assert parsed.all("section")[0]["id"] == "verdict"
+        assert (
+            "3 findings, 2 of its own cause. error The weights are <too> wide. layer 1 weight · step 1,000 · 3.14, "
+            "bound 2 · calibrated · init_gain From this follows: warning Half of the units of layer 1 are dead. "
+            "layer 1 · step 5 · 0.5, bound 0 · folklore · dead_units info It learns slowly. lr_low" in parsed.text
+        )
+        links = [each["href"] or "" for each in parsed.all("a") if "doctor" in (each["href"] or "")]
+        assert [link.partition("#")[2] for link in links] == ["init_gain", "dead_units", "lr_low"]
+        assert {(tmp_path / "run" / link.partition("#")[0]).resolve() for link in links} == {
+            ROOT / "docs" / "doctor.md"
+        }
+        assert [each.get("class") for each in parsed.all("li") if each.get("class")] == ["error", "warning", "info"]
+
+    def test_nothing_found_is_said(self, tmp_path: Path) -> None:
+        abstained = [{"id": "batchnorm_lag", "reason": "there is no BatchNorm"}]
+        parsed = self.told(tmp_path, [], abstentions=abstained)
+        assert "Nothing found that harms this run. Not judged batchnorm_lag: there is no BatchNorm" in parsed.text
+
+    def test_no_verdict_where_no_doctor_was(self, tmp_path: Path) -> None:
+        assert "verdict" not in [each["id"] for each in told(write_run(tmp_path / "run", watched=False)).all("section")]
+
+    @pytest.mark.parametrize("because_of", ["itself", ["a", "b"], "gone"])
+    def test_causes_in_a_circle_or_gone(self, tmp_path: Path, because_of: Any) -> None:
+        circle = [
+            {
+                "id": "a",
+                "severity": "odd",
+                "message": "A here.",
+                "because_of": "a" if because_of == "itself" else because_of,
+            },
+            {"id": "b", "severity": "warning", "message": "B here.", "because_of": ["a"]},
+        ]
+        text = self.told(tmp_path, circle).text
+        assert "A here." in text
+        assert "B here." in text
 
 
 def test_how_to_run_it_again(tmp_path: Path) -> None:
@@ -485,7 +546,12 @@ def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
         files = sorted(path.parent.rglob("*.*"))
         written.append({str(file.relative_to(path.parent)): file.read_bytes() for file in files})
     assert written[0] == written[1]
-    assert {"page.html", "figures/loss.svg", "figures/loss.png", "figures/four_pictures-0.png"} <= set(written[0])
+    assert {
+        "page.html",
+        "figures/loss_over_steps.svg",
+        "figures/loss_over_steps.png",
+        "figures/four_pictures_0.png",
+    } <= set(written[0])
     assert not [name for name in written[0] if name.endswith(".part")]
 
 

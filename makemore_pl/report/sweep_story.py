@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from makemore_pl.figures import comparisons
-from makemore_pl.figures.series import Floats, running_mean
+from makemore_pl.figures.series import Floats, drops, trailing_mean
 from makemore_pl.report.heat_map_grid import grids, is_number
 from makemore_pl.report.run_directory import Run, read_yaml, recorded
 from makemore_pl.report.section import Block, Code, Note, Page, Picture, Pictures, Section, Table
@@ -175,7 +175,9 @@ def _curve(runs: Sequence[Run]) -> tuple[Floats, Floats]:
         steps, losses = run.diagnostics.tag("train/loss_mean")
         if not steps.size:
             steps, losses = run.diagnostics.tag("train/loss")
-        for step, loss in zip(steps.tolist(), running_mean(steps, losses).tolist(), strict=True):
+        for step, loss in zip(
+            steps.tolist(), trailing_mean(steps, losses, drops(*run.diagnostics.tag("lr"))).tolist(), strict=True
+        ):
             by_step.setdefault(step, []).append(loss)
     ordered = sorted(by_step)
     return np.array(ordered, dtype=np.float64), np.array([Mean.of(by_step[step]).mean for step in ordered])
