@@ -26,10 +26,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from makemore_pl.config import Config
-from makemore_pl.report import page
+from makemore_pl.report import evolution, health, page, pair_story
 from makemore_pl.report.command import differences, overrides, typed
 from makemore_pl.report.heat_map_grid import grids
 from makemore_pl.report.run_directory import Run, read_diagnostics, read_embedding, read_overrides, read_run
+from makemore_pl.report.section import Frames, Table
 from makemore_pl.report.summary import write_summary
 from makemore_pl.report.sweep_directory import (
     Mean,
@@ -471,6 +472,126 @@ class TestVerdict:
         text = self.told(tmp_path, circle).text
         assert "A here." in text
         assert "B here." in text
+
+
+class TestPair:
+    @pytest.fixture
+    def pair(self, tmp_path: Path) -> tuple[Path, Path]:
+        first = write_run(tmp_path / "first", final=2.2, model__n_layers=3)
+        return first, write_run(
+            tmp_path / "second", experiment="batchnorm", model__n_layers=5, model__batchnorm="pre", data__batch_size=64
+        )
+
+    def test_page(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        parsed = check(page.write_pair(*pair, tmp_path / "pair.html").read_text())
+        assert "kaiming beside batchnorm" in parsed.text
+        assert (
+            "setting kaiming batchnorm data.batch_size 32 64 model.n_layers 3 5 model.batchnorm none pre" in parsed.text
+        )
+        assert "val loss 2.2000 2.1000 −0.1000" in parsed.text
+        (slider,) = parsed.all("input")
+        assert slider["type"] == "range"
+        frames = [each for each in parsed.all("div") if "frame" in (each.get("class") or "").split()]
+        assert [each["data-step"] for each in frames] == ["0", "100", "1,999"]
+        stages = [each["id"] for each in parsed.all("g") if (each.get("id") or "").endswith("-stage")]
+        assert stages[:8] == [
+            f"{kind}-{owner}-stage"
+            for kind in ("activations", "activation_grads", "weight_grads", "update_data_ratio")
+            for owner in "ab"
+        ]
+        assert stages[8:10] == ["saturation-layers-0-a-stage", "saturation-layers-0-b-stage"]
+        assert len(stages) == 8 + 3 + 5
+        assert "layer 5 – 0.57 → 0.57" in parsed.text
+
+    def test_both_have_the_same_axes(self, pair: tuple[Path, Path]) -> None:
+        runs = {"one": read_run(pair[0]), "other": read_run(pair[1])}
+        (frames,) = [each for each in evolution.step_by_step(runs) if isinstance(each, Frames)]
+        for one, other in zip(frames.scenes[:8:2], frames.scenes[1:8:2], strict=True):
+            (left,), (right,) = one.film.stage.axes, other.film.stage.axes
+            assert left.get_xlim() == right.get_xlim()
+            assert left.get_ylim() == right.get_ylim()
+
+    def test_what_they_are_called(self, tmp_path: Path) -> None:
+        runs = [read_run(write_run(tmp_path / place / name, watched=False)) for place, name in ("ax", "ay", "bx")]
+        assert pair_story.labels(runs[0], runs[1]) == ("x", "y")
+        assert pair_story.labels(runs[0], runs[2]) == ("A", "B")
+        assert "Both have the same settings." in check(page.render(pair_story.tell(runs[0], runs[2]))).text
+
+    def test_runs_that_measured_nothing(self, tmp_path: Path) -> None:
+        runs = [read_run(write_run(tmp_path / name, watched=False, finished=False)) for name in "ab"]
+        parsed = check(page.render(pair_story.tell(*runs)))
+        assert "Neither run has anything on losses, distributions, the layers and updates." in parsed.text
+
+    def test_script(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        done = script(*pair)
+        assert done.stdout == f"{tmp_path / 'first_beside_second.html'}\n", done.stderr
+        check((tmp_path / "first_beside_second.html").read_text())
+        assert not (pair[0] / "report.html").exists()
+
+
+class TestUpdatesAreJudgedInTime:
+    """A rate that drops tenfold halfway: every ratio falls by 1 there."""
+
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Run:
+        directory = write_run(tmp_path / "run", trainer__max_steps=10_000)
+        steps = [0, 10, 100, *range(500, 10_001, 500)]
+        write_lines(
+            directory,
+            [
+                {
+                    "step": step,
+                    "values": {
+                        "lr": 0.1 if step < 5000 else 0.01,
+                        "update_data_ratio/layers.0.linear.weight": -2.0 - (step >= 5000) - step / 1e6,
+                        "update_data_ratio/output.linear.weight": -1.2 - (step >= 5000),
+                        "dead_units/layers.0": 0.5 * (step == 500),
+                    },
+                }
+                for step in steps
+            ],
+        )
+        return read_run(directory)
+
+    def test_start_before_the_drop_and_end(self, run: Run) -> None:
+        (table,) = [each for each in health.updates(run) if isinstance(each, Table)]
+        assert table.columns == [
+            "weight",
+            "start, to step 1,000",
+            "before the drop at 5,000",
+            "end",
+            "grad:data, first → last",
+        ]
+        assert [row[1:4] for row in table.rows] == [
+            ["−2.00 inside", "−2.00 inside", "−3.01 inside"],
+            ["−1.20 above", "−1.20 above", "−2.20 above"],
+        ]
+
+    def test_means_do_not_foretell_the_drop(self, run: Run) -> None:
+        steps, values = run.diagnostics.quantity("update_data_ratio")
+        means = evolution.smooth(run, "update_data_ratio", steps, values["output.linear.weight"])
+        assert means[steps < 5000] == pytest.approx(-1.2)
+        assert means[steps >= 5000] == pytest.approx(-2.2)
+
+    def test_shares_are_not_smoothed(self, run: Run) -> None:
+        steps, values = run.diagnostics.quantity("dead_units")
+        assert set(evolution.smooth(run, "dead_units", steps, values["layers.0"])) == {0, 0.5}
+
+    def test_a_drop_is_where_it_was_configured(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run", trainer__max_steps=10_000)
+        write_lines(run, [{"step": step, "values": {"lr": 0.1 if step < 5000 else 0.01}} for step in (0, 4000, 8000)])
+        assert evolution.drops_of(read_run(run)).tolist() == [5000]
+        constant = write_run(tmp_path / "constant", optim__schedule="constant")
+        assert evolution.drops_of(read_run(constant)).size == 0
+
+
+def test_a_fact_has_one_number(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    values = {step: 0.6 + 0.001 * place for place, step in enumerate((0, 1900, 1950, 1999))}
+    write_lines(run, [{"step": step, "values": {"saturation/layers.0": value}} for step, value in values.items()])
+    text = told(run).text
+    assert "layer 1 (0.603)" in text
+    assert "0.6 → 0.603" in text
 
 
 def test_how_to_run_it_again(tmp_path: Path) -> None:
