@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from makemore_pl.config import Config
-from makemore_pl.diagnostics.dashboard import url
+from makemore_pl.diagnostics.dashboard import custom_scalars_url, url
 from makemore_pl.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str]) -> N
     _line("page", near(page) if page else f"{python} {near(SCRIPTS / 'report.py')} {near(run_dir)}")
     if "tensorboard" in config.logger:
         address = url(tags, runs=(".", f"{run_dir.parent.name}/{run_dir.name}"))
-        write_atomically(run_dir / "dashboard.url", address + "\n")
+        write_atomically(run_dir / "dashboard.url", f"{address}\n{custom_scalars_url()}\n")
         link = Text("dashboard.url", Style(link=address))
         _line("TensorBoard", _tensorboard(config), Text.assemble("  (cards pinned by ", link, ")"))
     following = NEXT.get(config.experiment)

@@ -28,6 +28,7 @@ from makemore_pl.diagnostics.dashboard import add_layout, log_hparams
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.evaluate import split_loss
 from makemore_pl.files import write_atomically
+from makemore_pl.initialization import gain_of
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
 from makemore_pl.stride.unwatched_steps import call_length
@@ -191,7 +192,9 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
     }
     if trainer.is_global_zero:
         finals = {tag: metrics[tag] for tag in ("train/loss", "val/loss", "test/loss")}
-        log_hparams(trainer, {**asdict(config), "callbacks": None, "logger": None}, finals)
+        hparams = {**asdict(config), "callbacks": None, "logger": None}
+        hparams["model"]["gain"] = gain_of(config.model.init, config.model.gain, config.model.activation)
+        log_hparams(trainer, hparams, finals)
         write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         if announce:
             tags = {tag for logger in trainer.loggers if isinstance(logger, JSONLinesLogger) for tag in logger.tags}

@@ -349,6 +349,23 @@ def test_saturation_raster_is_white_where_saturated() -> None:
     assert ax.get_xlabel() == "3 units across, 2 examples down"
 
 
+def test_rasters_of_all_layers() -> None:
+    rasters = {f"layers.{depth}": np.eye(4, 8, depth, dtype=bool) for depth in range(3)}
+    figure = lecture_pictures.saturation_rasters(rasters, "step 5")
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["step 5, layer 1", "layer 2", "layer 3"]
+    assert all(
+        (ax.images[0].get_array() == raster).all() for ax, raster in zip(figure.axes, rasters.values(), strict=True)
+    )
+
+
+def test_spread_over_depth() -> None:
+    gradients = {"layers.0": ([-2.0, 0.0, 2.0], [1, 1]), "layers.1": ([-1.0, 0.0, 1.0], [1, 1])}
+    ax = panel(curves.spread_over_depth({name: ([-1, 1], [1]) for name in gradients}, gradients))
+    assert labels(ax) == ["activations", "gradients by the last layer's"]
+    assert ax.lines[1].get_ydata().tolist() == [2, 1]
+    assert labels(panel(curves.spread_over_depth(LAYERS, {}))) == ["activations"]
+
+
 def test_four_pictures() -> None:
     figure = lecture_pictures.four_pictures(LAYERS, LAYERS, {"embedding.weight": UNIT}, STEPS, UPDATES, "step 20")
     assert [ax.get_title(loc="left") for ax in figure.axes] == [

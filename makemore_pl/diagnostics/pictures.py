@@ -23,7 +23,7 @@ from makemore_pl.diagnostics.callback import Arrays
 from makemore_pl.diagnostics.dashboard import Histogram
 from makemore_pl.diagnostics.histograms import Distributions, Raster
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
-from makemore_pl.figures import lecture_pictures
+from makemore_pl.figures import curves, lecture_pictures
 from makemore_pl.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ class Figures(Distributions):
     | pictures/activation_gradients | of the gradient of the loss by them | image |
     | pictures/weight_gradients | of the gradient by the matrices of parameters | image |
     | pictures/update_data_ratio | the ratios of UpdateStats so far, the lecture's line at -3 | image |
-    | pictures/saturation | examples by units of the first tanh layer, white where abs(tanh) > 0.97 | image |
+    | pictures/saturation | examples by units of each tanh layer, white where abs(tanh) > 0.97 | image |
+    | pictures/spread_over_depth | standard deviation of activations and gradients by layer, from three on | image |
 
     Drawn at `steps`, as far as they are watched, and at the last step: drawing costs more than measuring a hundred
     steps. A thread does it, because compiled steps release the interpreter lock; where there are strides, after step
@@ -169,13 +170,28 @@ def plan(
         group = {t.removeprefix(quantity): each for t, each in histograms.items() if t.startswith(quantity)}
         if group:
             drawings[f"pictures/{name}"] = partial(
-                lecture_pictures.distributions, group, f"{title}, step {step:,}", title.removesuffix("s")
+                lecture_pictures.distributions,
+                group,
+                f"{title}, step {step:,}",
+                title.removesuffix("s"),
+                log=name != "activations",
+                own_units=name == "weight_gradients",
             )
     if len(steps) > 1:
         drawings["pictures/update_data_ratio"] = partial(lecture_pictures.update_ratios, steps, ratios)
-    for tag, raster in list(rasters.items())[:1]:
+    activations, gradients = (
+        {t.partition("/")[2]: each for t, each in histograms.items() if t.startswith(quantity)}
+        for quantity in ("activations/", "activation_grads/")
+    )
+    if len(activations) > 2:
+        drawings["pictures/spread_over_depth"] = partial(
+            curves.spread_over_depth, activations, gradients, f"spread over depth, step {step:,}"
+        )
+    if rasters:
         drawings["pictures/saturation"] = partial(
-            lecture_pictures.saturation_raster, raster, title=f"{tag}, step {step:,}"
+            lecture_pictures.saturation_rasters,
+            {tag.partition("/")[2]: raster for tag, raster in rasters.items()},
+            f"saturated units, step {step:,}",
         )
     return drawings
 

@@ -26,7 +26,7 @@ from makemore_pl.figures.canvas import (
     spoken,
     step_axis,
 )
-from makemore_pl.figures.series import floats, limits, thin, trailing_mean
+from makemore_pl.figures.series import Histogram, floats, limits, spread, thin, trailing_mean
 
 
 def lines(
@@ -102,6 +102,18 @@ def over_depth(
     caption(ax, title, "layer", ylabel)
     legend(ax)
     return figure
+
+
+def spread_over_depth(
+    activations: Mapping[str, Histogram], gradients: Mapping[str, Histogram], title: str = "spread over depth"
+) -> Figure:
+    """Standard deviation about 0 of each layer's activations, and of their gradients by that of the last layer."""
+    stds = {name: spread(*each) for name, each in activations.items()}
+    grads = {name: spread(*each) for name, each in gradients.items()}
+    last = list(grads.values())[-1] if grads else 0.0
+    relative = {name: each / last for name, each in grads.items()} if last else {}
+    values = {"activations": stds, "gradients by the last layer's": relative}
+    return over_depth({label: by for label, by in values.items() if by}, title, "std")
 
 
 def loss_curve(

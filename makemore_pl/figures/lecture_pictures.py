@@ -1,6 +1,7 @@
 """The lecture's pictures: functions from numbers to a matplotlib Figure, or a film of many steps."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ from makemore_pl.figures.canvas import (
     mark_drops,
     plot,
     short,
+    spoken,
     step_axis,
 )
 from makemore_pl.figures.curves import curves_of, draw_points
@@ -139,15 +141,32 @@ def saturation_raster(saturated: ArrayLike, title: str) -> Figure:
     Args:
         saturated: (examples, units), boolean.
     """
-    raster = np.asarray(saturated, dtype=bool)
-    figure, ax = _raster_panel(raster, title)
-    ax.imshow(raster, cmap="gray", vmin=0, vmax=1, interpolation="none", aspect="auto")
+    return saturation_rasters({title: saturated})
+
+
+def saturation_rasters(saturated: Mapping[str, ArrayLike], title: str = "") -> Figure:
+    """The raster of each layer, in two columns where there are more than one.
+
+    Args:
+        saturated: (examples, units), boolean, by name.
+        title: stands before the name of the first.
+    """
+    rasters = {name: np.asarray(each, dtype=bool) for name, each in saturated.items()}
+    columns = min(len(rasters), 2)
+    figure, panels = _raster_panels(list(rasters.values()), columns)
+    for place, (ax, (name, raster)) in enumerate(zip(panels, rasters.items(), strict=False)):
+        _frame_raster(ax, raster, f"{title}, {spoken(name)}" if title and not place else spoken(name))
+        ax.imshow(raster, cmap="gray", vmin=0, vmax=1, interpolation="none", aspect="auto")
+    for ax in panels[len(rasters) :]:
+        ax.remove()
     return figure
 
 
 def raster_film(rasters: Mapping[int, ArrayLike], title: str) -> Film:
     """As `saturation_raster`, over the steps."""
-    figure, _ = _raster_panel(np.asarray(next(iter(rasters.values()))), title)
+    first = np.asarray(next(iter(rasters.values())))
+    figure, (ax,) = _raster_panels([first], 1)
+    _frame_raster(ax, first, title)
     return shoot_rasters(figure, rasters)
 
 
@@ -227,18 +246,22 @@ def _frame_distributions(ax: Axes, groups: Sequence[Mapping[str, Histogram]], lo
         ax.set_ylim(0, top * 1.05)
 
 
-def _raster_panel(raster: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]", title: str) -> tuple[Figure, Axes]:
+def _raster_panels(rasters: "Sequence[np.ndarray[Any, Any]]", columns: int) -> tuple[Figure, list[Axes]]:
+    height = max(min(max(4.32 * len(each) / max(each.shape[1], 1), 0.5), 4.32) for each in rasters)
+    return canvas(-(-len(rasters) // columns), columns, legend_rows=0, height=height + 0.84, left=0.12)
+
+
+def _frame_raster(ax: Axes, raster: "np.ndarray[Any, Any]", title: str) -> None:
     examples, units = raster.shape
-    height = min(max(4.32 * examples / max(units, 1), 0.5), 4.32)
-    figure, (ax,) = canvas(legend_rows=0, height=height + 0.84, left=0.12)
     ax.set(xlim=(-0.5, units - 0.5), ylim=(examples - 0.5, -0.5))
     ax.grid(visible=False)
     ax.spines[:].set(visible=True, color=MUTED, linewidth=0.6)
     caption(ax, title, f"{units} units across, {examples} examples down", "", 0)
-    ax.xaxis.set_label_coords(0.5, -0.08 / height)
+    figure = ax.get_figure(root=True)
+    assert figure
+    ax.xaxis.set_label_coords(0.5, -0.08 / (ax.get_position().height * figure.get_figheight()))
     ax.set_xticks([])
     ax.set_yticks([])
-    return figure, ax
 
 
 def _frame_updates(
