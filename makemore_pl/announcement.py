@@ -59,7 +59,7 @@ def say_start(config: Config, parameters: int, words: int, first: int) -> None:
     model, steps = config.model, f"{config.trainer.max_steps:,} steps"
     layers = f"{model.n_layers} hidden {'layer' if model.n_layers == 1 else 'layers'} of {model.n_hidden}"
     taken = f"resumed at step {first:,} of {steps}" if first else steps
-    _line(f"{config.experiment}:", f"{layers}, {parameters:,} parameters; {words:,} words; {taken}")
+    _line("training", f"{config.experiment}: {layers}, {parameters:,} parameters; {words:,} words; {taken}")
     _line("written to", near(Path(config.run_dir)))
     if "tensorboard" in config.logger:
         _line("watch live", _tensorboard(config))
