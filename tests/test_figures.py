@@ -416,12 +416,12 @@ def test_heat_map() -> None:
     figure = comparisons.heat_map(
         {"pre": [[0.0, 1.0]], "none": [[np.nan, -0.5]]}, ["a", "b"], ["c"], "val loss", "x", "y"
     )
-    cells = [[text.get_text() for text in ax.texts] for ax in figure.axes]
+    cells = [[text.get_text() for text in ax.texts] for ax in figure.axes[:2]]
     assert cells == [["0.000", "1.000"], ["–", "−0.500"]]
     inks = [text.get_color() for text in figure.axes[0].texts]
     assert inks == ["#ffffff", "#000000"]  # viridis is dark below and light above
     assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == ["a", "b"]
-    assert {ax.collections[0].get_clim() for ax in figure.axes} == {(-0.5, 1.0)}
+    assert {ax.collections[0].get_clim() for ax in figure.axes[:2]} == {(-0.5, 1.0)}
 
 
 def test_heat_map_of_failures_only() -> None:
@@ -441,11 +441,29 @@ def test_embeddings_of_another_alphabet() -> None:
     assert labels(ax) == ["end mark"]
 
 
-def test_overlaid_curves() -> None:
-    curves = {name: ([0, 10], [place, place]) for place, name in enumerate("abc")}
-    ax = panel(comparisons.overlaid_curves(curves, "training loss", "nats", ["b"]))
-    assert labels(ax) == ["b"]
-    assert [line.get_color() for line in ax.lines] == [canvas.FAINT, canvas.FAINT, canvas.LAYERS[0]]
+def test_curves_are_coloured_by_group_and_named() -> None:
+    names = {"gain=1 seed=<1>": "gain=1", "gain=1 seed=2": "gain=1", "gain=3": "gain=3"}
+    curves_of = {label: ([0, 10], [place, place]) for place, label in enumerate(names)}
+    figure = comparisons.overlaid_curves(curves_of, "training loss", "nats", names)
+    assert labels(panel(figure)) == ["gain=1", "gain=3"]
+    colours = [line.get_color() for line in panel(figure).lines]
+    assert colours == [canvas.LAYERS[place] for place in (0, 0, 4, 0, 4)]
+    inlined = canvas.inline(canvas.svg(figure), "curves", "")
+    assert re.findall("<title>(.*?)</title>", inlined) == ["gain=1 seed=&lt;1&gt;", "gain=1 seed=2", "gain=3"]
+
+
+def test_a_curve_that_diverged_does_not_set_the_scale() -> None:
+    curves_of = {str(place): ([0, 10], [3.0, 2.0 + place]) for place in range(4)} | {"bad": ([0, 10], [3.0, 1000.0])}
+    figure = comparisons.overlaid_curves(curves_of, "", "", dict.fromkeys(curves_of, "all"))
+    assert panel(figure).get_ylim()[1] < 10
+
+
+def test_heat_map_on_a_fixed_range_has_a_scale() -> None:
+    figure = comparisons.heat_map({"": [[0.1, 0.2, 7.0]]}, ["a", "b", "c"], ["d"], "", span=(0.0, 1.0))
+    cells, scale = figure.axes
+    assert cells.collections[0].get_clim() == (0, 1)
+    assert [text.get_text() for text in cells.texts] == ["0.100", "0.200", "7.000"]
+    assert scale.get_ylim() == (0, 1)
 
 
 def test_svg_is_the_same_every_time() -> None:

@@ -41,7 +41,7 @@ COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"
 def config_hash(config: Config) -> str:
     """Of everything that decides the result: all but where it is written and how it is shown."""
     trainer = replace(config.trainer, enable_progress_bar=True)
-    shown = replace(config, ckpt_path=None, report=True, trainer=trainer, callbacks=_last_pictures(config.callbacks))
+    shown = replace(config, ckpt_path=None, trainer=trainer, callbacks=_last_pictures(config.callbacks))
     text = json.dumps(asdict(shown), sort_keys=True).replace(json.dumps(config.run_dir)[1:-1], "")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
