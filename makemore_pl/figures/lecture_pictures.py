@@ -200,6 +200,17 @@ def four_pictures(
     return figure
 
 
+def side_by_side(groups: Mapping[str, Mapping[str, Histogram]], xlabel: str) -> Figure:
+    """Distributions of several networks by title, in one row on one range."""
+    figure, panels = canvas(1, len(groups))
+    for ax, (title, histograms) in zip(panels, groups.items(), strict=True):
+        _frame_distributions(ax, list(groups.values()), log=False, own_units=False)
+        plot(ax, _density_curves(histograms, own_units=False))
+        caption(ax, title, xlabel, "density")
+        legend(ax)
+    return figure
+
+
 def _unit(xlabel: str, own_units: bool) -> str:
     return f"{xlabel}, in standard deviations of its own" if own_units else xlabel
 

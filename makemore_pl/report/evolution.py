@@ -175,13 +175,12 @@ def _named(kind: str, owner: str, runs: Iterable[str]) -> str:
     return f"{kind}-{'ab'[places.index(owner)]}" if len(places) > 1 else kind
 
 
-def four_pictures(run: Run) -> list[Picture]:
-    """The lecture's four pictures in one, at the first step and the last, to be saved."""
+def four_pictures(run: Run, steps: Iterable[int]) -> list[Picture]:
+    """The lecture's four pictures in one, at each of these steps that has distributions, to be saved."""
     update_steps, updates = run.diagnostics.quantity("update_data_ratio")
     groups = [groups_by_step(run, kind) for kind in DISTRIBUTIONS]
-    steps = run.diagnostics.histograms
     kept = []
-    for step in sorted({min(steps), max(steps)}) if steps else []:
+    for step in sorted(set(steps) & set(run.diagnostics.histograms)):
         until = update_steps <= step
         activations, activation_grads, weight_grads = (group.get(step, {}) for group in groups)
         figure = lecture_pictures.four_pictures(

@@ -9,7 +9,7 @@ from typing import Any
 from makemore_pl.report import evolution, health
 from makemore_pl.report.command import differences, overrides, typed
 from makemore_pl.report.run_directory import Run, flatten, recorded
-from makemore_pl.report.section import Block, Code, Names, Note, Page, Section, Table, Tiles
+from makemore_pl.report.section import Block, Code, Names, Note, Page, Picture, Section, Table, Tiles
 from makemore_pl.report.verdict import verdict
 from makemore_pl.report.wording import listed, number, show, signed
 
@@ -56,9 +56,12 @@ def tell(
     if absent:
         why = " (it was trained with callbacks=none)" if not run.config.get("callbacks") else ""
         told.insert(-1, Section("Not measured", [Note(f"This page has nothing on {listed(absent)}{why}.")]))
-    return Page(
-        run.name, sentence(run), [*verdict(run, place or run.directory), *told], lambda: evolution.four_pictures(run)
-    )
+    return Page(run.name, sentence(run), [*verdict(run, place or run.directory), *told], lambda: _kept(run))
+
+
+def _kept(run: Run) -> list[Picture]:
+    steps = run.diagnostics.histograms
+    return evolution.four_pictures(run, {min(steps), max(steps)} if steps else ())
 
 
 def told_and_absent(sections: Sequence[Section]) -> tuple[list[Section], list[str]]:
