@@ -511,7 +511,7 @@ def test_page_has_every_colour_of_the_figures(colours: dict[str, str]) -> None:
 
 def test_text_has_contrast(colours: dict[str, str]) -> None:
     for ground in ("--ground", "--card"):
-        for text in ("--ink", "--muted", "--link"):
+        for text in ("--ink", "--muted", "--link", "--warning", "--rule"):
             assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
     assert contrast(colours["--rule"], colours["--ground"]) >= 4.5
     assert contrast(colours["--rule"], colours["--band"]) >= 3

@@ -418,13 +418,13 @@ def test_words_are_escaped(tmp_path: Path) -> None:
 class TestVerdict:
     FINDINGS = [
         {
-            "id": "dead_units", "severity": "warning", "where": "layers.0", "step": 5, "value": 0.5, "bound": 0.0,
-            "source": "folklore", "message": "Half of the units of layer 1 are dead.", "because_of": ["init_gain"],
+            "id": "dead_units", "severity": "warning", "where": "layers.0, layers.1", "step": 5, "value": 0.5,
+            "bound": 0.0, "source": "folklore", "message": "Half of the units are dead.", "because_of": "init_gain",
         },
-        {"id": "lr_low", "severity": "info", "where": None, "step": None, "value": None, "bound": None,
+        {"id": "lr_low", "severity": "info", "where": "", "step": 0, "value": None, "bound": None,
          "source": "", "message": "It learns slowly.", "because_of": None},
         {
-            "id": "init_gain", "severity": "error", "where": "layers.0.linear.weight", "step": 1000,
+            "id": "init_gain", "severity": "critical", "where": "layers.0.linear.weight", "step": 1000,
             "value": 3.14159, "bound": 2, "source": "calibrated", "message": "The weights are <too> wide.",
             "because_of": None,
         },
@@ -435,20 +435,31 @@ class TestVerdict:
         (run / "findings.json").write_text(json.dumps({"version": 1, "findings": findings, **more}))
         return told(run)
 
-    def test_roots_first_and_below_each_what_follows(self, tmp_path: Path) -> None:
+    def test_causes_first_and_below_each_what_follows(self, tmp_path: Path) -> None:
         parsed = self.told(tmp_path, self.FINDINGS)
         assert parsed.all("section")[0]["id"] == "verdict"
         assert (
-            "3 findings, 2 of its own cause. error The weights are <too> wide. layer 1 weight · step 1,000 · 3.14, "
-            "bound 2 · calibrated · init_gain From this follows: warning Half of the units of layer 1 are dead. "
-            "layer 1 · step 5 · 0.5, bound 0 · folklore · dead_units info It learns slowly. lr_low" in parsed.text
+            "1 cause, 1 that follows, 1 note. critical The weights are <too> wide. layer 1 weight · step 1,000 · 3.14, "
+            "bound 2 · calibrated · init_gain From this follows: warning Half of the units are dead. "
+            "layer 1, layer 2 · step 5 · 0.5, bound 0 · folklore · dead_units info It learns slowly. step 0 · lr_low"
+            in parsed.text
         )
         links = [each["href"] or "" for each in parsed.all("a") if "doctor" in (each["href"] or "")]
         assert [link.partition("#")[2] for link in links] == ["init_gain", "dead_units", "lr_low"]
         assert {(tmp_path / "run" / link.partition("#")[0]).resolve() for link in links} == {
             ROOT / "docs" / "doctor.md"
         }
-        assert [each.get("class") for each in parsed.all("li") if each.get("class")] == ["error", "warning", "info"]
+        assert [each.get("class") for each in parsed.all("li") if each.get("class")] == ["critical", "warning", "info"]
+
+    def test_remedies_but_for_refuted_ones(self, tmp_path: Path) -> None:
+        remedy = {"finding": "init_gain", "overrides": ["model.gain=1", "data.path='a b'"], "rationale": "It is 3."}
+        refuted = {"finding": "init_gain", "overrides": ["seed=1"], "rationale": "Luck.", "verified": "refuted"}
+        elsewhere = {"finding": "dead_units", "overrides": [], "rationale": "Draw them narrower."}
+        text = self.told(tmp_path, self.FINDINGS, prescriptions=[remedy, refuted, elsewhere]).text
+        typed_in = shlex.join(remedy["overrides"])
+        assert f"init_gain Try {typed_in} : It is 3. From this" in text
+        assert "dead_units Draw them narrower." in text
+        assert "Luck" not in text
 
     def test_nothing_found_is_said(self, tmp_path: Path) -> None:
         abstained = [{"id": "batchnorm_lag", "reason": "there is no BatchNorm"}]
@@ -458,20 +469,15 @@ class TestVerdict:
     def test_no_verdict_where_no_doctor_was(self, tmp_path: Path) -> None:
         assert "verdict" not in [each["id"] for each in told(write_run(tmp_path / "run", watched=False)).all("section")]
 
-    @pytest.mark.parametrize("because_of", ["itself", ["a", "b"], "gone"])
-    def test_causes_in_a_circle_or_gone(self, tmp_path: Path, because_of: Any) -> None:
+    @pytest.mark.parametrize("because_of", ["a", "b", "gone", None])
+    def test_every_finding_stands_there_once(self, tmp_path: Path, because_of: str | None) -> None:
         circle = [
-            {
-                "id": "a",
-                "severity": "odd",
-                "message": "A here.",
-                "because_of": "a" if because_of == "itself" else because_of,
-            },
-            {"id": "b", "severity": "warning", "message": "B here.", "because_of": ["a"]},
+            {"id": "a", "severity": "odd", "message": "A here.", "because_of": because_of},
+            {"id": "a", "severity": "critical", "message": "A there.", "because_of": because_of},
+            {"id": "b", "severity": "warning", "message": "B here.", "because_of": "a"},
         ]
         text = self.told(tmp_path, circle).text
-        assert "A here." in text
-        assert "B here." in text
+        assert [text.count(each["message"]) for each in circle if each["message"]] == [1, 1, 1]
 
 
 class TestPair:

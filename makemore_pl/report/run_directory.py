@@ -66,10 +66,8 @@ class Run:
     """What was typed after `scripts/train.py`, where Hydra kept it."""
     findings: list[dict[str, Any]]
     """What the doctor found, from findings.json."""
-    abstentions: list[dict[str, Any]] = field(default_factory=list)
-    """What it could not judge."""
-    examined: bool = False
-    """Whether it has looked at all."""
+    diagnosis: dict[str, Any] = field(default_factory=dict)
+    """All of findings.json; empty where no doctor has looked."""
 
     @property
     def name(self) -> str:
@@ -98,17 +96,15 @@ def read_run(directory: Path, kinds: Collection[str] = KINDS) -> Run:
     """
     if not is_run(directory):
         raise ValueError(f"{directory} is not a run directory: it has no config.yaml.")
-    findings = read_json(directory / "findings.json", None)
-    told = findings if isinstance(findings, dict) else {}
+    diagnosis = read_json(directory / "findings.json", {})
     return Run(
         directory,
         read_yaml(directory / "config.yaml", dict),
         read_json(directory / "metrics.json", {}),
         read_diagnostics(directory / "diagnostics.jsonl", kinds),
         read_overrides(directory),
-        [each for each in told.get("findings", []) if isinstance(each, dict)],
-        [each for each in told.get("abstentions", []) if isinstance(each, dict)],
-        examined=bool(told),
+        [each for each in diagnosis.get("findings", []) if isinstance(each, dict)],
+        diagnosis,
     )
 
 

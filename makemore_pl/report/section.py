@@ -89,6 +89,8 @@ class Finding:
     message: str
     details: str
     link: str
+    remedies: list[tuple[str, str]]
+    """What to type, which may be nothing, and why."""
     followers: list["Finding"]
 
 
