@@ -139,7 +139,7 @@ def train(case: dict[str, Any]) -> dict[str, float]:
 
 
 def mortem(module: Any) -> Any:
-    """torchmortem as a callback."""
+    """Torchmortem as a callback."""
     from lightning.pytorch import Callback
     from torchmortem import Autopsy
 

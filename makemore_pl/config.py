@@ -206,6 +206,8 @@ class Config:
     """Name of the overlay; also the folder under outputs/."""
     seed: int = 2147483647
     """Seed of the one generator that draws parameters and minibatches, and of dropout. The lecture's own."""
+    report: bool = True
+    """Whether a run ends with its page, report.html; the jobs of a sweep make none."""
     ckpt_path: str | None = None
     """Checkpoint to resume from."""
     run_dir: str = MISSING

@@ -10,14 +10,20 @@ GAINS = {"tanh": 5 / 3, "relu": math.sqrt(2), "gelu": 1.5335, "identity": 1.0}
 the lecture's rounding up of 1.593. calculate_gain has no gelu: E[gelu(z)^2] = 0.4252."""
 
 
+def gain_of(init: str, gain: float | None, activation: str) -> float:
+    """The gain as configured, or where that is None the activation's own, which only kaiming and xavier have."""
+    if gain is None:
+        return GAINS[activation] if init in ("kaiming", "xavier") else 1.0
+    return gain
+
+
 def weight_std(init: str, gain: float | None, activation: str, fan_in: int, fan_out: int) -> float:
     """Standard deviation of a hidden layer's weights.
 
     kaiming: He et al. 2015, eq. 10, with fan_in. xavier: Glorot & Bengio 2010, eq. 12. small: the lecture's first
     remedy, 0.01. normal: no scaling, the lecture's starting point.
     """
-    if gain is None:
-        gain = GAINS[activation] if init in ("kaiming", "xavier") else 1.0
+    gain = gain_of(init, gain, activation)
     scale = {
         "kaiming": 1 / math.sqrt(fan_in),
         "xavier": math.sqrt(2 / (fan_in + fan_out)),

@@ -450,7 +450,7 @@ class TestAbsentRatherThanWrong:
     def test_only_vectors_are_trained(self, tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: str) -> None:
         net = cnn()
         for name, p in net.named_parameters():
-            p.requires_grad_(kept == "bias" and name.endswith("bias") or kept == "norm" and name.startswith("1."))
+            p.requires_grad_((kept == "bias" and name.endswith("bias")) or (kept == "norm" and name.startswith("1.")))
         if kept == "nothing":
             net[1].weight.requires_grad_()  # so that there is a loss to minimise; nothing of it is stepped
         module = Classifier(net, optimizer=lambda parameters: torch.optim.SGD(
@@ -503,7 +503,7 @@ class TestAbsentRatherThanWrong:
             "ActivationStats leaves out everything",
             "GradientStats leaves out activation gradients",
         ]
-        assert all("Functional" in each or "Classifier" in each and "pattern=" in each for each in told(caplog))
+        assert all("Functional" in each or ("Classifier" in each and "pattern=" in each) for each in told(caplog))
         found = values(fit(tmp_path / "2", Classifier(Functional()), ActivationStats(pattern="first"), max_steps=1))
         assert "activation_std/first" in found
 

@@ -16,7 +16,7 @@ from makemore_pl.diagnostics.histograms import Distributions, Raster
 from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.diagnostics.watch import Arrays
-from makemore_pl.figures import lecture_pictures
+from makemore_pl.figures import curves, lecture_pictures
 from makemore_pl.files import write_atomically
 
 
@@ -29,7 +29,8 @@ class Figures(Distributions):
     | pictures/activation_gradients | of the gradient of the loss by them | image |
     | pictures/weight_gradients | of the gradient by the matrices of parameters | image |
     | pictures/update_data_ratio | the ratios of UpdateStats so far, the lecture's line at -3 | image |
-    | pictures/saturation | examples by units of the first tanh layer, white where abs(tanh) > 0.97 | image |
+    | pictures/saturation | examples by units of each tanh layer, white where abs(tanh) > 0.97 | image |
+    | pictures/spread_over_depth | standard deviation of activations and gradients by layer, from three on | image |
 
     Drawn at `steps`, as far as they are watched, and at the last step: drawing costs more than measuring many steps. A
     run that ends early shows the last step that was due, every `every_n_steps`. The PNG files lie in `figures/` of the
@@ -122,11 +123,26 @@ def pictures(
         title = name.replace("_", " ")
         group = {t.removeprefix(quantity): each for t, each in histograms.items() if t.startswith(quantity)}
         if group:
-            figures[name] = lecture_pictures.distributions(group, f"{title}, step {step:,}", title.removesuffix("s"))
+            figures[name] = lecture_pictures.distributions(
+                group,
+                f"{title}, step {step:,}",
+                title.removesuffix("s"),
+                log=name != "activations",
+                own_units=name == "weight_gradients",
+            )
     if len(steps) > 1:
         figures["update_data_ratio"] = lecture_pictures.update_ratios(steps, ratios)
-    for tag, raster in list(rasters.items())[:1]:
-        figures["saturation"] = lecture_pictures.saturation_raster(raster, title=f"{tag}, step {step:,}")
+    activations, gradients = (
+        {t.partition("/")[2]: each for t, each in histograms.items() if t.startswith(quantity)}
+        for quantity in ("activations/", "activation_grads/")
+    )
+    if len(activations) > 2:
+        figures["spread_over_depth"] = curves.spread_over_depth(
+            activations, gradients, f"spread over depth, step {step:,}"
+        )
+    if rasters:
+        layers = {tag.partition("/")[2]: raster for tag, raster in rasters.items()}
+        figures["saturation"] = lecture_pictures.saturation_rasters(layers, f"saturated units, step {step:,}")
     return figures
 
 

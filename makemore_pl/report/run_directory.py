@@ -65,6 +65,9 @@ class Run:
     overrides: list[str] | None
     """What was typed after `scripts/train.py`, where Hydra kept it."""
     findings: list[dict[str, Any]]
+    """What the doctor found, from findings.json."""
+    diagnosis: dict[str, Any] = field(default_factory=dict)
+    """All of findings.json; empty where no doctor has looked."""
 
     @property
     def name(self) -> str:
@@ -93,16 +96,15 @@ def read_run(directory: Path, kinds: Collection[str] = KINDS) -> Run:
     """
     if not is_run(directory):
         raise ValueError(f"{directory} is not a run directory: it has no config.yaml.")
-    findings = read_json(directory / "findings.json", [])
-    if isinstance(findings, dict):
-        findings = findings.get("findings", [])
+    diagnosis = read_json(directory / "findings.json", {})
     return Run(
         directory,
         read_yaml(directory / "config.yaml", dict),
         read_json(directory / "metrics.json", {}),
         read_diagnostics(directory / "diagnostics.jsonl", kinds),
         read_overrides(directory),
-        [each for each in findings if isinstance(each, dict)],
+        [each for each in diagnosis.get("findings", []) if isinstance(each, dict)],
+        diagnosis,
     )
 
 
