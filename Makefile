@@ -43,7 +43,7 @@ test-distributed: install  ## Sweeps on a two-node Ray cluster and through submi
 	$(BIN)/python -m pytest -m distributed $(ARGS)
 
 test-gpu: install  ## The tests that need a GPU; elsewhere they are skipped
-	$(BIN)/python -m pytest -m gpu -rs $(ARGS) tests/test_gpu.py
+	$(BIN)/python -m pytest -m gpu -rs -W default $(ARGS) tests/test_gpu.py
 
 gpu: install  ## On a machine with a GPU: its tests, then its figures, in 20 minutes (docs/gpu.md)
 	$(BIN)/python scripts/gpu.py $(ARGS)

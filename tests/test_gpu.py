@@ -31,12 +31,7 @@ from makemore_pl.words import load_words
 DEVICE = os.environ.get("MAKEMORE_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "")
 HERE = "trainer=gpu" if DEVICE == "cuda" else "trainer=cpu"
 ACCELERATOR = ("--accelerator", "gpu" if DEVICE == "cuda" else "cpu")
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not DEVICE, reason="torch finds no GPU here."),
-    # a machine with a GPU comes with a torch of its own, which may warn of other things
-    pytest.mark.filterwarnings("default"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not DEVICE, reason="torch finds no GPU here.")]
 OPTIMIZERS = {
     "sgd": ("optim.lr=0.05",),
     "momentum": ("optim.lr=0.02", "optim.momentum=0.9", "optim.weight_decay=0.01"),
@@ -46,6 +41,7 @@ OPTIMIZERS = {
     "adam": ("optim=adam", "optim.lr=0.01"),
     "adamw": ("optim=adamw", "optim.lr=0.01", "optim.weight_decay=0.1"),
 }  # fmt: skip
+BOTH = {"here": HERE, "cpu": "trainer=cpu"}
 LOSSES = ("initial_loss", "train/loss", "val/loss", "test/loss")
 
 
@@ -98,8 +94,8 @@ def test_matrix_products_keep_the_bits_of_float32(small: Compose, tmp_path: Path
 
 def test_first_diagnostics_are_those_of_the_cpu(small: Compose, tmp_path: Path) -> None:
     measured = []
-    for device in (HERE, "trainer=cpu"):
-        run_dir = tmp_path / device.removeprefix("trainer=")
+    for name, device in BOTH.items():
+        run_dir = tmp_path / name
         overrides = ("model.batchnorm=pre_output", "model.n_layers=2", "trainer.max_steps=3")
         run(small(device, *overrides, "callbacks=diagnostics", "logger=jsonl", run_dir=run_dir))
         values: dict[str, float] = {}
@@ -115,11 +111,11 @@ def test_first_diagnostics_are_those_of_the_cpu(small: Compose, tmp_path: Path) 
 def test_a_run_moves_between_devices(small: Compose, tmp_path: Path) -> None:
     overrides = ("optim=adam", "optim.lr=0.01", "model.batchnorm=pre", "trainer.val_check_interval=5")
     whole = run(small("trainer=cpu", *overrides, run_dir=tmp_path / "whole"))
-    for first, then in ((HERE, "trainer=cpu"), ("trainer=cpu", HERE)):
-        moved = tmp_path / f"from_{first.removeprefix('trainer=')}"
+    for first, then in (("here", "cpu"), ("cpu", "here")):
+        moved = tmp_path / first
         with pytest.raises(HaltedError):
-            run(small(first, *overrides, "+callbacks.halt={_target_:probes.Halt,step:10}", run_dir=moved))
-        got = run(small(then, *overrides, f"ckpt_path={moved / 'checkpoints' / 'last.ckpt'}", run_dir=moved))
+            run(small(BOTH[first], *overrides, "+callbacks.halt={_target_:probes.Halt,step:10}", run_dir=moved))
+        got = run(small(BOTH[then], *overrides, f"ckpt_path={moved / 'checkpoints' / 'last.ckpt'}", run_dir=moved))
         assert [got[key] for key in LOSSES] == pytest.approx([whole[key] for key in LOSSES], rel=1e-4)
 
 
@@ -350,10 +346,10 @@ def test_runs_on_the_cpu_leave_the_gpu_alone(words_file: Path, tmp_path: Path) -
 
 def test_what_is_not_finite_is_named_as_on_the_cpu(small: Compose, tmp_path: Path) -> None:
     said = []
-    for device in (HERE, "trainer=cpu"):
+    for name, device in BOTH.items():
         poison = "+callbacks.poison={_target_:probes.Poison,step:5,parameter:model.layers.0.linear.weight}"
         with pytest.raises(FloatingPointError) as raised:
-            run(small(device, poison, run_dir=tmp_path / device.removeprefix("trainer=")))
+            run(small(device, poison, run_dir=tmp_path / name))
         said.append(str(raised.value))
     assert said[0] == said[1]
 
@@ -364,3 +360,15 @@ def test_a_sweep_on_the_gpu(train_script: Callable[..., Finished], words_file: P
     assert done.code == 0, done.err
     metrics = [json.loads(path.read_text()) for path in (tmp_path / "sweep").rglob("metrics.json")]
     assert sorted(each["seed"] for each in metrics) == [1, 2]
+
+
+def test_the_figures_are_written_as_they_come(tmp_path: Path) -> None:
+    output = tmp_path / "figures.json"
+    done = python(ROOT / "scripts" / "benchmark.py", "--gpu", "--quick", "--output", output, cwd=tmp_path)
+    assert done.code == 0, done.err
+    content = json.loads(output.read_text())
+    assert bool(content["gpu"]) == (DEVICE == "cuda")
+    assert all(cell["us"] > 0 for cell in content["cells"]), content["cells"]
+    assert {cell["contender"] for cell in content["cells"]} == {"1a", "2", "3", "3e"}
+    assert {cell["device"] for cell in content["cells"]} == ({"cpu", "gpu"} if DEVICE == "cuda" else {"cpu"})
+    assert "| 32 | 200 | 387,104 |" in output.with_suffix(".md").read_text()
