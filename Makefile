@@ -10,7 +10,7 @@ ARGS ?=
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-.PHONY: help install train test check format test-compile test-browser test-distributed benchmark parity lecture config
+.PHONY: help install train test check format test-compile test-browser test-distributed test-gpu gpu benchmark parity lecture config
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -41,6 +41,12 @@ test-browser: install  ## The report pages in headless chromium, where it is ins
 test-distributed: install  ## Sweeps on a two-node Ray cluster and through submitit; installs both
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[ray,slurm]"
 	$(BIN)/python -m pytest -m distributed $(ARGS)
+
+test-gpu: install  ## The tests that need a GPU; elsewhere they are skipped
+	$(BIN)/python -m pytest -m gpu -rs -W default $(ARGS) tests/test_gpu.py
+
+gpu: install  ## On a machine with a GPU: its tests, then its figures, in 20 minutes (docs/gpu.md)
+	$(BIN)/python scripts/gpu.py $(ARGS)
 
 config: install  ## docs/config.md again, from the docstrings of makemore_pl/config.py
 	$(BIN)/python scripts/document.py

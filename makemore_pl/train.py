@@ -10,7 +10,7 @@ import time
 import warnings
 from dataclasses import asdict, replace
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
         "words_sha256": fingerprint(datamodule.words),
         "uniform_loss": math.log(len(datamodule.vocabulary)),
         "commit": _commit(),
-        "versions": {package: version(package) for package in ("makemore_pl", "torch", "lightning", "hydra-core")},
+        "versions": {package: _version(package) for package in ("makemore_pl", "torch", "lightning", "hydra-core")},
     }
     if trainer.is_global_zero:
         finals = {tag: metrics[tag] for tag in ("train/loss", "val/loss", "test/loss")}
@@ -200,6 +200,13 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
             tags = {tag for logger in trainer.loggers if isinstance(logger, JSONLinesLogger) for tag in logger.tags}
             say_end(config, metrics, tags)
     return metrics
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # this one, where PYTHONPATH alone makes it importable
+        return None
 
 
 @cache
