@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from makemore_pl.config import BATCHNORM_PLACEMENTS, Config, DataConfig, ModelConfig
 from makemore_pl.data import NamesDataModule
-from makemore_pl.initialization import GAINS, weight_std
+from makemore_pl.initialization import weight_std
 from makemore_pl.model import MLP
 from makemore_pl.train import build
 from makemore_pl.words import load_words
