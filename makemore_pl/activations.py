@@ -28,4 +28,4 @@ ACTIVATIONS = {
     "sigmoid": Activation(nn.Sigmoid, 1.8462),
     "identity": Activation(nn.Identity, 1.0),
 }
-"""Their names are ACTIVATIONS of config.py, which imports no torch."""
+"""Their names are ACTIVATIONS of choices.py."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from makemore_pl.config import OPTIMIZERS, Config, ModelConfig, OptimConfig
+from makemore_pl.choices import OPTIMIZERS
+from makemore_pl.config import Config, ModelConfig, OptimConfig
 from makemore_pl.data import NamesDataModule
 from makemore_pl.module import MakemoreModule
 from makemore_pl.words import fingerprint

@@ -12,25 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-SOURCES = ("names", "lecture")
-ACTIVATIONS = ("tanh", "relu", "leaky_relu", "gelu", "silu", "sigmoid", "identity")
-INITS = ("kaiming", "xavier", "small", "normal")
-SCHEDULES = ("constant", "step_decay", "cosine")
-BATCHNORM_PLACEMENTS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "pre": ("pre",),
-    "post": ("post",),
-    "output": ("output",),
-    "pre_output": ("pre", "output"),
-}
-"""Where each choice puts BatchNorm."""
-OPTIMIZERS: dict[str, tuple[str, ...]] = {
-    "sgd": ("momentum", "nesterov", "weight_decay"),
-    "adam": ("beta1", "beta2", "eps", "weight_decay"),
-    "adamw": ("beta1", "beta2", "eps", "weight_decay"),
-    "rmsprop": ("alpha", "momentum", "eps", "weight_decay"),
-}
-"""The settings of OptimConfig that each optimizer has, beside the learning rate."""
+from makemore_pl.choices import ACTIVATIONS, BATCHNORM_PLACEMENTS, INITS, OPTIMIZERS, SCHEDULES, SOURCES
 
 
 def _require(condition: bool, key: str, rule: str, value: object) -> None:

@@ -29,7 +29,7 @@ INITS = {
     # no scaling, the lecture's starting point
     "normal": Init(lambda fan_in, fan_out: 1.0, False),
 }
-"""Their names are INITS of config.py, which imports no torch."""
+"""Their names are INITS of choices.py."""
 
 
 def weight_std(init: str, gain: float | None, activation: str, fan_in: int, fan_out: int) -> float:

@@ -47,7 +47,7 @@ def _cosine(step: int, config: OptimConfig, max_steps: int) -> float:
 
 
 SCHEDULES = {"constant": _constant, "step_decay": _step_decay, "cosine": _cosine}
-"""The learning rate after the warm-up. Their names are SCHEDULES of config.py."""
+"""The learning rate after the warm-up. Their names are SCHEDULES of choices.py."""
 
 
 class MakemoreModule(LightningModule):

@@ -46,7 +46,7 @@ def _lecture(path: Path | None) -> list[str]:
 
 
 SOURCES = {"names": _embedded_names, "lecture": _lecture}
-"""How each data.source reads its words, given data.path. Their names are SOURCES of config.py."""
+"""How each data.source reads its words, given data.path. Their names are SOURCES of choices.py."""
 
 
 def read_words(path: Path) -> list[str]:

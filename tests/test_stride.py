@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from makemore_pl.config import BATCHNORM_PLACEMENTS, ModelConfig
+from makemore_pl.choices import BATCHNORM_PLACEMENTS
+from makemore_pl.config import ModelConfig
 from makemore_pl.dropout import Dropout
 from makemore_pl.model import MLP
 from makemore_pl.stride import compiling

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from makemore_pl.config import OPTIMIZERS, OptimConfig
+from makemore_pl.choices import OPTIMIZERS
+from makemore_pl.config import OptimConfig
 
 Tensors = dict[str, Tensor]
 State = dict[str, Tensors]
@@ -15,7 +16,7 @@ State = dict[str, Tensors]
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> Optimizer:
-    """The torch.optim optimizer of a config, with the settings that config.py says it has."""
+    """The torch.optim optimizer of a config, with the settings that choices.py says it has."""
     settings: dict[str, Any] = {name: getattr(config, name) for name in OPTIMIZERS[config.name]}
     if "beta1" in settings:
         settings["betas"] = settings.pop("beta1"), settings.pop("beta2")
@@ -188,4 +189,4 @@ METHODS = {
     "adamw": Method(AdamW, _adamw, ("exp_avg", "exp_avg_sq"), counts_steps=True),
     "rmsprop": Method(RMSprop, _rmsprop, ("square_avg",), counts_steps=True),
 }
-"""Their names, and the settings of each, are OPTIMIZERS of config.py, which imports no torch."""
+"""Their names, and the settings of each, are OPTIMIZERS of choices.py."""
