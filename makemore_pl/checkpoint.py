@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from makemore_pl.config import Config, ModelConfig
+from makemore_pl.choices import OPTIMIZERS
+from makemore_pl.config import Config, ModelConfig, OptimConfig
 from makemore_pl.data import NamesDataModule
 from makemore_pl.module import MakemoreModule
 from makemore_pl.words import fingerprint
 
-OPTIMIZER_STATE = ("name", "momentum", "nesterov", "beta1", "beta2", "eps", "weight_decay")
+OPTIMIZER_STATE = ("name", *sorted({setting for settings in OPTIMIZERS.values() for setting in settings}))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -52,7 +53,8 @@ def check_resumable(path: Path, config: Config, datamodule: NamesDataModule) -> 
     theirs = {"data.block_size": hparams["block_size"], "seed": generator.initial_seed()}
     ours: dict[str, Any] = {"data.block_size": config.data.block_size, "seed": config.seed}
     # what lives in the optimizer's state: there the checkpoint's would win in silence
-    theirs |= {f"optim.{key}": hparams["optim"][key] for key in OPTIMIZER_STATE}
+    # a setting that is newer than the checkpoint had its default
+    theirs |= {f"optim.{key}": getattr(OptimConfig(**hparams["optim"]), key) for key in OPTIMIZER_STATE}
     ours |= {f"optim.{key}": getattr(config.optim, key) for key in OPTIMIZER_STATE}
     theirs |= {f"model.{key}": value for key, value in hparams["model"].items()}
     ours |= {f"model.{key}": value for key, value in asdict(config.model).items()}

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-BATCHNORM_PLACEMENTS = ("none", "pre", "post", "output", "pre_output")
+from makemore_pl.choices import ACTIVATIONS, BATCHNORM_PLACEMENTS, INITS, OPTIMIZERS, SCHEDULES, SOURCES
 
 
 def _require(condition: bool, key: str, rule: str, value: object) -> None:
@@ -20,7 +20,7 @@ def _require(condition: bool, key: str, rule: str, value: object) -> None:
         raise ValueError(f"{key} must be {rule}, got {value!r}.")
 
 
-def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+def _one_of(key: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise ValueError(f"{key} must be one of {', '.join(choices)}, got {value!r}.{did_you_mean(value, choices)}")
 
@@ -39,7 +39,7 @@ class DataConfig:
     """Examples in one minibatch."""
 
     def __post_init__(self) -> None:
-        _one_of("data.source", self.source, ("names", "lecture"))
+        _one_of("data.source", self.source, SOURCES)
         _require(self.block_size >= 1, "data.block_size", "at least 1", self.block_size)
         _require(self.batch_size >= 1, "data.batch_size", "at least 1", self.batch_size)
 
@@ -55,7 +55,7 @@ class ModelConfig:
     n_layers: int = 1
     """Hidden layers."""
     activation: str = "tanh"
-    """tanh, relu, gelu or identity."""
+    """tanh, relu, leaky_relu (slope 0.01), gelu, silu, sigmoid or identity."""
     init: str = "kaiming"
     """Standard deviation of the hidden weights: kaiming gain/sqrt(fan_in), xavier gain*sqrt(2/(fan_in+fan_out)),
     small 0.01*gain, normal gain."""
@@ -79,8 +79,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("n_embd", "n_hidden", "n_layers"):
             _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        _one_of("model.activation", self.activation, ("tanh", "relu", "gelu", "identity"))
-        _one_of("model.init", self.init, ("kaiming", "xavier", "small", "normal"))
+        _one_of("model.activation", self.activation, ACTIVATIONS)
+        _one_of("model.init", self.init, INITS)
         _one_of("model.batchnorm", self.batchnorm, BATCHNORM_PLACEMENTS)
         _require(self.gain is None or self.gain > 0, "model.gain", "greater than 0", self.gain)
         for name in ("hidden_bias", "output_scale", "output_bias"):
@@ -91,15 +91,15 @@ class ModelConfig:
 
     @property
     def batchnorm_pre(self) -> bool:
-        return self.batchnorm in ("pre", "pre_output")
+        return "pre" in BATCHNORM_PLACEMENTS[self.batchnorm]
 
     @property
     def batchnorm_post(self) -> bool:
-        return self.batchnorm == "post"
+        return "post" in BATCHNORM_PLACEMENTS[self.batchnorm]
 
     @property
     def batchnorm_output(self) -> bool:
-        return self.batchnorm in ("output", "pre_output")
+        return "output" in BATCHNORM_PLACEMENTS[self.batchnorm]
 
 
 @dataclass(slots=True)
@@ -107,11 +107,11 @@ class OptimConfig:
     """The optimizer and the learning rate as a function of the step."""
 
     name: str = "sgd"
-    """sgd, adam or adamw."""
+    """sgd, adam, adamw or rmsprop."""
     lr: float = 0.1
     """Highest learning rate."""
     momentum: float = 0.0
-    """SGD's momentum."""
+    """Momentum of sgd and rmsprop."""
     nesterov: bool = False
     """SGD with Nesterov momentum."""
     beta1: float = 0.9
@@ -119,9 +119,11 @@ class OptimConfig:
     beta2: float = 0.999
     """Adam's decay of the second moment."""
     eps: float = 1e-8
-    """Added to the root of Adam's second moment."""
+    """Added to the root of the second moment, by adam, adamw and rmsprop."""
+    alpha: float = 0.99
+    """RMSprop's decay of the second moment."""
     weight_decay: float = 0.0
-    """L2 penalty for sgd and adam, decoupled decay for adamw."""
+    """L2 penalty for sgd, adam and rmsprop, decoupled decay for adamw."""
     schedule: str = "step_decay"
     """constant; step_decay: times decay_factor from decay_at on; cosine: down to lr * decay_factor at the last step."""
     decay_at: float = 0.5
@@ -132,21 +134,25 @@ class OptimConfig:
     """Steps over which the learning rate first rises linearly to its schedule."""
 
     def __post_init__(self) -> None:
-        _one_of("optim.name", self.name, ("sgd", "adam", "adamw"))
-        _one_of("optim.schedule", self.schedule, ("constant", "step_decay", "cosine"))
+        _one_of("optim.name", self.name, OPTIMIZERS)
+        _one_of("optim.schedule", self.schedule, SCHEDULES)
         _require(self.lr > 0, "optim.lr", "greater than 0", self.lr)
         _require(0 <= self.momentum < 1, "optim.momentum", "in [0, 1)", self.momentum)
         _require(0 <= self.beta1 < 1, "optim.beta1", "in [0, 1)", self.beta1)
         _require(0 <= self.beta2 < 1, "optim.beta2", "in [0, 1)", self.beta2)
         _require(self.eps > 0, "optim.eps", "greater than 0", self.eps)
+        _require(0 <= self.alpha < 1, "optim.alpha", "in [0, 1)", self.alpha)
         _require(self.weight_decay >= 0, "optim.weight_decay", "0 or greater", self.weight_decay)
         _require(0 <= self.decay_at <= 1, "optim.decay_at", "a fraction of the run, 0 to 1", self.decay_at)
         _require(0 <= self.decay_factor <= 1, "optim.decay_factor", "in [0, 1]", self.decay_factor)
         _require(self.warmup_steps >= 0, "optim.warmup_steps", "0 or greater", self.warmup_steps)
         if self.nesterov and self.momentum == 0:
             raise ValueError("optim.nesterov needs optim.momentum greater than 0.")
-        if self.name != "sgd" and (self.momentum or self.nesterov):
-            raise ValueError(f"optim.momentum and optim.nesterov belong to sgd, not to {self.name}: use optim.beta1.")
+        for setting in ("momentum", "nesterov"):
+            if getattr(self, setting) and setting not in OPTIMIZERS[self.name]:
+                owners = " and ".join(name for name, settings in OPTIMIZERS.items() if setting in settings)
+                instead = ": use optim.beta1" if "beta1" in OPTIMIZERS[self.name] else ""
+                raise ValueError(f"optim.{setting} belongs to {owners}, not to {self.name}{instead}.")
 
 
 @dataclass(slots=True)
@@ -248,9 +254,11 @@ class Config:
             "optim.decay_at: only schedule step_decay has it": optim.schedule != "step_decay" and optim.decay_at != 0.5,
             "optim.decay_factor: schedule constant has no decay": optim.schedule == "constant"
             and optim.decay_factor != 0.1,
-            "optim.beta1 and optim.beta2: sgd has no such moments": optim.name == "sgd"
-            and (optim.beta1, optim.beta2) != (0.9, 0.999),
-            "optim.eps: sgd has none": optim.name == "sgd" and optim.eps != 1e-8,
+            **{
+                f"optim.{setting}: {optim.name} has none": getattr(optim, setting) != getattr(OptimConfig(), setting)
+                for setting in sorted({setting for settings in OPTIMIZERS.values() for setting in settings})
+                if setting not in OPTIMIZERS[optim.name]
+            },
             "trainer.gradient_clip_algorithm: nothing is clipped without trainer.gradient_clip_val": not (
                 trainer.gradient_clip_val
             )

@@ -1,7 +1,7 @@
 """Vocabulary, context windows, splits, and the data module that draws minibatches."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,12 +11,13 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from makemore_pl.config import DataConfig, TrainerConfig
+from makemore_pl.stride.pinned import send
 from makemore_pl.stride.watched_steps import Stride, Strides, validation_due
 from makemore_pl.words import END, fingerprint, load_words
 
 SPLITS = ("train", "val", "test")
 SPLIT_SEED = 42
-CHUNK = 16_384
+VALIDATION_BATCH = 16_384
 """Examples in one batch of a validation; bounds its memory."""
 
 
@@ -89,7 +90,7 @@ class Chunks:
     """A split in chunks of bounded size. Not a DataLoader, which draws from torch's generator for each pass."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.chunks = list(zip(x.split(CHUNK), y.split(CHUNK), strict=True))
+        self.chunks = list(zip(x.split(VALIDATION_BATCH), y.split(VALIDATION_BATCH), strict=True))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return iter(self.chunks)
@@ -98,11 +99,36 @@ class Chunks:
         return len(self.chunks)
 
 
+class Minibatches:
+    """The minibatches of one stride: Lightning's batch. They are drawn when they are asked for.
+
+    So a stride needs no more memory than what is asked for at once, and the generator's state in a checkpoint is that
+    of the steps done, although Lightning fetches one batch ahead.
+    """
+
+    def __init__(self, count: int, draw: Callable[[int], tuple[Tensor, Tensor]]) -> None:
+        self.count = count
+        self.draw = draw
+        """The next n minibatches: contexts (n, B, block_size) and targets (n, B)."""
+
+    def __len__(self) -> int:
+        return self.count
+
+    def unwatched(self, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All but the last, at most `most` at a time."""
+        for drawn in range(0, self.count - 1, most):
+            yield self.draw(min(most, self.count - 1 - drawn))
+
+    def watched(self) -> tuple[Tensor, Tensor]:
+        """The last one: (B, block_size) and (B,). Drawn after all others."""
+        x, y = self.draw(1)
+        return x[0], y[0]
+
+
 class NamesDataModule(LightningDataModule):
     """Splits of a word list; minibatches drawn with replacement by one generator.
 
-    A batch of the training loader is one stride: contexts (k, B, block_size) and targets (k, B), minibatch by
-    minibatch. The examples stay on the device; only indices are sent, once a stride.
+    A batch of the training loader is one stride. The examples stay on the device; only indices are sent.
 
     Args:
         config: word list, block_size, batch_size.
@@ -128,13 +154,11 @@ class NamesDataModule(LightningDataModule):
         return Chunks(*self.examples["val"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        # Minibatches are drawn here and not in the loader: Lightning fetches one batch ahead, and the generator's
-        # state in a checkpoint must be that of the steps done.
         if isinstance(batch, Stride):
             assert self.trainer is not None
             # Lightning's own cadence counts batches, that is strides; steps are meant
             self.trainer.val_check_batch = 1 if validation_due(batch.watched, self.trainer_config) else float("inf")
-            return self.minibatches(batch.watched - batch.first + 1, device)
+            return Minibatches(batch.watched - batch.first + 1, lambda count: self.minibatches(count, device))
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def minibatches(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -144,7 +168,7 @@ class NamesDataModule(LightningDataModule):
         indices = torch.randint(len(y), (count, self.config.batch_size), generator=self.generator)
         if self.trainer is not None and self.trainer.world_size > 1:
             indices = indices[:, self.trainer.global_rank :: self.trainer.world_size]
-        indices = indices.to(device, non_blocking=True)
+        indices = send(indices, device)
         return x[indices], y[indices]
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,36 +1,47 @@
 """How the MLP's parameters are drawn, in the order of the lecture's random numbers."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-GAINS = {"tanh": 5 / 3, "relu": math.sqrt(2), "gelu": 1.5335, "identity": 1.0}
-"""1 / sqrt(E[activation(z)^2]) for z ~ N(0, 1), as torch.nn.init.calculate_gain has it; tanh's 5/3 is PyTorch's and
-the lecture's rounding up of 1.593. calculate_gain has no gelu: E[gelu(z)^2] = 0.4252."""
+from makemore_pl.activations import ACTIVATIONS
+
+
+class Init(NamedTuple):
+    """One choice of model.init."""
+
+    scale: Callable[[int, int], float]
+    """Standard deviation of the weights for gain 1, from fan_in and fan_out."""
+    gain_of_activation: bool
+    """Whether the gain is the activation's own where none is given; else it is 1."""
+
+
+INITS = {
+    # He et al. 2015, eq. 10, with fan_in
+    "kaiming": Init(lambda fan_in, fan_out: 1 / math.sqrt(fan_in), True),
+    # Glorot & Bengio 2010, eq. 12
+    "xavier": Init(lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)), True),
+    # the lecture's first remedy
+    "small": Init(lambda fan_in, fan_out: 0.01, False),
+    # no scaling, the lecture's starting point
+    "normal": Init(lambda fan_in, fan_out: 1.0, False),
+}
+"""Their names are INITS of choices.py."""
 
 
 def gain_of(init: str, gain: float | None, activation: str) -> float:
-    """The gain as configured, or where that is None the activation's own, which only kaiming and xavier have."""
-    if gain is None:
-        return GAINS[activation] if init in ("kaiming", "xavier") else 1.0
-    return gain
+    """The gain as configured. Where that is None it is the activation's own, which only kaiming and xavier use, or 1."""
+    if gain is not None:
+        return gain
+    return ACTIVATIONS[activation].gain if INITS[init].gain_of_activation else 1.0
 
 
 def weight_std(init: str, gain: float | None, activation: str, fan_in: int, fan_out: int) -> float:
-    """Standard deviation of a hidden layer's weights.
-
-    kaiming: He et al. 2015, eq. 10, with fan_in. xavier: Glorot & Bengio 2010, eq. 12. small: the lecture's first
-    remedy, 0.01. normal: no scaling, the lecture's starting point.
-    """
-    gain = gain_of(init, gain, activation)
-    scale = {
-        "kaiming": 1 / math.sqrt(fan_in),
-        "xavier": math.sqrt(2 / (fan_in + fan_out)),
-        "small": 0.01,
-        "normal": 1.0,
-    }
-    return gain * scale[init]
+    """Standard deviation of a hidden layer's weights."""
+    return gain_of(init, gain, activation) * INITS[init].scale(fan_in, fan_out)
 
 
 @torch.no_grad()

@@ -5,15 +5,10 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from makemore_pl.activations import ACTIVATIONS
 from makemore_pl.config import ModelConfig
+from makemore_pl.dropout import Dropout
 from makemore_pl.initialization import draw_embedding_, draw_linear_, weight_std
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "identity": nn.Identity,
-}
 
 
 class MLP(nn.Module):
@@ -58,11 +53,11 @@ def _hidden_layer(fan_in: int, config: ModelConfig, generator: torch.Generator) 
     modules: OrderedDict[str, nn.Module] = OrderedDict(linear=linear)
     if config.batchnorm_pre:
         modules["batchnorm"] = _batchnorm(n_hidden, config)
-    modules["activation"] = ACTIVATIONS[config.activation]()
+    modules["activation"] = ACTIVATIONS[config.activation].module()
     if config.batchnorm_post:
         modules["batchnorm"] = _batchnorm(n_hidden, config)
     if config.dropout:
-        modules["dropout"] = nn.Dropout(config.dropout)
+        modules["dropout"] = Dropout(config.dropout)
     return nn.Sequential(modules)
 
 

@@ -13,24 +13,41 @@ from torchmetrics import MeanMetric
 from torchmetrics.text import Perplexity
 
 from makemore_pl.config import ModelConfig, OptimConfig
-from makemore_pl.data import Vocabulary
+from makemore_pl.data import Minibatches, Vocabulary
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
+from makemore_pl.lightning_internals import count_steps
 from makemore_pl.model import MLP
 from makemore_pl.stride.finiteness import all_finite, first_not_finite, first_not_finite_gradient
-from makemore_pl.stride.unwatched_steps import Unwatched
+from makemore_pl.stride.optimizers import build_optimizer
+from makemore_pl.stride.unwatched_steps import EAGER, Engine, Unwatched
+
+AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16}
+"""dtype of the matrix products, by those values of trainer.precision with which there are unwatched steps."""
 
 
 def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:
     """The learning rate of a step, a pure function: a resumed run needs no scheduler state."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
-    if config.schedule == "step_decay":
-        return config.lr * (config.decay_factor if step >= round(config.decay_at * max_steps) else 1.0)
-    if config.schedule == "cosine":
-        progress = (step - config.warmup_steps) / max(1, max_steps - 1 - config.warmup_steps)
-        fraction = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        return config.lr * (config.decay_factor + (1 - config.decay_factor) * fraction)
+    return SCHEDULES[config.schedule](step, config, max_steps)
+
+
+def _constant(step: int, config: OptimConfig, max_steps: int) -> float:
     return config.lr
+
+
+def _step_decay(step: int, config: OptimConfig, max_steps: int) -> float:
+    return config.lr * (config.decay_factor if step >= round(config.decay_at * max_steps) else 1.0)
+
+
+def _cosine(step: int, config: OptimConfig, max_steps: int) -> float:
+    progress = (step - config.warmup_steps) / max(1, max_steps - 1 - config.warmup_steps)
+    fraction = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return config.lr * (config.decay_factor + (1 - config.decay_factor) * fraction)
+
+
+SCHEDULES = {"constant": _constant, "step_decay": _step_decay, "cosine": _cosine}
+"""The learning rate after the warm-up. Their names are SCHEDULES of choices.py."""
 
 
 class MakemoreModule(LightningModule):
@@ -41,7 +58,7 @@ class MakemoreModule(LightningModule):
         block_size: characters of context.
         model, optim: their configs, or the same as plain dicts (as checkpoints have them).
         generator: draws the parameters; a fresh one where they are loaded anyway.
-        compiled_length: number of unwatched steps that run as one compiled call; 0: one by one.
+        engine: how unwatched steps run; None where every step is watched.
     """
 
     def __init__(
@@ -51,7 +68,7 @@ class MakemoreModule(LightningModule):
         model: ModelConfig | dict[str, Any],
         optim: OptimConfig | dict[str, Any],
         generator: torch.Generator | None = None,
-        compiled_length: int = 0,
+        engine: Engine | None = EAGER,
     ) -> None:
         super().__init__()
         model = ModelConfig(**model) if isinstance(model, dict) else model
@@ -62,15 +79,15 @@ class MakemoreModule(LightningModule):
         self.vocabulary = Vocabulary(vocabulary)
         self.block_size = block_size
         self.model = MLP(len(self.vocabulary), block_size, model, generator or torch.Generator())
-        self.compiled_length = compiled_length
+        self.engine = engine
         self.initial_loss: float | None = None
         self.mean_loss = math.nan
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.val_perplexity = Perplexity()
 
-    def watched_step(self, batch: tuple[Tensor, Tensor]) -> int:
+    def watched_step(self, batch: Minibatches) -> int:
         """The step, counted from 0, that this batch ends with: the one that Lightning and callbacks see."""
-        return int(self.trainer.global_step) + len(batch[1]) - 1
+        return int(self.trainer.global_step) + len(batch) - 1
 
     def probe(self) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
         """The network, and the loss of such a network on the first 1,024 training examples."""
@@ -83,69 +100,58 @@ class MakemoreModule(LightningModule):
         return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optim = self.optim
-        if optim.name == "sgd":
-            return torch.optim.SGD(
-                self.model.parameters(),
-                lr=optim.lr,
-                momentum=optim.momentum,
-                nesterov=optim.nesterov,
-                weight_decay=optim.weight_decay,
-            )
-        adam = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
-        return adam(
-            self.model.parameters(),
-            lr=optim.lr,
-            betas=(optim.beta1, optim.beta2),
-            eps=optim.eps,
-            weight_decay=optim.weight_decay,
-        )
+        return build_optimizer(self.model.parameters(), self.optim)
 
     def on_train_start(self) -> None:
         for logger in self.loggers:
             if isinstance(logger, JSONLinesLogger):
                 logger.resume_at(self.trainer.global_step)
-        optimizer = self.optimizers(use_pl_optimizer=False)
+        # an optimizer that unwatched steps don't know is refused here, unless every step is watched
+        self.unwatched = None if self.engine is None else self._unwatched(self.engine)
+
+    def _unwatched(self, engine: Engine) -> Unwatched:
+        optimizer, algorithm = self.optimizers(use_pl_optimizer=False), self.trainer.gradient_clip_algorithm
         assert isinstance(optimizer, torch.optim.Optimizer)
-        algorithm = self.trainer.gradient_clip_algorithm
-        self.unwatched = Unwatched(
+        return Unwatched(
             self.model,
             optimizer,
             clip_value=self.trainer.gradient_clip_val,
             clip_algorithm=str(algorithm.value if algorithm else "norm"),
-            compiled_length=self.compiled_length,
+            engine=engine,
+            autocast=AUTOCAST[str(self.trainer.precision)],
         )
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Take the stride's unwatched steps; return the loss of its watched one.
-
-        Args:
-            batch: contexts (k, B, block_size) and targets (k, B).
-        """
-        x, y = batch
+    def training_step(self, batch: Minibatches, batch_idx: int) -> Tensor:
+        """Take the stride's unwatched steps; return the loss of its watched one."""
         first = self.trainer.global_step
-        step = first + len(y) - 1
-        losses = y.new_empty(0, dtype=torch.float32)
-        if len(y) > 1:
-            lrs = [learning_rate(each, self.optim, self.trainer.max_steps) for each in range(first, step)]
-            losses = self.unwatched(x[:-1], y[:-1], lrs, first)
-        # Lightning counts one optimizer step a batch; with these two lines it counts all of the stride's.
-        loop = self.trainer.fit_loop.epoch_loop
-        loop.automatic_optimization.optim_progress.optimizer.step.increment_by(len(y) - 1)
-        loop._batches_that_stepped = step
+        step = first + len(batch) - 1
+        losses = self._unwatched_steps(batch, first) if len(batch) > 1 else []
+        count_steps(self.trainer, unwatched=len(batch) - 1)
         lr = learning_rate(step, self.optim, self.trainer.max_steps)
-        self.unwatched.optimizer.param_groups[0]["lr"] = lr
-        loss = cross_entropy(self(x[-1]), y[-1])
-        mean = torch.cat([losses, loss.detach()[None].float()]).mean()
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = lr
+        x, y = batch.watched()
+        loss = cross_entropy(self(x), y)
+        mean = torch.cat([*losses, loss.detach()[None].float()]).mean()
         watched, self.mean_loss = torch.stack([loss.detach().float(), mean]).tolist()
         if not math.isfinite(watched):
-            found = first_not_finite(self.model, x[-1], y[-1]) or "the loss"  # other dropout may let it pass
+            found = first_not_finite(self.model, x, y) or "the loss"  # other dropout may let it pass
             raise FloatingPointError(f"step {step}: {found} is not finite.")
         if step == 0:
             self.initial_loss = watched
-        self.log("train/loss", loss, prog_bar=True, logger=False, batch_size=y.shape[1])
+        self.log("train/loss", loss, prog_bar=True, logger=False, batch_size=len(y))
         self._emit({"train/loss": watched, "train/loss_mean": self.mean_loss, "lr": lr}, step)
         return loss
+
+    def _unwatched_steps(self, batch: Minibatches, first: int) -> list[Tensor]:
+        assert self.unwatched is not None
+        assert self.engine is not None
+        losses: list[Tensor] = []
+        for x, y in batch.unwatched(self.engine.call_length):
+            lrs = [learning_rate(first + i, self.optim, self.trainer.max_steps) for i in range(len(y))]
+            losses.append(self.unwatched(x, y, lrs, first))
+            first += len(y)
+        return losses
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # a 16-bit scaler skips steps whose gradient overflowed: there it is no error

@@ -31,7 +31,7 @@ from makemore_pl.files import write_atomically
 from makemore_pl.initialization import gain_of
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
-from makemore_pl.stride.unwatched_steps import call_length
+from makemore_pl.stride.unwatched_steps import Engine, compiled_call_length, steps_in_memory
 from makemore_pl.words import fingerprint
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def choose_watch_every(config: TrainerConfig) -> int:
     reasons = []
     if config.devices > 1:
         reasons.append(f"trainer.devices={config.devices}")
-    if config.precision != "32-true":
+    if config.precision == "16-mixed":  # its scaler skips steps
         reasons.append(f"trainer.precision={config.precision}")
     if reasons and config.watch_every > 1:
         log.warning("Every step is watched, as in plain Lightning, because of %s.", " and ".join(reasons))
@@ -82,7 +82,11 @@ def choose_watch_every(config: TrainerConfig) -> int:
 
 
 def choose_engine(config: TrainerConfig, accelerator: str) -> str:
-    """Compile or eager, with one line in the log. Decided from the config and the presence of a compiler alone."""
+    """Compile or eager, with one line in the log. Decided from the config and the presence of a compiler alone.
+
+    Raises:
+        ValueError: compile where there is no compiler.
+    """
     unwatched = config.max_steps - config.max_steps // config.watch_every
     if config.watch_every == 1 or config.engine == "eager":
         return "eager"
@@ -95,9 +99,23 @@ def choose_engine(config: TrainerConfig, accelerator: str) -> str:
         log.info("The steps are not compiled: %s.", why)
         return "eager"
     if not shutil.which(os.environ.get("CXX", "g++")):
+        if config.engine == "compile":
+            raise ValueError("trainer.engine=compile: there is no C++ compiler (CXX or g++); use trainer.engine=eager.")
         log.warning("There is no C++ compiler (CXX or g++): unwatched steps run in the slower engine=eager.")
         return "eager"
     return "compile"
+
+
+def engine_of(config: Config, accelerator: str) -> Engine | None:
+    """How unwatched steps run; None where every step is watched."""
+    if config.trainer.watch_every == 1:
+        return None
+    compiled = choose_engine(config.trainer, accelerator) == "compile"
+    examples = config.data.batch_size * 8 * (config.data.block_size + 2)  # contexts, targets and indices
+    masks = config.data.batch_size * 4 * config.model.n_hidden * config.model.n_layers if config.model.dropout else 0
+    most = steps_in_memory(examples + masks)
+    length = compiled_call_length(config.trainer.watch_every, most) if compiled else most
+    return Engine(length, compiled, falls_back=config.trainer.engine == "auto")
 
 
 def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
@@ -112,8 +130,7 @@ def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
     )
     parameters = sum(parameter.numel() for parameter in module.parameters())
     accelerator = choose_accelerator(trainer_config, parameters, config.data.batch_size)
-    if choose_engine(trainer_config, accelerator) == "compile":
-        module.compiled_length = call_length(watch_every)
+    module.engine = engine_of(replace(config, trainer=trainer_config), accelerator)
     callbacks = [
         # after each validation, also in the middle of Lightning's one epoch; two, because `save_last` follows the best
         ModelCheckpoint(run_dir / "checkpoints", "best", monitor="val/loss", **CHECKPOINTING),

@@ -22,19 +22,29 @@ def load_words(config: DataConfig) -> list[str]:
     Raises:
         ValueError: with path, line and what to do, where the file can't be used.
     """
-    if config.source == "lecture":
-        path = Path(config.path) if config.path else _fetch_lecture()
-        words = read_words(path)
-        if hashlib.sha256(path.read_bytes()).hexdigest() != LECTURE_SHA256:
-            raise ValueError(
-                f"{path} is not the lecture's names.txt (SHA-256 {LECTURE_SHA256}): "
-                "leave out data=lecture to train on other words."
-            )
-        return words
-    if config.path:
-        return read_words(Path(config.path))
-    with resources.as_file(resources.files("makemore_pl.names") / "ssa_names_2018.txt") as path:
+    return SOURCES[config.source](Path(config.path) if config.path else None)
+
+
+def _embedded_names(path: Path | None) -> list[str]:
+    if path:
         return read_words(path)
+    with resources.as_file(resources.files("makemore_pl.names") / "ssa_names_2018.txt") as embedded:
+        return read_words(embedded)
+
+
+def _lecture(path: Path | None) -> list[str]:
+    path = path or _fetch_lecture()
+    words = read_words(path)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != LECTURE_SHA256:
+        raise ValueError(
+            f"{path} is not the lecture's names.txt (SHA-256 {LECTURE_SHA256}): "
+            "leave out data=lecture to train on other words."
+        )
+    return words
+
+
+SOURCES = {"names": _embedded_names, "lecture": _lecture}
+"""How each data.source reads its words, given data.path. Their names are SOURCES of choices.py."""
 
 
 def read_words(path: Path) -> list[str]:

@@ -38,9 +38,17 @@ def build_splits(words: list[str], block_size: int) -> dict[str, tuple[Tensor, T
 ACTIVATIONS = {
     "tanh": lambda z: z.tanh(),
     "relu": lambda z: z * (z > 0),
+    "leaky_relu": lambda z: z * (z > 0) + 0.01 * z * (z <= 0),
     "gelu": lambda z: z * (1 + (z / math.sqrt(2)).erf()) / 2,
+    "silu": lambda z: z / (1 + (-z).exp()),
+    "sigmoid": lambda z: 1 / (1 + (-z).exp()),
     "identity": lambda z: z,
 }
+# of each 1 / sqrt(E[f(z)^2]); tanh's as the lecture has it
+OWN_GAINS = {
+    "tanh": 5 / 3, "relu": 2**0.5, "leaky_relu": 2**0.5 / 1.0001**0.5, "gelu": 1.5335, "silu": 1.6765,
+    "sigmoid": 1.8462, "identity": 1.0,
+}  # fmt: skip
 
 
 class Network:
@@ -70,7 +78,7 @@ class Network:
 
     def std(self, fan_in: int, fan_out: int) -> float:
         c = self.config
-        own = {"tanh": 5 / 3, "relu": math.sqrt(2), "gelu": 1.5335, "identity": 1.0}[c.activation]
+        own = OWN_GAINS[c.activation]
         if c.init == "kaiming":
             return (own if c.gain is None else c.gain) / fan_in**0.5
         if c.init == "xavier":
@@ -169,6 +177,12 @@ class Optimizer:
                 g = g + c.momentum * memory[name, "v"] if c.nesterov else memory[name, "v"]
             return p - lr * g
         zero = torch.zeros_like(p)
+        if c.name == "rmsprop":
+            memory[name, "s"] = c.alpha * memory.get((name, "s"), zero) + (1 - c.alpha) * g * g
+            g = g / (memory[name, "s"] ** 0.5 + c.eps)
+            memory[name, "v"] = c.momentum * memory.get((name, "v"), zero) + g
+            return p - lr * memory[name, "v"]
+        assert c.name in ("adam", "adamw")
         memory[name, "m"] = c.beta1 * memory.get((name, "m"), zero) + (1 - c.beta1) * g
         memory[name, "s"] = c.beta2 * memory.get((name, "s"), zero) + (1 - c.beta2) * g * g
         m, s = memory[name, "m"] / (1 - c.beta1**t), memory[name, "s"] / (1 - c.beta2**t)

@@ -99,12 +99,15 @@ def test_help_names_the_groups_and_the_project(train_script: TrainScript) -> Non
         ("+zzz=1", "Unknown config key 'zzz'."),
         ("+model.n_hidden.size=1", "model.n_hidden"),
         ("~optim.lr", "optim.lr"),
-        ("optim=adamm", "There is no optim=adamm. Did you mean 'adam'? Available: adam, adamw, sgd."),
+        ("optim=adamm", "There is no optim=adamm. Did you mean 'adam'? Available: adam, adamw, rmsprop, sgd."),
         ("data=lectur", "There is no data=lectur. Did you mean 'lecture'? Available: lecture, names."),
         ("model.batchnorm=prre", "one of none, pre, post, output, pre_output, got 'prre'. Did you mean 'pre'?"),
         ("model.init=kamiing", "model.init must be one of kaiming, xavier, small, normal, got 'kamiing'."),
-        ("model.activation=tan", "model.activation must be one of tanh, relu, gelu, identity, got 'tan'."),
-        ("optim.name=rmsprop", "optim.name must be one of sgd, adam, adamw, got 'rmsprop'."),
+        (
+            "model.activation=tan",
+            "model.activation must be one of tanh, relu, leaky_relu, gelu, silu, sigmoid, identity, got 'tan'.",
+        ),
+        ("optim.name=rmspropp", "optim.name must be one of sgd, adam, adamw, rmsprop, got 'rmspropp'. Did you mean"),
         ("optim.schedule=linear", "optim.schedule must be one of constant, step_decay, cosine, got 'linear'."),
         ("trainer.engine=fast", "trainer.engine must be one of auto, compile, eager, got 'fast'."),
         ("trainer.precision=16", "trainer.precision must be one of 32-true, bf16-mixed, 16-mixed, got '16'."),
@@ -125,6 +128,7 @@ def test_help_names_the_groups_and_the_project(train_script: TrainScript) -> Non
         ("optim.lr=-0.1", "optim.lr must be greater than 0, got -0.1."),
         ("optim.momentum=1", "optim.momentum must be in [0, 1), got 1.0."),
         ("optim.beta2=1", "optim.beta2 must be in [0, 1), got 1.0."),
+        ("optim.alpha=1", "optim.alpha must be in [0, 1), got 1.0."),
         ("optim.weight_decay=-1", "optim.weight_decay must be 0 or greater, got -1.0."),
         ("optim.decay_at=1.5", "optim.decay_at must be a fraction of the run, 0 to 1, got 1.5."),
         ("optim.nesterov=true", "optim.nesterov needs optim.momentum greater than 0."),
@@ -156,7 +160,14 @@ def test_sentence(tmp_path: Path, override: str, said: str) -> None:
             ("data.batch_size=1", "model.batchnorm=output"),
             "use data.batch_size of at least 2, or model.batchnorm=none.",
         ),
-        (("optim=adam", "optim.momentum=0.9"), "optim.momentum and optim.nesterov belong to sgd, not to adam"),
+        (
+            ("optim=adam", "optim.momentum=0.9"),
+            "optim.momentum belongs to sgd and rmsprop, not to adam: use optim.beta1.",
+        ),
+        (
+            ("optim=rmsprop", "optim.momentum=0.9", "optim.nesterov=true"),
+            "optim.nesterov belongs to sgd, not to rmsprop.",
+        ),
         (
             ("optim.warmup_steps=10", "trainer.max_steps=10"),
             "optim.warmup_steps=10 must be less than trainer.max_steps=10.",
@@ -265,8 +276,10 @@ def test_every_field_of_the_schema_is_explained() -> None:
             ("optim.schedule=constant", "optim.decay_factor=0.5"),
             "Without effect: optim.decay_factor: schedule constant has no decay.",
         ),
-        (("optim.beta1=0.8",), "Without effect: optim.beta1 and optim.beta2: sgd has no such moments."),
+        (("optim.beta1=0.8",), "Without effect: optim.beta1: sgd has none."),
         (("model.bn_eps=0.1",), "Without effect: model.bn_eps: there is no BatchNorm."),
+        (("optim.alpha=0.9",), "Without effect: optim.alpha: sgd has none."),
+        (("optim=rmsprop", "optim.beta2=0.9"), "Without effect: optim.beta2: rmsprop has none."),
         (("optim.eps=0.1",), "Without effect: optim.eps: sgd has none."),
         (
             ("trainer.gradient_clip_algorithm=value",),
@@ -289,6 +302,7 @@ def test_what_has_an_effect_is_not_complained_of(compose: Compose) -> None:
     )  # fmt: skip
     assert config.without_effect() == []
     assert compose("optim=adam", "optim.beta1=0.8").without_effect() == []
+    assert compose("optim=rmsprop", "optim.alpha=0.8", "optim.momentum=0.5", "optim.eps=1e-6").without_effect() == []
 
 
 def test_config_can_be_imported_without_torch() -> None:

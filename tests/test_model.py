@@ -8,12 +8,18 @@ from conftest import EXPERIMENTS, Compose
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from makemore_pl.config import BATCHNORM_PLACEMENTS, Config, DataConfig, ModelConfig
+from makemore_pl import choices
+from makemore_pl.activations import ACTIVATIONS
+from makemore_pl.choices import BATCHNORM_PLACEMENTS
+from makemore_pl.config import Config, DataConfig, ModelConfig, OptimConfig
 from makemore_pl.data import NamesDataModule
-from makemore_pl.initialization import GAINS, weight_std
+from makemore_pl.dropout import Dropout
+from makemore_pl.initialization import INITS, weight_std
 from makemore_pl.model import MLP
+from makemore_pl.module import SCHEDULES
+from makemore_pl.stride.optimizers import METHODS, build_optimizer
 from makemore_pl.train import build
-from makemore_pl.words import load_words
+from makemore_pl.words import SOURCES, load_words
 
 PLACES = {
     "none": [],
@@ -101,7 +107,10 @@ def test_each_position_of_the_context_has_weights_of_its_own() -> None:
     [
         ("tanh", torch.tanh),
         ("relu", lambda z: z.clamp(min=0)),
+        ("leaky_relu", lambda z: torch.where(z > 0, z, z / 100)),
         ("gelu", lambda z: z * (1 + torch.erf(z / math.sqrt(2))) / 2),
+        ("silu", lambda z: z / (1 + torch.exp(-z))),
+        ("sigmoid", lambda z: 1 / (1 + torch.exp(-z))),
         ("identity", lambda z: z),
     ],
 )
@@ -113,6 +122,50 @@ def test_activations(activation: str, function: object) -> None:
 def test_every_activation_is_a_module_of_its_own() -> None:
     layers = mlp(n_layers=4).layers
     assert len({id(layer.activation) for layer in layers}) == 4
+
+
+def test_every_choice_is_in_its_table() -> None:
+    """A name in choices.py alone would do nothing, or what another name stands for."""
+    tables = {
+        "activations.ACTIVATIONS": (choices.ACTIVATIONS, ACTIVATIONS),
+        "initialization.INITS": (choices.INITS, INITS),
+        "words.SOURCES": (choices.SOURCES, SOURCES),
+        "module.SCHEDULES": (choices.SCHEDULES, SCHEDULES),
+        "stride.optimizers.METHODS": (choices.OPTIMIZERS, METHODS),
+        "test_model.PLACES": (choices.BATCHNORM_PLACEMENTS, PLACES),
+    }
+    assert {
+        (table, name) for table, (names, entries) in tables.items() for name in set(names) ^ set(entries)
+    } == set(), "missing on one of both sides"
+
+
+def test_every_optimizer_gets_its_settings() -> None:
+    """Each setting that choices.py gives an optimizer reaches torch; what it has not stays torch's default."""
+    values = {
+        "momentum": 0.3, "nesterov": True, "beta1": 0.4, "beta2": 0.5, "eps": 1e-3, "alpha": 0.6, "weight_decay": 0.7,
+    }  # fmt: skip
+    classes = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW,
+               "rmsprop": torch.optim.RMSprop}  # fmt: skip
+    for name, settings in choices.OPTIMIZERS.items():
+        config = OptimConfig(name=name, lr=0.2, **{setting: values[setting] for setting in settings})
+        optimizer = build_optimizer(mlp().parameters(), config)
+        assert type(optimizer) is classes[name]
+        expected = {setting: values[setting] for setting in settings} | {"lr": 0.2}
+        if "beta1" in expected:
+            expected["betas"] = (expected.pop("beta1"), expected.pop("beta2"))
+        untouched = type(optimizer)(mlp().parameters()).defaults
+        assert optimizer.defaults == untouched | expected
+
+
+def test_dropout_takes_the_random_numbers_of_torch_s_own() -> None:
+    """On the CPU, to the bit."""
+    x = torch.randn(32, 200, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(5)
+    theirs = nn.Dropout(0.3)(x)
+    state = torch.get_rng_state()
+    torch.manual_seed(5)
+    assert torch.equal(Dropout(0.3)(x), theirs)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_dropout_is_there_only_in_training() -> None:
@@ -150,18 +203,22 @@ def test_spread_of_hidden_weights(init: str, gain: float | None, expected: objec
     assert spread(model.layers[1].linear.weight) == pytest.approx(std, rel=4 / math.sqrt(2 * 400 * 400))
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu", "identity"])
+@pytest.mark.parametrize("activation", sorted({*ACTIVATIONS} - {"tanh"}))
 def test_gains_keep_the_second_moment(activation: str) -> None:
     """1 / sqrt(E[f(z)^2]), by the trapezoidal rule over the Gaussian."""
     z = torch.linspace(-10, 10, 200_001, dtype=torch.float64)
     density = (-z.square() / 2).exp() / math.sqrt(2 * math.pi)
     moment = torch.trapezoid(mlp(activation=activation).layers[0].activation(z).square() * density, z).item()
-    assert GAINS[activation] == pytest.approx(1 / math.sqrt(moment), rel=1e-4)  # gelu's is written with 5 digits
+    # gelu's, silu's and sigmoid's are written with 5 digits
+    assert ACTIVATIONS[activation].gain == pytest.approx(1 / math.sqrt(moment), rel=5e-5)
 
 
 def test_gains_are_pytorch_s() -> None:
-    for activation, theirs in (("tanh", "tanh"), ("relu", "relu"), ("identity", "linear")):
-        assert GAINS[activation] == pytest.approx(nn.init.calculate_gain(theirs), rel=1e-12)
+    """But for sigmoid's, which is 1 there by convention."""
+    for activation, theirs in (
+        ("tanh", "tanh"), ("relu", "relu"), ("leaky_relu", "leaky_relu"), ("identity", "linear"),
+    ):  # fmt: skip
+        assert ACTIVATIONS[activation].gain == pytest.approx(nn.init.calculate_gain(theirs), rel=1e-12)
 
 
 def test_biases_and_output() -> None:

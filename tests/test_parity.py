@@ -17,12 +17,11 @@ from conftest import ROOT, WORDS, Compose, python
 from probes import Recorder
 
 from benchmarks.panel import Row, panel_table
+from makemore_pl.choices import ACTIVATIONS, BATCHNORM_PLACEMENTS, INITS
 from makemore_pl.config import Config
 from makemore_pl.train import build
 
 TOLERANCE = 1e-10
-PLACEMENTS = ("none", "pre", "post", "output", "pre_output")
-INITS = ("kaiming", "xavier", "small", "normal")
 OPTIMIZERS = {
     "sgd": (),
     "momentum": ("optim.momentum=0.9", "optim.lr=0.02"),
@@ -30,6 +29,8 @@ OPTIMIZERS = {
     "weight_decay": ("optim.weight_decay=0.01", "optim.momentum=0.5"),
     "adam": ("optim=adam", "optim.weight_decay=0.01", "optim.lr=0.01"),
     "adamw": ("optim=adamw", "optim.weight_decay=0.1", "optim.lr=0.01", "optim.beta1=0.8", "optim.beta2=0.99"),
+    "rmsprop": ("optim=rmsprop", "optim.weight_decay=0.01", "optim.alpha=0.9", "optim.eps=1e-6"),
+    "rmsprop_momentum": ("optim=rmsprop", "optim.momentum=0.5", "optim.eps=1e-4", "optim.lr=0.003"),
 }
 CLIPPING = {
     "none": (),
@@ -71,7 +72,7 @@ def assert_parity(config: Config, words: list[str], tolerance: float) -> referen
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("batchnorm", PLACEMENTS)
+@pytest.mark.parametrize("batchnorm", BATCHNORM_PLACEMENTS)
 def test_every_placement_and_init(small: Compose, batchnorm: str, init: str) -> None:
     config = small(
         f"model.batchnorm={batchnorm}",
@@ -87,7 +88,7 @@ def test_every_placement_and_init(small: Compose, batchnorm: str, init: str) -> 
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("watch_every", [1, 7])
-@pytest.mark.parametrize("batchnorm", PLACEMENTS)
+@pytest.mark.parametrize("batchnorm", BATCHNORM_PLACEMENTS)
 def test_every_placement_more_often_watched(small: Compose, batchnorm: str, watch_every: int) -> None:
     config = small(
         f"model.batchnorm={batchnorm}", f"trainer.watch_every={watch_every}", "trainer.max_steps=100", "seed=7"
@@ -96,7 +97,7 @@ def test_every_placement_more_often_watched(small: Compose, batchnorm: str, watc
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("activation", ["relu", "gelu", "identity"])
+@pytest.mark.parametrize("activation", sorted({*ACTIVATIONS} - {"tanh"}))
 @pytest.mark.parametrize("init", ["kaiming", "xavier"])
 def test_every_activation(small: Compose, activation: str, init: str) -> None:
     config = small(

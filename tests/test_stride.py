@@ -2,26 +2,30 @@
 
 import itertools
 import math
-import threading
-import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import pytest
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from makemore_pl.config import BATCHNORM_PLACEMENTS, ModelConfig
+from makemore_pl.choices import BATCHNORM_PLACEMENTS
+from makemore_pl.config import ModelConfig
+from makemore_pl.dropout import Dropout
 from makemore_pl.model import MLP
-from makemore_pl.stride import compiling, unwatched_steps
-from makemore_pl.stride.container import Container
+from makemore_pl.stride import compiling
 from makemore_pl.stride.finiteness import all_finite
 from makemore_pl.stride.optimizers import Rule
 from makemore_pl.stride.pure_step import functional_step
-from makemore_pl.stride.unwatched_steps import LONGEST, GivenDropout, Unwatched, call_length
+from makemore_pl.stride.unwatched_steps import (
+    EAGER,
+    MOST_STEPS,
+    Engine,
+    Unwatched,
+    compiled_call_length,
+    steps_in_memory,
+)
 
 K, B, BLOCK, VOCAB = 12, 8, 3, 9
 OPTIMIZERS: dict[str, Callable[[Iterable[Tensor]], Optimizer]] = {
@@ -30,6 +34,8 @@ OPTIMIZERS: dict[str, Callable[[Iterable[Tensor]], Optimizer]] = {
     "nesterov": lambda p: SGD(p, lr=0.1, momentum=0.9, nesterov=True),
     "adam": lambda p: Adam(p, lr=0.01, weight_decay=0.01),
     "adamw": lambda p: AdamW(p, lr=0.01, betas=(0.8, 0.99), weight_decay=0.1),
+    "rmsprop": lambda p: RMSprop(p, lr=0.01, alpha=0.9, weight_decay=0.01),
+    "rmsprop_momentum": lambda p: RMSprop(p, lr=0.01, alpha=0.5, eps=1e-3, momentum=0.5),
 }
 CLIPPING = {"none": (None, "norm"), "norm": (0.5, "norm"), "value": (0.01, "value")}
 CASES = list(itertools.product(OPTIMIZERS, BATCHNORM_PLACEMENTS, CLIPPING))
@@ -47,12 +53,12 @@ def minibatches(k: int = K) -> tuple[Tensor, Tensor]:
     return x, torch.randint(VOCAB, (k, B), generator=generator)
 
 
-def train(case: tuple[str, str, str], compiled_length: int) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+def train(case: tuple[str, str, str], engine: Engine) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
     """Parameters and buffers, optimizer state, and losses after two strides of K steps."""
     name, batchnorm, clipping = case
     model = network(batchnorm)
     optimizer = OPTIMIZERS[name](model.parameters())
-    unwatched = Unwatched(model, optimizer, *CLIPPING[clipping], compiled_length)
+    unwatched = Unwatched(model, optimizer, *CLIPPING[clipping], engine)
     x, y = minibatches(2 * K)
     losses = [unwatched(x[:K], y[:K], LRS, 0), unwatched(x[K:], y[K:], LRS, K)]
     state = {
@@ -105,28 +111,34 @@ def test_compiled_steps_agree_with_eager_ones(case: tuple[str, str, str]) -> Non
     assert_agree(case, K)
 
 
-def assert_agree(case: tuple[str, str, str], compiled_length: int) -> None:
-    eager, compiled = train(case, 0), train(case, compiled_length)
+def assert_agree(case: tuple[str, str, str], call_length: int) -> None:
+    eager, compiled = train(case, EAGER), train(case, Engine(call_length, compiled=True))
     for ours, theirs in zip(compiled[:2], eager[:2], strict=True):
         assert_close(ours, theirs)
     torch.testing.assert_close(compiled[2], eager[2], rtol=1e-4, atol=1e-5)
 
 
-def test_calls_shorter_than_a_stride(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_shorter_than_a_stride() -> None:
     # two compiled calls of 5 steps in each stride of 12, and 2 steps one by one
     assert_agree(("momentum", "pre_output", "norm"), 5)
     # in bounded pieces without a compiler too, and to the bit
-    expected = train(("adamw", "pre", "none"), 0)
-    monkeypatch.setattr(unwatched_steps, "LONGEST", 5)
-    assert torch.equal(train(("adamw", "pre", "none"), 0)[2], expected[2])
+    case = ("adamw", "pre", "none")
+    assert torch.equal(train(case, Engine(5))[2], train(case, EAGER)[2])
 
 
 def test_length_of_calls() -> None:
-    lengths = {watch_every: call_length(watch_every) for watch_every in range(1, 3000)}
+    lengths = {watch_every: compiled_call_length(watch_every) for watch_every in range(1, 3000)}
     assert lengths[1] == 0
     assert (lengths[2], lengths[100], lengths[1000]) == (1, 99, 111)
-    assert max(lengths.values()) == LONGEST
+    assert max(lengths.values()) == MOST_STEPS
     assert all((k - 1) % n <= 11 for k, n in lengths.items() if n)
+    assert compiled_call_length(1000, most=20) == 18
+
+
+def test_minibatches_of_a_call_fit_in_memory() -> None:
+    assert steps_in_memory(32 * 5 * 8) == MOST_STEPS
+    assert steps_in_memory(65_536 * 5 * 8) == 51
+    assert steps_in_memory(2**40) == 1
 
 
 @pytest.mark.compile
@@ -180,18 +192,20 @@ def test_the_step_and_the_layer_where_it_stops_being_finite() -> None:
 
 def test_what_it_can_not_step_is_refused() -> None:
     model = network("none")
-    for optimizer in (RMSprop(model.parameters()), Adam(model.parameters(), amsgrad=True)):
-        with pytest.raises(ValueError, match=r"^Unwatched steps know SGD, Adam and AdamW .*trainer.watch_every=1\.$"):
+    for optimizer in (Adagrad(model.parameters()), Adam(model.parameters(), amsgrad=True)):
+        with pytest.raises(
+            ValueError, match=r"^Unwatched steps know SGD, Adam, AdamW, RMSprop .*trainer.watch_every=1\.$"
+        ):
             Unwatched(model, optimizer)
 
 
 def test_dropout_drops_the_same_in_every_engine() -> None:
     results = []
-    for compiled_length in (0, K):
+    for engine in (EAGER, Engine(K, compiled=True)):
         torch.manual_seed(5)
         model = network("post", activation="gelu", dropout=0.2)
         x, y = minibatches()
-        losses = Unwatched(model, SGD(model.parameters(), lr=0.1), compiled_length=compiled_length)(x, y, LRS, 0)
+        losses = Unwatched(model, SGD(model.parameters(), lr=0.1), engine=engine)(x, y, LRS, 0)
         results.append((losses, model.output.linear.weight.detach(), torch.get_rng_state()))
     for eager, ours in zip(*results, strict=True):
         torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-6)
@@ -199,8 +213,7 @@ def test_dropout_drops_the_same_in_every_engine() -> None:
 
 def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
     torch.manual_seed(0)
-    mask = torch.empty(1000, 4, 16)
-    GivenDropout(0.25).draw_(mask)
+    mask = Dropout(0.25).draw(torch.Size((1000, 4, 16)), torch.device("cpu"))
     assert set(mask.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     # 64,000 draws: the standard deviation of the share is 0.0017
     assert (mask == 0).float().mean().item() == pytest.approx(0.25, abs=0.007)
@@ -219,52 +232,11 @@ def test_large_numbers_are_finite() -> None:
 
 
 def test_packages_know_what_their_code_depends_on() -> None:
-    before, threads = compiling.surroundings(), torch.get_num_threads()
+    cpu = torch.device("cpu")
+    before, threads = compiling.surroundings(cpu), torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        assert compiling.surroundings() != before
+        assert compiling.surroundings(cpu) != before
     finally:
         torch.set_num_threads(threads)
-    assert compiling.surroundings() == before
-
-
-def test_other_threads_run_during_a_compiled_call() -> None:
-    def step(w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        w = torch.tanh(w @ w / 256 + x)
-        return w, w.sum()
-
-    carry, xs = (torch.eye(256, dtype=torch.float64),), (torch.linspace(0, 1, 400, dtype=torch.float64),)
-    run = compiling.compiled_scan("a product", step, carry, xs)
-    called, beats = threading.Event(), [0]
-
-    def beat() -> None:
-        while not called.is_set():
-            beats[0] += 1
-            time.sleep(1e-3)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        before = beats[0]
-        (w,), sums = run(carry, xs)
-        during = beats[0] - before
-    finally:
-        called.set()
-    thread.join()
-    assert during > 5  # of some 200; with the interpreter locked it was 1 at most
-    expected, losses = carry[0], []
-    for x in xs[0]:
-        expected, loss = step(expected, x)
-        losses.append(loss)
-    torch.testing.assert_close(w, expected)
-    torch.testing.assert_close(sums, torch.stack(losses))
-
-
-def test_a_damaged_package_says_what_to_do(tmp_path: Path) -> None:
-    package = tmp_path / "steps.pt2"
-    package.write_bytes(b"cut short")
-    with pytest.raises(ValueError, match=r"steps\.pt2 is damaged: remove it, and the steps are compiled again\.$"):
-        Container(package)
-    ZipFile(package, "w").close()
-    with pytest.raises(ValueError, match="is damaged"):
-        Container(package)
+    assert compiling.surroundings(cpu) == before

@@ -720,3 +720,5 @@ def test_engine(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtur
         assert caplog.messages == [], "too short a run to compile needs no compiler"
         assert choose_engine(TrainerConfig(), "cpu") == "eager"
     assert caplog.messages == ["There is no C++ compiler (CXX or g++): unwatched steps run in the slower engine=eager."]
+    with pytest.raises(ValueError, match=r"^trainer\.engine=compile: there is no C\+\+ compiler"):
+        choose_engine(TrainerConfig(engine="compile"), "cpu")

@@ -1,4 +1,4 @@
-"""Compiles a step over a stride of minibatches ahead of time, and keeps what it compiled.
+"""Compiles a step over many minibatches ahead of time into a package, loads it and checks it.
 
 torch.compile takes 10 s in each new process even with a warm cache, because inductor can't cache a graph with a scan
 in it. A package of AOTInductor loads in milliseconds (docs/adr/0005).
@@ -6,135 +6,162 @@ in it. A package of AOTInductor loads in milliseconds (docs/adr/0005).
 
 import hashlib
 import logging
+import math
+import os
 import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
-from torch._C._aoti import AOTIModelPackageLoader
-from torch.utils import _pytree as pytree
 
-from makemore_pl.stride.container import Container
+from makemore_pl.stride import package_cache, torch_internals
+from makemore_pl.stride.torch_internals import Package
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
-"""Of what this file makes of a graph."""
-INDUCTOR = {
-    "aot_inductor.precompile_headers": False,  # 12 s and 300 MB to spare 4 s of a later compile
-    "aot_inductor.enable_line_tables": False,  # for debuggers, as the next
-    "aot_inductor.enable_frame_pointer": False,
-    "cpp.vec_isa_ok": True,  # else a program with vector code is compiled and loaded first, 4 s; what fails says so
-}
-Run = Callable[[Any, Any], tuple[list[Tensor], Tensor]]
-Package = Callable[[list[Tensor]], list[Tensor]]
-_loaded: dict[str, Package] = {}
+FORMAT = 3
+"""Part of every key: raise it when the code below makes another program of the same graph."""
+CompiledScan = Callable[[Any, Any], tuple[list[Tensor], Tensor]]
+_packages: dict[str, Package] = {}
 _keys: dict[str, str] = {}
+_failures: dict[str, str] = {}
 
 
-def compiled_scan(name: str, step: Callable[..., Any], carry: Any, xs: Any) -> Run:
-    """`step(*carry, *x) -> (*carry, y)` over the first axis of xs, as one compiled call `(carry, xs) -> (leaves, ys)`.
+class CompilingFailed(ValueError):  # noqa: N818 (it says what happened)
+    """The compiled steps can't be had with this torch and compiler, or disagree with the eager ones."""
 
-    The leaves are those of the last carry.
 
-    Args:
-        name: tells apart whatever would give another graph; asked first, so that a process traces each once.
-        carry, xs: tuples of (dicts of) tensors, of the shapes and devices that the calls will have.
+class Scan(NamedTuple):
+    """A pure step and the arguments that its compiled loop will get."""
+
+    name: str
+    """Tells apart whatever makes another graph; a process traces each name once."""
+    step: Callable[..., Any]
+    """(*carry, *x) -> (*carry, y)"""
+    carry: Any
+    """What a step hands to the next one: a tuple of dicts of tensors."""
+    xs: Any
+    """One entry a step along the first axis: a tuple of (dicts of) tensors."""
+    trial_xs: Any
+    """The same with learning rates that make a trial of a new package well conditioned."""
+
+
+def compiled_scan(scan: Scan) -> CompiledScan:
+    """The loop of a step over the first axis of xs as one compiled call: (carry, xs) -> (last carry's leaves, ys).
 
     Raises:
-        ValueError: where compiling fails.
+        CompilingFailed: in one sentence, also at every later attempt of this process.
     """
-    name = repr((name, surroundings()))
+    name = repr((scan.name, surroundings(torch_internals.flatten(scan.carry)[0][0].device)))
+    if name in _failures:
+        raise CompilingFailed(_failures[name])
     if name not in _keys:
-        leaves, x_leaves = pytree.tree_leaves(carry), pytree.tree_leaves(xs)
-        graph = _trace(step, carry, pytree.tree_map(lambda each: each[0], xs))
-        _keys[name] = _key(graph, (*leaves, *x_leaves))
-        if _keys[name] not in _loaded:
-            _loaded[_keys[name]] = _load(_keys[name], graph, leaves, x_leaves)
-    package = _loaded[_keys[name]]
+        try:
+            _keys[name] = _ready_package(scan)
+        except Exception as error:  # inductor raises what its compiler stumbles over
+            reason = (str(error).strip() or "no reason given").splitlines()[0]
+            _failures[name] = (
+                f"Compiling the steps failed ({type(error).__name__}: {reason}): use trainer.engine=eager."
+            )
+            raise CompilingFailed(_failures[name]) from error
+    return _call_of(_packages[_keys[name]])
 
+
+def _call_of(package: Package) -> CompiledScan:
     def run(carry: Any, xs: Any) -> tuple[list[Tensor], Tensor]:
-        *leaves, ys = package([*pytree.tree_leaves(carry), *pytree.tree_leaves(xs)])
+        *leaves, ys = package([*torch_internals.flatten(carry)[0], *torch_internals.flatten(xs)[0]])
         return leaves, ys
 
     return run
 
 
-def _trace(step: Callable[..., Any], carry: Any, x: Any) -> torch.fx.GraphModule:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    leaves, spec = pytree.tree_flatten((*carry, *x))
-
-    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        *new, y = step(*pytree.tree_unflatten(tensors, spec))
-        return (*pytree.tree_leaves(new), y)
-
-    graph: torch.fx.GraphModule = make_fx(flat)(*leaves)
-    return graph
-
-
-def _key(graph: torch.fx.GraphModule, tensors: tuple[Tensor, ...]) -> str:
-    shapes = [(tuple(tensor.shape), str(tensor.dtype), str(tensor.device)) for tensor in tensors]
-    return hashlib.sha256(repr((VERSION, INDUCTOR, graph.code, shapes, surroundings())).encode()).hexdigest()[:32]
-
-
-def surroundings() -> tuple[Any, ...]:
-    """What the generated code depends on beside the graph: inductor splits loops by the number of threads."""
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    cpu = (platform.machine(), torch.backends.cpu.get_cpu_capability())
-    return torch.__version__, *cpu, *devices, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-
-
-def _load(key: str, graph: torch.fx.GraphModule, leaves: list[Tensor], xs: list[Tensor]) -> Package:
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    # beside inductor's own cache, under the same trust: what is in it gets executed
-    path = Path(cache_dir()) / "makemore_pl" / f"{key}.pt2"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # several jobs of a sweep want the same package at the same time
-        if not path.exists():
+def _ready_package(scan: Scan) -> str:
+    """Have the package of a scan in _packages; returns its key there."""
+    carry, x_leaves = torch_internals.flatten(scan.carry)[0], torch_internals.flatten(scan.xs)[0]
+    graph = _trace(scan)
+    device = carry[0].device
+    key = _key(graph, [*carry, *x_leaves])
+    if key in _packages:
+        return key
+    with package_cache.locked(key) as directory:
+        path = package_cache.find(directory, key)
+        if path is None:
             log.info("Compiling the unwatched steps, once for this shape.")
             started = time.perf_counter()
-            temporary = path.with_suffix(f".{platform.node()}.part.pt2")
+            new = directory / f"{key}.{platform.node()}-{os.getpid()}.part.pt2"
             try:
-                _compile(graph, leaves, xs, temporary)
-            except Exception as error:  # inductor raises what its compiler stumbles over
-                reason = (str(error).strip() or "no reason given").splitlines()[0]
-                raise ValueError(
-                    f"Compiling the steps failed ({type(error).__name__}: {reason}): use trainer.engine=eager."
-                ) from error
-            temporary.replace(path)
+                with package_cache.inductor_inside(directory):
+                    _compile(graph, carry, x_leaves, new)
+                _check(torch_internals.load_package(new, device), scan)
+                path = package_cache.keep(key, new)
+            finally:
+                new.unlink(missing_ok=True)
             log.info("Compiled in %.0f s.", time.perf_counter() - started)
-    if leaves[0].is_cpu:
-        return Container(path)
-    # aoti_load_package would import half of inductor, 0.7 s, for the same; and parse a description at each call, 0.2 ms
-    run: Package = AOTIModelPackageLoader(str(path), "model", False, 1, leaves[0].get_device()).boxed_run
-    return run
+        _packages[key] = torch_internals.load_package(path, device)
+    return key
 
 
-class _Scan(nn.Module):
+def _trace(scan: Scan) -> torch.fx.GraphModule:
+    xs, unflatten_xs = torch_internals.flatten(scan.xs)
+    leaves, unflatten = torch_internals.flatten((*scan.carry, *unflatten_xs([each[0] for each in xs])))
+
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        *new, y = scan.step(*unflatten(list(tensors)))
+        return (*torch_internals.flatten(new)[0], y)
+
+    return torch_internals.trace(flat, leaves)
+
+
+def _key(graph: torch.fx.GraphModule, tensors: list[Tensor]) -> str:
+    shapes = [(tuple(tensor.shape), str(tensor.dtype), str(tensor.device)) for tensor in tensors]
+    parts = (FORMAT, torch_internals.INDUCTOR, graph.code, shapes, surroundings(tensors[0].device))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def surroundings(device: torch.device) -> tuple[Any, ...]:
+    """What the generated code depends on beside the graph: inductor splits loops by the number of threads."""
+    machine = (platform.machine(), torch.backends.cpu.get_cpu_capability())
+    # a run on the CPU must not ask for GPUs: that would initialize CUDA
+    gpu = None if device.type == "cpu" else (torch.cuda.get_device_name(device), torch.backends.cuda.matmul.allow_tf32)
+    return torch.__version__, *machine, gpu, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+
+
+class _Loop(nn.Module):
     def __init__(self, graph: torch.fx.GraphModule) -> None:
         super().__init__()
         self.graph = graph
 
-    def forward(self, leaves: list[Tensor], xs: list[Tensor]) -> Any:
-        from torch._higher_order_ops.scan import scan
-
+    def forward(self, carry: list[Tensor], xs: list[Tensor]) -> Any:
         def body(carry: list[Tensor], x: list[Tensor]) -> tuple[list[Tensor], Tensor]:
             *carry, y = self.graph(*carry, *x)
             # scan wants no output to be an input, as a parameter without gradient would be
             return [tensor.clone() for tensor in carry], y
 
-        return scan(body, leaves, xs)
+        return torch_internals.scan(body, carry, xs)
 
 
-def _compile(graph: torch.fx.GraphModule, leaves: list[Tensor], xs: list[Tensor], path: Path) -> None:
-    from torch._inductor import aoti_compile_and_package
-
+def _compile(graph: torch.fx.GraphModule, carry: list[Tensor], xs: list[Tensor], path: Path) -> None:
     with torch.no_grad():
-        program = torch.export.export(_Scan(graph), (leaves, xs), strict=False)
-    aoti_compile_and_package(program, package_path=str(path), inductor_configs=INDUCTOR)
+        program = torch.export.export(_Loop(graph), (carry, xs), strict=False)
+    torch_internals.compile_package(program, path)
+
+
+@torch.no_grad()
+def _check(package: Package, scan: Scan) -> None:
+    """Raises ArithmeticError where the compiled loop and the step itself give different numbers."""
+    leaves, ys = _call_of(package)(scan.carry, scan.trial_xs)
+    xs, unflatten_xs = torch_internals.flatten(scan.trial_xs)
+    carry, losses = scan.carry, []
+    for i in range(len(xs[0])):
+        *carry, y = scan.step(*carry, *unflatten_xs([each[i] for each in xs]))
+        losses.append(y)
+    expected = [*torch_internals.flatten(tuple(carry))[0], torch.stack(losses)]
+    for ours, theirs in zip((*leaves, ys), expected, strict=True):
+        ours, theirs = ours.double(), theirs.double()
+        error, size = (ours - theirs).norm().item(), theirs.norm().item()
+        # a run whose first steps are not finite is refused elsewhere, with the name of the layer
+        if math.isfinite(size) and not error <= 1e-2 * size + 1e-6:
+            raise ArithmeticError(f"they differ from the eager ones by {error:.2g} in {size:.2g}")

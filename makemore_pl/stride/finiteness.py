@@ -7,13 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from makemore_pl.stride import torch_internals
+
 
 @torch.no_grad()
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether every element is finite."""
     tensors = [tensor.detach() for tensor in tensors]
     # the norms are one quick look at all of them, but squares of finite numbers can overflow
-    quick = torch.isfinite(torch.stack(torch._foreach_norm(tensors))).all()
+    quick = torch.isfinite(torch.stack(torch_internals.foreach_norm(tensors))).all()
     return bool(quick) or all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 

@@ -5,6 +5,7 @@ vmap over a leading axis of parameters, buffers, state and rates trains many con
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 from torch.nn.functional import cross_entropy
@@ -14,15 +15,19 @@ from makemore_pl.stride.optimizers import Rule, State, Tensors, clip_gradients, 
 Step = Callable[[Tensors, Tensors, State, Tensor, Tensor, Tensor, Tensors], tuple[Tensors, Tensors, State, Tensor]]
 
 
-def functional_step(model: nn.Module, rule: Rule) -> Step:
+def functional_step(model: nn.Module, rule: Rule, autocast: torch.dtype | None = None) -> Step:
     """(parameters, buffers, state, x (B, block_size), y (B,), rates (3,), masks) -> (parameters, buffers, state, loss).
 
-    The model is the architecture only: parameters and buffers are the arguments.
+    Args:
+        model: the architecture only; parameters and buffers are arguments of the step.
+        rule: the optimizer and the clipping.
+        autocast: dtype of matrix products, as torch.autocast chooses it; None: that of the parameters.
     """
 
     def loss_of(parameters: Tensors, buffers: Tensors, x: Tensor, y: Tensor) -> tuple[Tensor, Tensors]:
-        logits = functional_call(model, (parameters, buffers), (x,))
-        return cross_entropy(logits, y), buffers
+        with torch.autocast(x.device.type, autocast, enabled=autocast is not None, cache_enabled=False):
+            logits = functional_call(model, (parameters, buffers), (x,))
+            return cross_entropy(logits, y), buffers
 
     def step(
         parameters: Tensors, buffers: Tensors, state: State, x: Tensor, y: Tensor, rates: Tensor, masks: Tensors
@@ -31,8 +36,7 @@ def functional_step(model: nn.Module, rule: Rule) -> Step:
         written = {name: buffer.clone() for name, buffer in buffers.items()}
         gradients, (loss, written) = grad_and_value(loss_of, has_aux=True)(parameters, written | masks, x, y)
         buffers = {name: written[name] for name in buffers}
-        gradients = clip_gradients(gradients, rule.clip_value, rule.clip_algorithm)
-        parameters, state = update(rule, parameters, gradients, state, rates)
+        parameters, state = update(rule, parameters, clip_gradients(gradients, rule), state, rates)
         return parameters, buffers, state, loss
 
     return step

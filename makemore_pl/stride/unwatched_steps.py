@@ -1,57 +1,68 @@
 """Unwatched steps: many optimizer steps in one call, in a bare loop or as one compiled graph."""
 
+import logging
 import math
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Optimizer
-from torch.utils import _pytree as pytree
+from torch.optim import Optimizer
 
+from makemore_pl.dropout import Dropout
 from makemore_pl.module_copy import copy_without_hooks
-from makemore_pl.stride.compiling import compiled_scan
+from makemore_pl.stride import torch_internals
+from makemore_pl.stride.compiling import CompilingFailed, Scan, compiled_scan
 from makemore_pl.stride.finiteness import all_finite, first_not_finite
-from makemore_pl.stride.optimizers import Rule, State, Tensors
+from makemore_pl.stride.optimizers import CLIPPING, Rule, State, Tensors
+from makemore_pl.stride.pinned import send
 from makemore_pl.stride.pure_step import functional_step
 
-LONGEST = 150
-"""Steps at most in one call: bounds the memory for its dropout masks, and what a stride leaves over."""
+log = logging.getLogger(__name__)
+
+MOST_STEPS = 150
+"""In one call, where memory allows: few of a stride's steps are then left over."""
+MOST_BYTES = 2**27
+"""Of minibatches and dropout masks in one call."""
 
 
-def call_length(watch_every: int) -> int:
+class Engine(NamedTuple):
+    """How unwatched steps run."""
+
+    call_length: int = MOST_STEPS
+    """Steps in one call."""
+    compiled: bool = False
+    """Whether a call of exactly call_length steps is one compiled graph. Shorter ones always run step by step."""
+    falls_back: bool = False
+    """Whether to go on step by step where compiling fails, with a warning, instead of raising ValueError."""
+
+
+EAGER = Engine()
+
+
+def steps_in_memory(bytes_of_step: int) -> int:
+    """Steps of one call whose minibatches and masks keep below MOST_BYTES; at least 1, at most MOST_STEPS."""
+    return max(1, min(MOST_STEPS, MOST_BYTES // bytes_of_step))
+
+
+def compiled_call_length(watch_every: int, most: int = MOST_STEPS) -> int:
     """Steps of one compiled call, so that few of a full stride's are left over, to run one by one; 0: none fits."""
-    lengths = range(1, min(watch_every - 1, LONGEST) + 1)
+    lengths = range(1, min(watch_every - 1, most) + 1)
     # a step by itself costs about as much as two calls more
     return min(lengths, key=lambda n: 2 * ((watch_every - 1) % n) + (watch_every - 1) // n, default=0)
-
-
-class GivenDropout(nn.Module):
-    """Dropout whose mask is a buffer: drawn for a whole stride ahead, the same random numbers in every engine."""
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-        self.mask: Tensor
-        self.register_buffer("mask", torch.ones(()), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.mask if self.training else x
-
-    def draw_(self, mask: Tensor) -> None:
-        """Fill with 0 or 1 / (1 - p), by the very calls to torch's global generator that nn.Dropout makes."""
-        mask.bernoulli_(1 - self.p).div_(1 - self.p)
 
 
 class Unwatched:
     """Runs unwatched steps on a live model and its optimizer, updating parameters, buffers and state in place.
 
-    Hooks on the model don't see them.
+    Hooks on the model don't see them. On a GPU the host waits for one number a call: whether all is finite.
 
     Args:
         model: (B, block_size) -> (B, vocab_size) logits.
-        optimizer: SGD, Adam or AdamW with one parameter group.
-        compiled_length: this many steps at a time run as one compiled call, what is left over one by one; 0: all do.
+        optimizer: one of METHODS in optimizers.py, with one parameter group.
+        clip_value, clip_algorithm: Lightning's gradient_clip_val and gradient_clip_algorithm.
+        engine: one by one or compiled, and how many in one call.
+        autocast: dtype of matrix products, as torch.autocast chooses it; None: that of the parameters.
     """
 
     def __init__(
@@ -60,20 +71,18 @@ class Unwatched:
         optimizer: Optimizer,
         clip_value: float | None = None,
         clip_algorithm: str = "norm",
-        compiled_length: int = 0,
+        engine: Engine = EAGER,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.rule = Rule.of(optimizer, clip_value, clip_algorithm)
         self.model = copy_without_hooks(model, share_tensors=True)
-        self.dropouts: dict[str, GivenDropout] = {}
-        for name, module in list(self.model.named_modules()):
-            if isinstance(module, nn.Dropout):
-                self.dropouts[f"{name}.mask"] = given = GivenDropout(module.p)
-                self.model.set_submodule(name, given)
+        self.dropouts = {name: module for name, module in self.model.named_modules() if isinstance(module, Dropout)}
         self.optimizer = optimizer
-        self.compiled_length = compiled_length
+        self.engine = engine
+        self.autocast = autocast
         self.parameters = dict(self.model.named_parameters())
-        self.buffers = {name: buffer for name, buffer in self.model.named_buffers() if name not in self.dropouts}
-        self.name = repr((self.model, self.rule))
+        self.buffers = dict(self.model.named_buffers())
+        self.dropout_shapes: dict[tuple[int, ...], dict[str, torch.Size]] = {}
 
     def __call__(self, x: Tensor, y: Tensor, lrs: list[float], first: int) -> Tensor:
         """Take k steps on x (k, B, block_size), y (k, B) with k learning rates; returns the k losses.
@@ -81,22 +90,40 @@ class Unwatched:
         Raises:
             FloatingPointError: naming step (`first` is the number of the first one) and layer, where a loss or a
                 parameter is not finite.
+            ValueError: where compiling fails and the engine does not fall back.
         """
         self.model.train()
-        length = self.compiled_length or LONGEST
+        length = self.engine.call_length
         calls = [slice(done, done + length) for done in range(0, len(lrs), length)]
-        return torch.cat([self._call(x[call], y[call], lrs[call], first + call.start) for call in calls])
+        # Lightning's autocast would include gradients and optimizer
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.cat([self._call(x[call], y[call], lrs[call], first + call.start) for call in calls])
 
     def _call(self, x: Tensor, y: Tensor, lrs: list[float], first: int) -> Tensor:
         before = [tensor.detach().clone() for tensor in self._tensors()]
-        masks = self._draw_masks(x)
-        losses = (self._compiled if len(lrs) == self.compiled_length else self._eager)(x, y, lrs, masks)
+        random_numbers = self._generator_state(x.device)
+        losses = self._losses(x, y, lrs)
         if not all_finite([losses, *self.parameters.values()]):
             with torch.no_grad():
                 for tensor, old in zip(self._tensors(), before, strict=False):
                     tensor.copy_(old)
-            self._replay(x, y, lrs, masks, first, losses)
+            self._set_generator_state(random_numbers, x.device)
+            self._replay(x, y, lrs, first, losses)
         return losses
+
+    def _losses(self, x: Tensor, y: Tensor, lrs: list[float]) -> Tensor:
+        if not self.engine.compiled or len(lrs) != self.engine.call_length:
+            return self._eager(x, y, lrs)
+        random_numbers = self._generator_state(x.device)
+        try:
+            return self._compiled(x, y, lrs)
+        except CompilingFailed as error:
+            if not self.engine.falls_back:
+                raise
+            log.warning("%s Unwatched steps run in the slower engine=eager.", error)
+        self.engine = self.engine._replace(compiled=False)
+        self._set_generator_state(random_numbers, x.device)
+        return self._eager(x, y, lrs)
 
     def _tensors(self) -> list[Tensor]:
         tensors = [*self.parameters.values(), *self.buffers.values()]
@@ -104,89 +131,112 @@ class Unwatched:
             tensors += [value for value in state.values() if isinstance(value, Tensor)]
         return tensors
 
-    @torch.no_grad()
-    def _draw_masks(self, x: Tensor) -> Tensors:
-        """One mask a step for every dropout, by the name of its buffer."""
-        shapes: dict[nn.Module, torch.Size] = {}
+    def _generator_state(self, device: torch.device) -> Tensor | None:
+        """Of the generator that draws dropout's masks; None where there is no dropout."""
         if not self.dropouts:
-            return {}
-        record = [
-            given.register_forward_hook(lambda module, _, output: shapes.update({module: output.shape}))
-            for given in self.dropouts.values()
-        ]
-        self.model.eval()(x[0])
-        self.model.train()
-        for handle in record:
-            handle.remove()
-        masks = {name: x.new_empty((len(x), *shapes[g]), dtype=torch.float32) for name, g in self.dropouts.items()}
-        for i in range(len(x)):
-            for name, given in self.dropouts.items():
-                given.draw_(masks[name][i])
-        return masks
+            return None
+        return torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device)
 
-    def _give(self, masks: Tensors, i: int) -> None:
-        for name, given in self.dropouts.items():
-            given.mask = masks[name][i]
+    def _set_generator_state(self, state: Tensor | None, device: torch.device) -> None:
+        if state is not None and device.type == "cpu":
+            torch.set_rng_state(state)
+        elif state is not None:
+            torch.cuda.set_rng_state(state, device)
 
-    def _replay(self, x: Tensor, y: Tensor, lrs: list[float], masks: Tensors, first: int, losses: Tensor) -> NoReturn:
+    def _replay(self, x: Tensor, y: Tensor, lrs: list[float], first: int, losses: Tensor) -> NoReturn:
+        """The same steps again, one by one, as far as the first number that is not finite."""
         for i in range(len(lrs)):
-            self._give(masks, i)
+            random_numbers = self._generator_state(x.device)
             if found := first_not_finite(self.model, x[i], y[i]):
                 raise FloatingPointError(f"step {first + i}: {found} is not finite.")
-            masks_of_step = {name: mask[i : i + 1] for name, mask in masks.items()}
-            self._eager(x[i : i + 1], y[i : i + 1], lrs[i : i + 1], masks_of_step)
+            self._set_generator_state(random_numbers, x.device)
+            self._eager(x[i : i + 1], y[i : i + 1], lrs[i : i + 1])
         if found := first_not_finite(self.model, x[-1], y[-1]):
             raise FloatingPointError(f"step {first + len(lrs)}: {found} is not finite.")
         step = first + int(torch.isfinite(losses).logical_not().nonzero().min())
         raise FloatingPointError(f"step {step}: the loss is not finite.")
 
     @torch.enable_grad()
-    def _eager(self, x: Tensor, y: Tensor, lrs: list[float], masks: Tensors) -> Tensor:
+    def _eager(self, x: Tensor, y: Tensor, lrs: list[float]) -> Tensor:
         parameters: list[Tensor] = list(self.parameters.values())
-        clip = nn.utils.clip_grad_norm_ if self.rule.clip_algorithm == "norm" else nn.utils.clip_grad_value_
         losses = []
-        for i, (x_of_step, y_of_step, lr) in enumerate(zip(x.unbind(), y.unbind(), lrs, strict=True)):
-            self._give(masks, i)
-            loss = cross_entropy(self.model(x_of_step), y_of_step)
+        for x_of_step, y_of_step, lr in zip(x.unbind(), y.unbind(), lrs, strict=True):
+            loss = self._loss(x_of_step, y_of_step)
             gradients = torch.autograd.grad(loss, parameters)
-            if self.rule.is_plain:
+            if self.rule.is_gradient_descent:
                 with torch.no_grad():
-                    torch._foreach_add_(parameters, gradients, alpha=-lr)  # the bits of optimizer.step, 0.1 ms earlier
+                    # the bits of optimizer.step, 0.1 ms earlier
+                    torch_internals.foreach_add_(parameters, gradients, alpha=-lr)
             else:
                 for parameter, gradient in zip(parameters, gradients, strict=True):
                     parameter.grad = gradient
                 if self.rule.clip_value is not None:
-                    clip(parameters, self.rule.clip_value)
+                    CLIPPING[self.rule.clip_algorithm].in_place(parameters, self.rule.clip_value)
                 self.optimizer.param_groups[0]["lr"] = lr
                 self.optimizer.step()
             losses.append(loss.detach())
         return torch.stack(losses)
 
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.autocast is None:
+            return cross_entropy(self.model(x), y)
+        with torch.autocast(x.device.type, self.autocast, cache_enabled=False):
+            return cross_entropy(self.model(x), y)
+
     @torch.no_grad()
-    def _compiled(self, x: Tensor, y: Tensor, lrs: list[float], masks: Tensors) -> Tensor:
+    def _compiled(self, x: Tensor, y: Tensor, lrs: list[float]) -> Tensor:
         parameters = {name: parameter.detach() for name, parameter in self.parameters.items()}
         state, taken = self._state()
         beta1, beta2 = self.rule.betas
-        rates = torch.tensor(
-            [(lr, 1 - beta1**t, math.sqrt(1 - beta2**t)) for t, lr in enumerate(lrs, start=taken + 1)], device=x.device
-        )
+        rates = torch.tensor([(lr, 1 - beta1**t, math.sqrt(1 - beta2**t)) for t, lr in enumerate(lrs, start=taken + 1)])
+        # a package is tried with a single step that moves the parameters, so that no instability can grow
+        trial_rates = rates.clone()
+        trial_rates[1:, 0] = 0
+        minibatches, masks = (x, y), self._draw_masks(x)
+        carry, xs = (parameters, self.buffers, state), (*minibatches, send(rates, x.device), masks)
+        step = functional_step(self.model, self.rule, self.autocast)
         # one package for all runs of this shape: whatever may differ without another graph is an argument
-        name = f"{self.name} {x.shape} {x.device}"
-        step = functional_step(self.model, self.rule)
-        carry, xs = (parameters, self.buffers, state), (x, y, rates, masks)
-        new, losses = compiled_scan(name, step, carry, xs)(carry, xs)
-        torch._foreach_copy_(pytree.tree_leaves(carry), new)
-        for each in self.optimizer.state.values():
-            if "step" in each:
+        name = repr((self.model, self.rule, self.autocast, x.shape, x.device))
+        trial_xs = (*minibatches, send(trial_rates, x.device), masks)
+        new, losses = compiled_scan(Scan(name, step, carry, xs, trial_xs))(carry, xs)
+        torch_internals.foreach_copy_(torch_internals.flatten(carry)[0], new)
+        if self.rule.method.counts_steps:
+            for each in self.optimizer.state.values():
                 each["step"] += len(lrs)
         return losses
+
+    def _draw_masks(self, x: Tensor) -> Tensors:
+        """(k, ...) masks of every dropout by the name of its buffer, drawn in the order of the bare loop."""
+        if not self.dropouts:
+            return {}
+        if x.shape not in self.dropout_shapes:
+            self.dropout_shapes[x.shape] = self._shapes_of_dropouts(x[0])
+        shapes = self.dropout_shapes[x.shape].items()
+        drawn = [{name: self.dropouts[name].draw(shape, x.device) for name, shape in shapes} for _ in range(len(x))]
+        return {f"{name}.mask": torch.stack([masks[name] for masks in drawn]) for name, _ in shapes}
+
+    def _shapes_of_dropouts(self, x: Tensor) -> dict[str, torch.Size]:
+        shapes: dict[str, torch.Size] = {}
+
+        def record(name: str, output: Tensor) -> None:
+            shapes[name] = output.shape
+
+        handles = [
+            module.register_forward_hook(lambda _, __, output, name=name: record(name, output))
+            for name, module in self.dropouts.items()
+        ]
+        self.model.eval()(x)
+        self.model.train()
+        for handle in handles:
+            handle.remove()
+        return shapes
 
     def _state(self) -> tuple[State, int]:
         """The optimizer's live state tensors by slot and parameter, made where there are none, and its step count."""
         taken = 0
         for parameter in self.parameters.values():
             state = self.optimizer.state[parameter]
-            if self.rule.kind is not SGD:
+            if self.rule.method.counts_steps:
                 taken = int(state.setdefault("step", torch.tensor(0.0)).item())
             for slot in self.rule.slots:
                 if state.get(slot) is None:

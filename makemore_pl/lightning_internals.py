@@ -1,0 +1,15 @@
+"""The names of Lightning without a promise that training needs: used here and nowhere else in a run's own code."""
+
+from lightning.pytorch import Trainer
+
+
+def count_steps(trainer: Trainer, unwatched: int) -> None:
+    """Tell Lightning's counters of the optimizer steps that a batch takes before its watched one.
+
+    Lightning (2.6) counts one optimizer step a batch. `trainer.global_step` and with it max_steps and checkpoints read
+    the first counter, loggers the second. When one goes: find what `global_step` and `_batches_that_stepped` have
+    become in lightning/pytorch/loops/training_epoch_loop.py; test_train.py compares both with plain Lightning.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    loop.automatic_optimization.optim_progress.optimizer.step.increment_by(unwatched)
+    loop._batches_that_stepped = trainer.global_step
