@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from makemore_pl.sweep.directory_names import job_name, sweep_name
-from makemore_pl.sweep.job import _run_locked, config_hash, fail, refuse_other_run, run_job
-from makemore_pl.sweep.launch import Sweep, is_locked, launch
+from makemore_pl.sweep.job import _run_locked, decisive, fail, refuse_other_run, run_job
+from makemore_pl.sweep.launch import launch
+from makemore_pl.sweep.tally import Sweep, is_locked
 from makemore_pl.train import run
 
 SMALL = (
@@ -111,39 +112,67 @@ def test_values_with_separators_are_told_apart() -> None:
 
 
 def test_config_hash_is_of_what_decides_the_result(compose: Compose, tmp_path: Path) -> None:
-    here = config_hash(compose("seed=1", run_dir=tmp_path / "here"))
-    assert config_hash(compose("seed=1", "trainer.enable_progress_bar=false", run_dir=tmp_path / "there")) == here
-    assert config_hash(compose("seed=2", run_dir=tmp_path / "here")) != here
+    def of(*overrides: str, run_dir: str = "here") -> dict[str, Any]:
+        return decisive(compose(*overrides, run_dir=tmp_path / run_dir))
+
+    here = of("seed=1")
+    assert of("seed=1", "trainer.enable_progress_bar=false", "callbacks=none", "logger=none", run_dir="there") == here
+    moved = "callbacks.figures._target_=makemore_pl.diagnostics.callbacks.Figures"
+    assert of("seed=1", moved) == here, "an older sweep goes on"
+    assert of("seed=2") == here | {"seed": 2}
+    stop = ("+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping", "+callbacks.stop.monitor=val/loss")
+    placed = "+callbacks.stop.place=${run_dir}/x"
+    assert of("seed=1", *stop) != here
+    assert of("seed=1", *stop, placed) == of("seed=1", *stop, placed, run_dir="there")
 
 
 # --- what a sweep knows of its jobs -----------------------------------------------------------------------------------
 
 
-def finish(job: Path, seconds: float = 0.0) -> None:
-    """As a job that has just ended, having taken so long."""
+def finish(job: Path) -> None:
+    """As a job that has just ended."""
     job.mkdir(parents=True)
     (job / "metrics.json").write_text('{"val/loss": 2.0}')
-    (job / "config.yaml").touch()
-    begun = time.time() - seconds
-    os.utime(job / "config.yaml", (begun, begun))
+    (job / "config.yaml").write_text("seed: 1\n")
 
 
 @pytest.fixture
 def four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """A sweep of four jobs that this process has started."""
-    sweep = Sweep(tmp_path, ["a", "b", "c", "d"])
-    sweep.started -= 1
+    sweep = Sweep(tmp_path, {name: [f"name={name}"] for name in "abcd"})
     monkeypatch.setattr(Sweep, "current", sweep)
     return sweep
 
 
-def test_time_left_is_shared_by_the_running_jobs(four: Sweep) -> None:
-    assert four.progress() == "0 of 4 jobs done, 0 running, 0 failed"
-    finish(four.directory / "a", seconds=590)
-    for name in ("b", "c"):
-        (four.directory / name).mkdir()
+def reach(job: Path, step: int) -> None:
+    """As a job of 1,000 steps that runs."""
+    job.mkdir(exist_ok=True)
+    (job / "config.yaml").write_text("trainer:\n  max_steps: 1000\n")
+    with (job / "diagnostics.jsonl").open("a") as file:
+        file.write(json.dumps({"version": 1, "step": step, "values": {"train/loss": 2.0}}) + "\n")
+
+
+def test_time_left_follows_the_steps_of_this_command(four: Sweep) -> None:
+    assert four.progress() == "0 of 4 jobs done, 0 running, 4 waiting, 0 failed"
+    four.started -= 600
+    reach(four.directory / "b", 20)
+    reach(four.directory / "c", 40)
     with FileLock(four.directory / "b" / "running.lock"), FileLock(four.directory / "c" / "running.lock"):
-        assert four.progress() == "1 of 4 jobs done, 2 running, 0 failed, about 15 min left"
+        assert four.progress() == "0 of 4 jobs done, 2 running, 2 waiting, 0 failed"
+        reach(four.directory / "b", 500)
+        reach(four.directory / "c", 250)
+        left = 600 / 0.75 * 3.25  # seconds that a job takes, times jobs left
+        assert four.seconds_left() == pytest.approx(left, rel=1e-3)
+        finish(four.directory / "a")
+        fail(four.directory / "d", four.command, "the value is wrong")
+        four.started = time.time() - 70
+        assert four.seconds_left() == pytest.approx(70 / 1.75 * 1.25, rel=1e-3)
+        assert four.progress() == "1 of 4 jobs done, 2 running, 0 waiting, 1 failed, about 51 s left"
+    resumed = Sweep(four.directory, four.jobs)
+    resumed.started -= 100
+    assert resumed.seconds_left() is None, "what other commands did is no pace of this one"
+    reach(four.directory / "b", 1000)
+    assert resumed.seconds_left() == pytest.approx(100 / 0.5 * 1.75, rel=1e-3)
 
 
 def test_failures_of_other_commands_do_not_count(four: Sweep) -> None:
@@ -158,7 +187,7 @@ def test_progress_survives_files_that_vanish(four: Sweep, monkeypatch: pytest.Mo
     monkeypatch.setattr(Path, "exists", lambda path: True)
     for path in [*four.directory.glob("*/*")]:
         path.unlink()
-    assert four.progress() == "0 of 4 jobs done, 0 running, 0 failed"
+    assert four.progress() == "0 of 4 jobs done, 0 running, 4 waiting, 0 failed"
 
 
 def test_a_finished_job_is_left_without_a_lock_file(four: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +241,7 @@ def test_what_ends_a_launch_does_not_hide_what_ran(four: Sweep, capsys: pytest.C
 
     with pytest.raises(ValueError, match=r"^c is of another config\.\n1 of 4 jobs failed.*\n  b: the value is wrong$"):
         launch(main)
-    assert "1 of 4 jobs done, 0 running, 1 failed" in capsys.readouterr().err
+    assert "1 of 4 jobs done, 0 running, 2 waiting, 1 failed" in capsys.readouterr().err
 
 
 def test_a_summary_that_fails_does_not_hide_the_failures(four: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,11 +251,20 @@ def test_a_summary_that_fails_does_not_hide_the_failures(four: Sweep, capsys: py
         (four.directory / "a" / "diagnostics.jsonl").write_text('{"values"\n{"values"\n')
         fail(four.directory / "b", four.command, "the value is wrong")
 
-    with pytest.raises(ValueError, match="b: the value is wrong"):
+    reasons = (
+        r"^There is no summary\. .*diagnostics\.jsonl, line 1, can't be read.*\n1 of 4 .*\n  b: the value is wrong$"
+    )
+    with pytest.raises(ValueError, match=reasons):
         launch(main)
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("There is no summary. ")
-    assert "diagnostics.jsonl, line 1, can't be read" in said
+
+
+def test_a_sweep_without_its_summary_has_failed(four: Sweep) -> None:
+    def main() -> None:
+        finish(four.directory / "a")
+        (four.directory / "summary.csv").mkdir()
+
+    with pytest.raises(ValueError, match=r"^There is no summary\. IsADirectoryError"):
+        launch(main)
 
 
 def test_a_launcher_that_fails_says_why(four: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +273,7 @@ def test_a_launcher_that_fails_says_why(four: Sweep, capsys: pytest.CaptureFixtu
 
     with pytest.raises(ValueError, match=r"no job gets on\. OSError: no space left$"):
         launch(main)
-    assert capsys.readouterr().err.splitlines()[0] == "The launcher gave up. OSError: no space left"
+    assert "The launcher gave up. OSError: no space left" in capsys.readouterr().err.splitlines()
 
 
 # --- on the command line --------------------------------------------------------------------------------------------
@@ -274,7 +312,7 @@ def test_interrupted_and_killed_sweeps_go_on(
 
     code, _, err = train_script(*arguments, **ENVIRONMENT)
     assert code == 0, err
-    assert "3 of 3 jobs done, 0 running, 0 failed" in err
+    assert "3 of 3 jobs done, 0 running, 0 waiting, 0 failed" in err
     assert times(jobs[1]) == finished
     for seed, job in jobs.items():
         expected = alone(compose, words_file, tmp_path / f"alone{seed}", "+callbacks.fault.how=env", f"seed={seed}")
@@ -321,7 +359,7 @@ def test_failures_stay_alone(
     code, _, err = train_script(*arguments, faults, "hydra/launcher=basic", **ENVIRONMENT)
     sweep = tmp_path / "sweep"
     assert code == 1
-    assert "1 of 5 jobs done, 0 running, 4 failed" in err
+    assert "1 of 5 jobs done, 0 running, 0 waiting, 4 failed" in err
     assert "Traceback" not in err
     reasons = {
         "exit": "SystemExit: 3",
@@ -351,7 +389,7 @@ def test_a_killed_process_costs_its_job_alone(compose: Compose, words_file: Path
     with started(script, *arguments, "hydra.launcher.n_jobs=2", cwd=tmp_path, **ENVIRONMENT) as process:
         _, err = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "1 of 2 jobs done, 0 running, 1 failed" in err
+    assert "1 of 2 jobs done, 0 running, 0 waiting, 1 failed" in err
     assert "  how=kill: its process was killed twice, perhaps out of memory" in err
     assert "Traceback" not in err
     expected = alone(compose, words_file, tmp_path / "alone", "+callbacks.fault.how=none")

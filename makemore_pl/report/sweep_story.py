@@ -17,6 +17,7 @@ from makemore_pl.report.sweep_directory import (
     FEWEST,
     Mean,
     Row,
+    comparable,
     compared,
     correlations,
     failures,
@@ -53,9 +54,7 @@ def tell(runs: Sequence[Run], name: str, command: Sequence[str] | None, lost: Ma
     failed, others = failures(runs), unfinished(runs)
     sections = [
         Section("What was swept", _what(runs, keys)),
-        Section("Results", _results(settings, keys)),
-        Section("Maps", _maps(settings, keys)),
-        Section("Curves", _curves(settings)),
+        *_comparisons(comparable(runs)),
         Section("What foretells the end", _foretelling(runs)),
         Section("Failures", _failures(failed, [*keys, "seed"], lost or {})),
         *([Section("Not finished", _unfinished(others, [*keys, "seed"]))] if others else []),
@@ -82,6 +81,20 @@ def _what(runs: Sequence[Run], keys: Sequence[str]) -> list[Block]:
     if not table:
         return [Note("Nothing was varied: all jobs have the same settings.", missing=True)]
     return [Table("Settings that differ between the jobs", ["setting", "values", "how many"], table)]
+
+
+def _comparisons(groups: Mapping[str, Sequence[Run]]) -> list[Section]:
+    """Results, maps and curves of what can be compared: of each group alone, where there are several."""
+    sections = []
+    for place, (label, runs) in enumerate(groups.items()):
+        keys = independent_keys(runs, varied_keys(runs))
+        settings = rows(runs, keys)
+        of, suffix = (f", {label}", f"_{place}" if place else "") if label else ("", "")
+        sections.append(Section(f"Results{of}", _results(settings, keys)))
+        if len(settings) > 1 or len(groups) == 1:
+            sections.append(Section(f"Maps{of}", _maps(settings, keys, suffix)))
+            sections.append(Section(f"Curves{of}", _curves(settings, suffix)))
+    return sections
 
 
 def _results(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
@@ -120,7 +133,7 @@ def _cell(value: Mean) -> tuple[str, float]:
     return f"{number(value.mean)}{spread}", value.mean
 
 
-def _maps(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
+def _maps(settings: Sequence[Row], keys: Sequence[str], suffix: str) -> list[Block]:
     if not keys:
         return [Note("Only the seed was varied, so there is nothing to map.", missing=True)]
     measured = {tag.partition("/")[0] for row in settings for run in row.runs for tag in run.diagnostics.values}
@@ -137,7 +150,9 @@ def _maps(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
         if not panels:
             continue
         figure = comparisons.heat_map(panels, x_labels, y_labels, title, x_name, y_name, form)
-        pictures.append(Picture(f"map_{name}", figure, _read_out(title, panels, x_labels, y_labels, x_name, y_name)))
+        pictures.append(
+            Picture(f"map_{name}{suffix}", figure, _read_out(title, panels, x_labels, y_labels, x_name, y_name))
+        )
     return [
         Note("Diagnostics at the last watched step; a dash where no job finished or measured it. Colours are by map."),
         Pictures(pictures),
@@ -155,7 +170,7 @@ def _read_out(
     return f"{title}, for {x_name} {', '.join(x_labels)}. {'; '.join(rows_read)}."
 
 
-def _curves(settings: Sequence[Row]) -> list[Block]:
+def _curves(settings: Sequence[Row], suffix: str) -> list[Block]:
     curves = {row.label or "all seeds": _curve(row.runs) for row in settings}
     curves = {label: curve for label, curve in curves.items() if curve[0].size}
     if not curves:
@@ -166,7 +181,7 @@ def _curves(settings: Sequence[Row]) -> list[Block]:
     alt = f"Training loss of {len(curves)} settings; lowest validation loss: {', '.join(ranked[:HIGHLIGHTED])}."
     figure = comparisons.overlaid_curves(curves, "training loss, means over the seeds", "nats", highlight)
     best = f"The best {len(highlight) - 1} by validation loss, and the worst." if len(highlight) > 1 else ""
-    return [Pictures([Picture("curves", figure, alt, best)])]
+    return [Pictures([Picture(f"curves{suffix}", figure, alt, best)])]
 
 
 def _curve(runs: Sequence[Run]) -> tuple[Floats, Floats]:
@@ -185,7 +200,11 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
     found = correlations(runs)
     if not found:
         return [
-            Note(f"Too few finished jobs with diagnostics to correlate: at least {FEWEST} are needed.", missing=True)
+            Note(
+                f"Too few finished jobs to correlate: {FEWEST} are needed with diagnostics and equal steps, words and "
+                "batch size. Between jobs that differ in these, losses differ anyway.",
+                missing=True,
+            )
         ]
     by: dict[str, dict[int, tuple[float, int]]] = {}
     for each in found:

@@ -3,13 +3,10 @@
 Everything that one job knows of another lies in the sweep directory, so it is the same with every launcher.
 """
 
-import hashlib
 import json
 import logging
 import math
-import multiprocessing
 import os
-import signal
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -25,6 +22,7 @@ from omegaconf import DictConfig
 from makemore_pl.config import Config, DataConfig, load_config, resolve
 from makemore_pl.errors import USERS_MISTAKES, explain
 from makemore_pl.files import write_atomically
+from makemore_pl.sweep.stopping import end_with_parent, end_worker, stopped_by
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +31,25 @@ FAILURE = "failure.json"
 FIGURES = "makemore_pl.diagnostics.Figures"
 LOCK = "running.lock"
 """Held while a job runs, by whatever process of whatever command; the kernel lets go of it when that dies."""
+GROUPS = ("data", "model", "optim", "trainer")
 _ELSEWHERE = "name another hydra.sweep.dir, or move this one away."
 COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"
 """Environment of the jobs: which command runs them; which are to run now, joined by |, all when missing."""
 
 
-def config_hash(config: Config) -> str:
-    """Of everything that decides the result: all but where it is written and how it is shown."""
-    trainer = replace(config.trainer, enable_progress_bar=True)
-    shown = replace(config, ckpt_path=None, trainer=trainer, callbacks=_last_pictures(config.callbacks))
-    text = json.dumps(asdict(shown), sort_keys=True).replace(json.dumps(config.run_dir)[1:-1], "")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def decisive(config: Config) -> dict[str, Any]:
+    """What decides the result, by dotted key: all but where it is written, how it is shown, and what only watches it.
+
+    Callbacks and loggers of makemore_pl change no bit of a run, so a run goes on whatever of them there are, and
+    wherever their classes have moved. Callbacks of others may change anything.
+    """
+    nested = asdict(config)
+    found = {f"{group}.{key}": each for group in GROUPS for key, each in nested[group].items()}
+    del found["trainer.enable_progress_bar"]
+    found |= {"experiment": config.experiment, "seed": config.seed}
+    others = {name: node for name, node in config.callbacks.items() if not node["_target_"].startswith("makemore_pl.")}
+    in_place = json.dumps(others, sort_keys=True).replace(json.dumps(config.run_dir)[1:-1], "")
+    return found | {f"callbacks.{name}": node for name, node in json.loads(in_place).items()}
 
 
 def _last_pictures(callbacks: dict[str, Any]) -> dict[str, Any]:
@@ -74,8 +80,7 @@ def run_job(raw: DictConfig) -> float:
     alone = os.environ.get(ALONE)
     if alone is not None and directory.name not in alone.split("|"):
         return math.nan
-    if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this process ends it on Ctrl-C
+    end_with_parent()
     try:
         config = resolve(raw)
     except USERS_MISTAKES as error:
@@ -112,9 +117,9 @@ def _run_locked(directory: Path, config: Config) -> float:
         job = replace(config, ckpt_path=ckpt_path, trainer=trainer, callbacks=callbacks)
         return float(run(job, announce=False)["val/loss"])
     except BaseException as error:
-        # Lightning turns Ctrl-C into sys.exit
-        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
+        if stopped := stopped_by(error):
+            end_worker(stopped)
+            raise stopped from None
         fail(directory, _command(), in_a_line(error), traceback.format_exc())
         return math.nan
 
@@ -160,8 +165,11 @@ def refuse_other_run(directory: Path, config: Config) -> None:
     """Raises ValueError for a directory that holds a run of another config, or a finished one of other words."""
     if not (directory / "config.yaml").exists():
         return
-    if config_hash(load_config(directory)) != config_hash(config):
-        raise ValueError(f"{directory} holds a run of another config: {_ELSEWHERE}")
+    theirs, ours = decisive(load_config(directory)), decisive(config)
+    keys = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
+    if keys:
+        differing = ", ".join(f"{key}={theirs.get(key)} (here {ours.get(key)})" for key in keys)
+        raise ValueError(f"{directory} holds a run of another config, {differing}: {_ELSEWHERE}")
     path = config.data.path
     if path and Path(path).exists() and (directory / METRICS).exists():
         trained_on = json.loads((directory / METRICS).read_text()).get("words_sha256")
