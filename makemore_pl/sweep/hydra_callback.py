@@ -24,6 +24,8 @@ OmegaConf.register_new_resolver(
     "job_name", lambda overrides, varied: job_name(list(overrides), varied.split("|") if varied else []), replace=True
 )
 
+OmegaConf.register_new_resolver("gpus_of", lambda accelerator: int(accelerator == "gpu"), replace=True)
+
 
 class SweepCallback(Callback):
     """Names the sweep's directory and its jobs' before the sweeper starts."""
@@ -56,9 +58,8 @@ class SweepCallback(Callback):
         directory = Path(config.hydra.sweep.dir if chosen else default).absolute()
         again = Sweep.current is not None
         if not again:
-            alone = ["hydra.mode=RUN"] if params else []  # its file would make a sweep of it again
             Sweep.current = Sweep(
-                directory, {job: [*each, *alone] for job, each in zip(jobs, combinations, strict=True)}
+                directory, dict(zip(jobs, (_alone(each, bool(params)) for each in combinations), strict=True))
             )
             stop_on_signals()
         sweep = Sweep.current
@@ -78,6 +79,12 @@ class SweepCallback(Callback):
         if not again:
             for job, each in zip(jobs, combinations, strict=True):
                 _refuse_other_run(config, directory / job, each)
+
+
+def _alone(overrides: Sequence[str], from_file: bool) -> list[str]:
+    """What runs one job as a plain run; where its experiment is a sweep, that has to be said."""
+    typed = [each.removesuffix("=null") if each.startswith("~") else each for each in overrides]
+    return [*typed, "hydra.mode=RUN"] if from_file else typed
 
 
 def _refuse_other_run(config: DictConfig, directory: Path, overrides: list[str]) -> None:

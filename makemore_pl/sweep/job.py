@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from makemore_pl.config import Config, DataConfig, load_config, resolve
 from makemore_pl.errors import USERS_MISTAKES, explain
 from makemore_pl.files import write_atomically
+from makemore_pl.sweep.gpu import take_gpu
 from makemore_pl.sweep.stopping import end_with_parent, end_worker, stopped_by
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,8 @@ def run_job(raw: DictConfig) -> float:
         raise ValueError("trainer.devices must be 1 in a sweep: jobs run side by side, each on one device.")
     if (directory / METRICS).exists():
         return _val_loss(directory)
+    if config.trainer.accelerator != "cpu":
+        take_gpu()
     with FileLock(directory / LOCK):  # waits where another command runs the same job
         try:
             return _run_locked(directory, config)
