@@ -108,7 +108,7 @@ def _run_locked(directory: Path, config: Config) -> float:
     failure = directory / FAILURE
     if (directory / METRICS).exists():
         return _val_loss(directory)
-    if failure.exists() and json.loads(failure.read_text())["command"] == _command():
+    if read_failure(directory).get("command") == _command():
         return math.nan
     failure.unlink(missing_ok=True)
     try:
@@ -154,7 +154,27 @@ def _command() -> str:
 
 
 def _val_loss(directory: Path) -> float:
-    return float(json.loads((directory / METRICS).read_text())["val/loss"])
+    return float(_read_metrics(directory)["val/loss"])
+
+
+def _read_metrics(directory: Path) -> dict[str, Any]:
+    path = directory / METRICS
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        metrics = None
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("val/loss"), float):
+        raise ValueError(f"{path} is damaged. Remove it, and the same command runs this job again.")
+    return metrics
+
+
+def read_failure(directory: Path) -> dict[str, str]:
+    """What failure.json says, as fail has written it; empty where there is none, or none that can be read."""
+    try:
+        failure = json.loads((directory / FAILURE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # another command may have begun the job anew
+        return {}
+    return failure if isinstance(failure, dict) else {}
 
 
 def fail(directory: Path, command: str, reason: str, details: str = "") -> None:
@@ -175,7 +195,7 @@ def refuse_other_run(directory: Path, config: Config) -> None:
         raise ValueError(f"{directory} holds a run of another config, {differing}: {_ELSEWHERE}")
     path = config.data.path
     if path and Path(path).exists() and (directory / METRICS).exists():
-        trained_on = json.loads((directory / METRICS).read_text()).get("words_sha256")
+        trained_on = _read_metrics(directory).get("words_sha256")
         if trained_on not in (None, _words(config.data.source, path, Path(path).stat().st_mtime_ns)):
             raise ValueError(f"{directory} holds a run on other words than {path} has now: {_ELSEWHERE}")
 

@@ -23,8 +23,7 @@ def launch(main: Callable[[], Any]) -> None:
         ValueError: with a table of the reasons, when jobs failed.
     """
     try:
-        with _showing_progress():
-            _surviving(main)
+        _launch(main)
     except KeyboardInterrupt as error:
         if Sweep.current is None:
             raise
@@ -33,6 +32,12 @@ def launch(main: Callable[[], Any]) -> None:
             "interrupted ones resumed from their last checkpoint."
         )
         sys.exit(error.exit_code if isinstance(error, Stopped) else 130)
+
+
+def _launch(main: Callable[[], Any]) -> None:
+    try:
+        with _showing_progress():
+            _surviving(main)
     except USERS_MISTAKES as error:
         if (sweep := Sweep.current) is None or not (sweep.finished_now() or sweep.failures()):
             raise

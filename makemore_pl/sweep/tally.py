@@ -1,17 +1,15 @@
 """What has become of a sweep's jobs, read from its directory: finished, failed, running, how many steps are left."""
 
-import json
 import math
 import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from makemore_pl.sweep.job import FAILURE, LOCK, METRICS
+from makemore_pl.sweep.job import LOCK, METRICS, read_failure
 
 TELLING = 0.05
 """Share of its steps that some job must have taken before a time left is told: the first ones compile and draw."""
@@ -36,13 +34,8 @@ class Sweep:
 
     def failures(self) -> dict[str, str]:
         """Why jobs of this command failed, by job."""
-        found = {}
-        for job in self.jobs:
-            with suppress(OSError):  # there is none, or another command has just begun the job anew
-                failure = json.loads((self.directory / job / FAILURE).read_text())
-                if failure["command"] == self.command:
-                    found[job] = failure["reason"]
-        return found
+        said = {job: read_failure(self.directory / job) for job in self.jobs}
+        return {job: each["reason"] for job, each in said.items() if each.get("command") == self.command}
 
     def finished(self) -> list[str]:
         return [job for job in self.jobs if (self.directory / job / METRICS).is_file()]
