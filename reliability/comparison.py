@@ -37,6 +37,8 @@ def differences(ours: Path, theirs: Path) -> list[str]:
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    for state in checkpoint["callbacks"].values():
+        state.pop("current_score", None)  # ModelCheckpoint saves it, and doesn't load it
     return {key: value for key, value in checkpoint.items() if key not in OF_LIGHTNING}
 
 

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,8 +33,7 @@ def resources() -> tuple[float, int, int]:
 
 def show(label: str) -> None:
     memory, files, threads = resources()
-    named = ", ".join(sorted(each.name for each in threading.enumerate() if each is not threading.main_thread()))
-    print(f"{label:>12} {memory:8.0f} MB {files:5} files {threads:5} threads  {named}", flush=True)
+    print(f"{label:>12} {memory:8.0f} MB {files:5} files {threads:5} threads", flush=True)
 
 
 def compose(*overrides: str) -> Callable[..., Config]:

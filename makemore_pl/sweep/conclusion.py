@@ -1,9 +1,12 @@
 """What a sweep says at its end: the table, the best command, where to look, what failed."""
 
+import io
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,8 @@ from makemore_pl.sweep.tally import Sweep
 if TYPE_CHECKING:
     from makemore_pl.report.summary import Ranking
 
+OLD = 600.0
+"""Seconds after which no write is still going on."""
 MOST = 20
 """Rows of the table; the others are in summary.md."""
 
@@ -28,7 +33,7 @@ def conclude(sweep: Sweep) -> None:
         ValueError: with a table of the reasons, when jobs failed or there could be no summary.
     """
     failures = sweep.failures()
-    print(sweep.progress(), file=sys.stderr)
+    say(sweep.progress())
     no_summary = _summarize(sweep) if sweep.finished() else ""
     if failures:
         rows = "\n".join(f"  {job}: {reason}" for job, reason in failures.items())
@@ -41,12 +46,14 @@ def conclude(sweep: Sweep) -> None:
 def _summarize(sweep: Sweep) -> str:
     """Write the summary and show it; returns why there is none, or nothing."""
     try:
+        _clear(sweep.directory)
         from makemore_pl.report.summary import write_summary  # draws, so only when there is something to draw
 
         rankings = write_summary(sweep.directory)
     except Exception as error:  # nothing may hide the failures
         return f"There is no summary. {in_a_line(error)}"
-    console = Console()
+    seen, text = Console(), io.StringIO()
+    console = Console(file=text, width=seen.width, force_terminal=seen.is_terminal)
     for ranking in rankings:
         console.print(_table(ranking))
     best = next((ranking.best for ranking in rankings if ranking.best in sweep.jobs), None)
@@ -54,9 +61,29 @@ def _summarize(sweep: Sweep) -> str:
     lines += [("look", look(sweep))]
     lines += [("as a page", _short(sweep.directory / "report.html"))]
     lines += [("summary", _short(sweep.directory / name)) for name in ("summary.csv", "summary.md")]
-    for label, line in lines:
-        print(f"{label:<10} {line}")
+    _print(text.getvalue() + "".join(f"{label:<10} {line}\n" for label, line in lines))
     return ""
+
+
+def _clear(directory: Path) -> None:
+    """Remove what kills have left half written; what is new may be another command's that is at it."""
+    for path in directory.rglob("*.part"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > OLD:
+                path.unlink()
+
+
+def say(line: str, start: str = "", end: str = "\n") -> None:
+    """Print on standard error. Nobody may be there to read it any more, and the jobs go on."""
+    with suppress(OSError):
+        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
+    except OSError:  # the reader has left, as `head` does: nothing may be left to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _table(ranking: "Ranking") -> Table:

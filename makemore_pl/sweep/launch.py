@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from makemore_pl.errors import USERS_MISTAKES, explain
-from makemore_pl.sweep.conclusion import conclude, look
+from makemore_pl.sweep.conclusion import conclude, look, say
 from makemore_pl.sweep.job import LOCK, fail, in_a_line
 from makemore_pl.sweep.stopping import Stopped
 from makemore_pl.sweep.tally import Sweep
@@ -27,7 +27,7 @@ def launch(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt as error:
         if Sweep.current is None:
             raise
-        _say(
+        say(
             f"\nstopped: {Sweep.current.progress()}. The same command goes on from here: finished jobs are kept, "
             "interrupted ones resumed from their last checkpoint."
         )
@@ -70,7 +70,7 @@ def _surviving(main: Callable[[], Any]) -> None:
                 with suppress(OSError):
                     (sweep.directory / job / LOCK).unlink()
             died = f" The process of one of these jobs was killed: {', '.join(killed)}." if killed else ""
-            _say(f"The launcher gave up. {in_a_line(error)}{died}")
+            say(f"The launcher gave up. {in_a_line(error)}{died}")
             if sweep.alone:
                 for job in set(killed) & set(sweep.alone):
                     fail(sweep.directory / job, sweep.command, "its process was killed twice, perhaps out of memory")
@@ -89,18 +89,16 @@ def _surviving(main: Callable[[], Any]) -> None:
 @contextmanager
 def _showing_progress() -> Iterator[None]:
     stop = threading.Event()
-    terminal = sys.stderr.isatty()
+    terminal = sys.stderr is not None and sys.stderr.isatty()
 
     def show() -> None:
         while Sweep.current is None:
             if stop.wait(0.1):
                 return
         count = len(Sweep.current.jobs)
-        _say(
-            f"{count} {'job' if count == 1 else 'jobs'} in {Sweep.current.directory}\nlook       {look(Sweep.current)}"
-        )
+        say(f"{count} {'job' if count == 1 else 'jobs'} in {Sweep.current.directory}\nlook       {look(Sweep.current)}")
         while not stop.is_set():
-            _say(Sweep.current.progress(), "\r\x1b[2K" if terminal else "", "" if terminal else "\n")
+            say(Sweep.current.progress(), "\r\x1b[2K" if terminal else "", "" if terminal else "\n")
             stop.wait(ON_TERMINAL if terminal else IN_FILE)
 
     thread = threading.Thread(target=show, daemon=True)
@@ -111,9 +109,4 @@ def _showing_progress() -> Iterator[None]:
         stop.set()
         thread.join()
         if terminal and Sweep.current:
-            _say("", "\r\x1b[2K", "")
-
-
-def _say(line: str, start: str = "", end: str = "\n") -> None:
-    with suppress(OSError):  # nobody may be there to read it any more, and the jobs go on
-        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+            say("", "\r\x1b[2K", "")
