@@ -532,7 +532,7 @@ def test_single_values_make_one_job(train_script: Callable[..., Finished], words
 def test_lists_are_swept_too(small: Compose, tmp_path: Path) -> None:
     for place, steps in enumerate(("[0]", "[0,5]")):
         short = ("callbacks=diagnostics", "logger=jsonl", "trainer.max_steps=8")
-        run(small(*short, f"callbacks.figures.steps={steps}", run_dir=tmp_path / "sweep" / f"{place}"), announce=False)
+        run(small(*short, f"+callbacks.figures.steps={steps}", run_dir=tmp_path / "sweep" / f"{place}"), announce=False)
     (ranking,) = write_summary(tmp_path / "sweep")
     assert {row[0] for row in ranking.cells} == {"[0]", "[0, 5]"}
     assert "[0, 5]" in (tmp_path / "sweep" / "summary.csv").read_text()

@@ -147,7 +147,11 @@ def _jobs(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
         ends = ["–" if math.isnan(values[place]) else significant(values[place]) for values in last.values()]
         seconds = number(run.metrics.get("seconds"), 1)
         table.append([run.directory.name, *(_setting(run, key) for key in keys), *losses, *ends, seconds])
-    return _table(["job", *keys, "val loss", "train loss", *last, "seconds"], table)
+    columns = ["job", *keys, "val loss", "train loss", *last, "seconds"]
+    if any(run.metrics.get("stopped_by") for run in runs):
+        columns.append("stopped by")
+        table = [[*row, str(run.metrics.get("stopped_by") or "")] for row, run in zip(table, runs, strict=True)]
+    return _table(columns, table)
 
 
 def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
