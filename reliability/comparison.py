@@ -19,8 +19,8 @@ def differences(ours: Path, theirs: Path) -> list[str]:
     """What differs between a run and the same run elsewhere, in words; nothing where all is the same."""
     found = []
     for name in ("last.ckpt", "best.ckpt"):
-        pair = [read_checkpoint(run / "checkpoints" / name) for run in (ours, theirs)]
-        found += [f"{name}: {each}" for each in unequal(*pair)]
+        one, other = (read_checkpoint(run / "checkpoints" / name) for run in (ours, theirs))
+        found += [f"{name}: {each}" for each in unequal(one, other)]
     metrics = [json.loads((run / "metrics.json").read_text()) for run in (ours, theirs)]
     for each in metrics:
         for key in OF_THE_PROCESS:
@@ -29,9 +29,8 @@ def differences(ours: Path, theirs: Path) -> list[str]:
     lines = [read_diagnostics(run) for run in (ours, theirs)]
     if lines[0] != lines[1]:
         found.append(f"diagnostics.jsonl: {len(lines[0])} and {len(lines[1])} lines, not the same")
-    scalars = [read_scalars(run) for run in (ours, theirs)]
-    if other := list(unequal(*scalars)):
-        found.append(f"TensorBoard: {len(other)} tags, such as {other[0]}")
+    if unlike := list(unequal(read_scalars(ours), read_scalars(theirs))):
+        found.append(f"TensorBoard: {len(unlike)} tags, such as {unlike[0]}")
     return found
 
 

@@ -1,5 +1,6 @@
 """scripts/train.py in a process to be killed: forked from a warm one, which spares its 3 s of imports, or real."""
 
+import importlib
 import os
 import runpy
 import signal
@@ -9,6 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "train.py"
 HUNG = 600.0
@@ -17,16 +20,10 @@ HUNG = 600.0
 
 def warm() -> None:
     """Import what a run needs. Starts no thread: a thread would not survive the fork."""
-    import hydra.main
-    import lightning.pytorch.loggers
-    import matplotlib.figure
-    import tensorboard.summary
-    import torch
-
-    import makemore_pl.train
-
+    for name in ("hydra.main", "lightning.pytorch.loggers", "matplotlib.figure", "tensorboard.summary"):
+        importlib.import_module(name)
+    importlib.import_module("makemore_pl.train")
     torch.set_num_threads(1)
-    del hydra, lightning, matplotlib, tensorboard, makemore_pl
 
 
 def fork(overrides: Sequence[str], log: Path, environment: dict[str, str]) -> int:

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import random
+import runpy
 import shlex
 import shutil
 import sys
@@ -137,6 +138,7 @@ class Fuzz:
         self.files = sorted(path.relative_to(run_dir) for path in run_dir.rglob("*") if path.is_file())
         self.read = [path for path in self.files if path.suffix in (".ckpt", ".yaml", ".json", ".jsonl")]
         self.parser = OverridesParser.create()
+        self.parse_arguments = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "sample.py"))["parse"]
 
     def words(self, content: bytes) -> None:
         """A list that is accepted loses no word and no character."""
@@ -164,21 +166,17 @@ class Fuzz:
 
     def arguments(self, given: list[str]) -> None:
         """Command lines of sample.py, up to where the network would be asked."""
-        sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-        import sample
-
         before = sys.argv
         sys.argv = ["sample.py", str(self.run_dir), *given]
         try:
             with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-                parsed = vars(sample.parse())
+                parsed = vars(self.parse_arguments())
         except SystemExit as error:  # argparse's own sentence
             if error.code == 2:
                 raise ValueError("refused by argparse") from None
             return
         finally:
             sys.argv = before
-            del sys.path[0]
         Settings(**{each.name: parsed[each.name] for each in fields(Settings) if each.name in parsed})
 
     def damaged(self, given: tuple[int, str, int, bytes]) -> None:
