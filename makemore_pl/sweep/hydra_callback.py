@@ -17,7 +17,7 @@ from makemore_pl.config import Config, resolve
 from makemore_pl.errors import USERS_MISTAKES, explain
 from makemore_pl.sweep.directory_names import job_name, sweep_name
 from makemore_pl.sweep.job import ALONE, COMMAND, METRICS, refuse_other_run
-from makemore_pl.sweep.stopping import stop_on_signals
+from makemore_pl.sweep.stopping import end_with_parent, stop_on_signals
 from makemore_pl.sweep.tally import Sweep
 
 OmegaConf.register_new_resolver(
@@ -25,6 +25,10 @@ OmegaConf.register_new_resolver(
 )
 
 OmegaConf.register_new_resolver("gpus_of", lambda accelerator: int(accelerator == "gpu"), replace=True)
+WORKERS_END_WITH_PARENT = {
+    "_target_": "hydra.utils.get_method",
+    "path": f"{end_with_parent.__module__}.{end_with_parent.__name__}",
+}
 
 
 class SweepCallback(Callback):
@@ -76,6 +80,8 @@ class SweepCallback(Callback):
                 config.hydra.sweeper.max_batch_size = 1
             if "batch_size" in config.hydra.launcher:
                 config.hydra.launcher.batch_size = 1  # joblib puts jobs after quickly skipped ones into one batch
+                with open_dict(config.hydra.launcher):
+                    config.hydra.launcher.initializer = WORKERS_END_WITH_PARENT
         if not again:
             for job, each in zip(jobs, combinations, strict=True):
                 _refuse_other_run(config, directory / job, each)

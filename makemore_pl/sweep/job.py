@@ -23,7 +23,7 @@ from makemore_pl.config import Config, DataConfig, load_config, resolve
 from makemore_pl.errors import USERS_MISTAKES, explain
 from makemore_pl.files import write_atomically
 from makemore_pl.sweep.gpu import take_gpu
-from makemore_pl.sweep.stopping import end_with_parent, end_worker, stopped_by
+from makemore_pl.sweep.stopping import end_worker, stopped_by
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,6 @@ def run_job(raw: DictConfig) -> float:
     alone = os.environ.get(ALONE)
     if alone is not None and directory.name not in alone.split("|"):
         return math.nan
-    end_with_parent()
     try:
         config = resolve(raw)
     except USERS_MISTAKES as error:

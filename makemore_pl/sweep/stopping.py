@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import time
-from functools import cache
 from types import FrameType
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "win32" else [])]
@@ -54,12 +53,12 @@ def stopped_by(error: BaseException) -> Stopped | None:
     return None
 
 
-@cache  # once a process
 def end_with_parent() -> None:
     """End this worker process when the sweep's process is gone, whatever ended that; Ctrl-C is left to it.
 
-    A thread looks at the parent's process id, which works wherever there are such ids. Linux's PR_SET_PDEATHSIG would
-    need ctypes, and kills when the parent's *thread* ends that started the worker.
+    joblib calls it before a worker takes its first job. A thread looks at the parent's process id, which works wherever
+    there are such ids. Linux's PR_SET_PDEATHSIG would need ctypes, and kills when the parent's *thread* ends that
+    started the worker.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
