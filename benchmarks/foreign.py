@@ -166,7 +166,9 @@ def network(name: str) -> tuple[Any, Any]:
     if name == "mlp":
         sizes = [784, 256, 256, 256, 256]
         hidden = [[nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()] for a, b in zip(sizes, sizes[1:], strict=False)]
-        return nn.Sequential(*[layer for block in hidden for layer in block], nn.Linear(256, 10)), torch.randn(4096, 784)
+        return nn.Sequential(*[layer for block in hidden for layer in block], nn.Linear(256, 10)), torch.randn(
+            4096, 784
+        )
     if name == "cnn":
         return nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),

@@ -33,7 +33,7 @@ INITS = {
 
 
 def gain_of(init: str, gain: float | None, activation: str) -> float:
-    """The gain as configured. Where that is None it is the activation's own, which only kaiming and xavier use, or 1."""
+    """The gain as configured; where that is None the activation's own, which only kaiming and xavier use, or 1."""
     if gain is not None:
         return gain
     return ACTIVATIONS[activation].gain if INITS[init].gain_of_activation else 1.0

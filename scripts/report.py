@@ -36,8 +36,8 @@ def main() -> None:
     if arguments.output is None and is_sweep(directory):
         from makemore_pl.report.summary import write_summary
 
-        summary = write_summary(directory)
-        print(directory / "report.html", summary, summary.with_suffix(".csv"), sep="\n")
+        write_summary(directory)
+        print(*(directory / name for name in ("report.html", "summary.md", "summary.csv")), sep="\n")
         return
     print(write_report(directory, arguments.output, asdict(Config(run_dir="")), starting_point(directory)))
 

@@ -536,3 +536,18 @@ def test_layers_are_told_apart_without_green(colours: dict[str, str]) -> None:
     }
     for one, other in combinations(seen, 2):
         assert np.linalg.norm(seen[one] - seen[other]) > 12, (one, other)
+
+
+def test_any_alphabet_is_drawn_by_fonts_that_exist_or_as_code_points() -> None:
+    words = "中文あ한😀\u0378éñ−"  # U+0378 is no character, so no font has it
+    installed = {each for each in words if canvas.drawable(each) == each}
+    assert {"é", "ñ", "−"} <= installed
+    assert canvas.drawable("a\u0378b") == "aU+0378b"
+    embedding = np.random.default_rng(1).normal(size=(1 + len(words), 3))
+    heat_map = comparisons.heat_map({"": np.ones((len(words), 1))}, ["\u0378"], list(words), "中", "中", "中")
+    for figure in (comparisons.embeddings_2d(embedding, "." + words), heat_map):
+        text = canvas.svg(figure)  # the suite makes errors of matplotlib's warnings of missing glyphs
+        assert canvas.png(figure).startswith(b"\x89PNG")
+        for each in words:
+            assert (each in text) == (each in installed)
+            assert (f"U+{ord(each):04X}" in text) == (each not in installed)

@@ -15,6 +15,7 @@ from makemore_pl.figures.canvas import (
     TEXT,
     canvas,
     caption,
+    drawable,
     legend,
     legend_rows,
     line_of,
@@ -55,8 +56,8 @@ def heat_map(
             text = form.format(value).replace("-", "−") if np.isfinite(value) else "–"
             ink = _readable_on(mesh.to_rgba(value)) if np.isfinite(value) else MUTED
             ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=TEXT, color=ink)
-        ax.set_xticks(np.arange(len(x_labels)) + 0.5, list(x_labels))
-        ax.set_yticks(np.arange(len(y_labels)) + 0.5, list(y_labels))
+        ax.set_xticks(np.arange(len(x_labels)) + 0.5, list(map(drawable, x_labels)))
+        ax.set_yticks(np.arange(len(y_labels)) + 0.5, list(map(drawable, y_labels)))
         ax.tick_params(colors=INK, labelsize=TEXT, length=0)
         ax.set_facecolor("none")
         ax.invert_yaxis()

@@ -18,6 +18,7 @@ from makemore_pl.report.sweep_directory import (
     FEWEST,
     Mean,
     Row,
+    comparable,
     compared,
     correlations,
     failures,
@@ -64,9 +65,7 @@ def tell(runs: Sequence[Run], name: str, command: Sequence[str] | None, lost: Ma
     failed, others = failures(runs), unfinished(runs)
     sections = [
         Section("What was swept", _what(runs, keys)),
-        Section("Results", _results(settings, keys)),
-        Section("Maps", _maps(settings, keys)),
-        Section("Curves", _curves(settings)),
+        *_comparisons(comparable(runs)),
         Section("What foretells the end", _foretelling(runs)),
         Section("Failures", _failures(failed, [*keys, "seed"], lost or {})),
         *([Section("Not finished", _unfinished(others, [*keys, "seed"]))] if others else []),
@@ -96,6 +95,20 @@ def _what(runs: Sequence[Run], keys: Sequence[str]) -> list[Block]:
     if not table:
         return [Note("Nothing was varied: all jobs have the same settings.", missing=True)]
     return [Table("Settings that differ between the jobs", ["setting", "values", "how many"], table)]
+
+
+def _comparisons(groups: Mapping[str, Sequence[Run]]) -> list[Section]:
+    """Results, maps and curves of what can be compared: of each group alone, where there are several."""
+    sections = []
+    for place, (label, runs) in enumerate(groups.items()):
+        keys = independent_keys(runs, varied_keys(runs))
+        settings = rows(runs, keys)
+        of, suffix = (f", {label}", f"_{place}" if place else "") if label else ("", "")
+        sections.append(Section(f"Results{of}", _results(settings, keys)))
+        if len(settings) > 1 or len(groups) == 1:
+            sections.append(Section(f"Maps{of}", _maps(settings, keys, suffix)))
+            sections.append(Section(f"Curves{of}", _curves(settings, suffix)))
+    return sections
 
 
 def _results(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
@@ -135,7 +148,7 @@ def _cell(value: Mean) -> tuple[str, float]:
     return f"{number(value.mean)}{spread}", value.mean
 
 
-def _maps(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
+def _maps(settings: Sequence[Row], keys: Sequence[str], suffix: str) -> list[Block]:
     if not keys:
         return [Note("Only the seed was varied, so there is nothing to map.", missing=True)]
     measured = {tag.partition("/")[0] for row in settings for run in row.runs for tag in run.diagnostics.values}
@@ -153,7 +166,9 @@ def _maps(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
             continue
         span = SPANS.get(name) if name != "val_loss" else _loss_span(panels)
         figure = comparisons.heat_map(panels, x_labels, y_labels, title, x_name, y_name, form, span)
-        pictures.append(Picture(f"map_{name}", figure, _read_out(title, panels, x_labels, y_labels, x_name, y_name)))
+        pictures.append(
+            Picture(f"map_{name}{suffix}", figure, _read_out(title, panels, x_labels, y_labels, x_name, y_name))
+        )
     return [
         Note("Diagnostics at the last watched step; a dash where no job finished or measured it."),
         Pictures(pictures),
@@ -177,7 +192,7 @@ def _read_out(
     return f"{title}, for {x_name} {', '.join(x_labels)}. {'; '.join(rows_read)}."
 
 
-def _curves(settings: Sequence[Row]) -> list[Block]:
+def _curves(settings: Sequence[Row], suffix: str) -> list[Block]:
     curves = {row.label or "all seeds": _curve(row.runs) for row in settings}
     curves = {label: curve for label, curve in curves.items() if curve[0].size}
     if not curves:
@@ -190,7 +205,7 @@ def _curves(settings: Sequence[Row]) -> list[Block]:
     alt = f"Training loss of {len(curves)} settings; lowest validation loss: {', '.join(best)}."
     figure = comparisons.overlaid_curves(curves, "training loss, means over the seeds", "nats", groups)
     hint = "A curve says its settings where the pointer rests on it." if len(curves) > 1 else ""
-    return [Pictures([Picture("curves", figure, alt, hint)])]
+    return [Pictures([Picture(f"curves{suffix}", figure, alt, hint)])]
 
 
 def _colouring(settings: Sequence[Row]) -> str:
@@ -225,7 +240,11 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
     found = correlations(runs)
     if not found:
         return [
-            Note(f"Too few finished jobs with diagnostics to correlate: at least {FEWEST} are needed.", missing=True)
+            Note(
+                f"Too few finished jobs to correlate: {FEWEST} are needed with diagnostics and equal steps, words and "
+                "batch size. Between jobs that differ in these, losses differ anyway.",
+                missing=True,
+            )
         ]
     by: dict[str, dict[int, tuple[float, int]]] = {}
     for each in found:
