@@ -20,7 +20,8 @@ from test_train import NETWORKS, assert_same_bits, checkpoint, essence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from makemore_pl.checkpoint import load_module
-from makemore_pl.config import BATCHNORM_PLACEMENTS, Config, DataConfig
+from makemore_pl.choices import BATCHNORM_PLACEMENTS
+from makemore_pl.config import Config, DataConfig
 from makemore_pl.data import split_examples
 from makemore_pl.evaluate import recalibrate, split_loss
 from makemore_pl.model import MLP
