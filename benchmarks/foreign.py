@@ -1,8 +1,7 @@
 """What the instruments cost on networks that are not this project's, beside torchinstruments and torchmortem.
 
-Three networks of two to four milliseconds a step, trained by plain Lightning with the JSON-lines logger; every contender
-as its defaults have it. Each training is a fresh process with one thread. Run alone: python -m benchmarks.foreign CASE
-RESULT.
+Three networks of two to four milliseconds a step, trained by plain Lightning with the JSON-lines logger; every
+contender as its defaults have it. Each training is a fresh process with one thread.
 """
 
 import json
@@ -14,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,7 @@ def network(name: str) -> tuple[Any, Any]:
 
     if name == "mlp":
         sizes = [784, 256, 256, 256, 256]
-        hidden = [[nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()] for a, b in zip(sizes, sizes[1:], strict=False)]
+        hidden = [[nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()] for a, b in pairwise(sizes)]
         return nn.Sequential(*[layer for block in hidden for layer in block], nn.Linear(256, 10)), torch.randn(
             4096, 784
         )

@@ -38,7 +38,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import gpu, sweep, tables, watching
+from benchmarks import foreign, gpu, sweep, tables, watching
 from benchmarks.contenders import CONTENDERS, FLOOR, OURS, SCALED, WARMUP, WARMUP_OURS
 from benchmarks.networks import AXES, NETWORKS, Network, scaled
 from benchmarks.process import ROOT, run
@@ -68,6 +68,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sweep", action="store_true", help="a sweep of 24 jobs against 1b and 2 instead")
     parser.add_argument("--sampling", action="store_true", help="names a second against the lecture's loop instead")
     parser.add_argument("--watching", action="store_true", help="what callbacks add to a command instead, by 8 pairs")
+    parser.add_argument(
+        "--foreign", action="store_true", help="the instruments on other networks, beside others' instead"
+    )
     parser.add_argument("--gpu", action="store_true", help="GPU against CPU over batch and width instead")
     parser.add_argument("--minutes", type=float, default=15, help="after which --gpu begins nothing more (default: 15)")
     parser.add_argument("--figure", type=Path, default=FIGURE, help="where --scaling draws")
@@ -82,7 +85,9 @@ def parse() -> argparse.Namespace:
     arguments.contenders = arguments.contenders or [*CONTENDERS]
     arguments.full = arguments.full or ("none" if arguments.quick else "some")
     if arguments.output is None:
-        chosen = [name for name in ("scaling", "sweep", "sampling", "watching", "gpu") if getattr(arguments, name)]
+        chosen = [
+            name for name in ("scaling", "sweep", "sampling", "watching", "foreign", "gpu") if getattr(arguments, name)
+        ]
         arguments.output = Path(f"outputs/{(chosen or ['benchmark'])[0]}.json")
     return arguments
 
@@ -235,6 +240,16 @@ def measure_gpu(arguments: argparse.Namespace) -> None:
     say(gpu.crossing_sentence(measured))
 
 
+def measure_foreign(arguments: argparse.Namespace) -> None:
+    surroundings = environment()
+    rounds, steps = (1, 60) if arguments.quick else (arguments.repeat, foreign.STEPS)
+    with tempfile.TemporaryDirectory() as scratch:
+        records = foreign.measure(rounds, steps, Path(scratch), lambda line: console.print(line, highlight=False))
+    title, rows = f"{surroundings['date']}, commit {surroundings['commit']}, {steps} steps", foreign.rows(records)
+    write_text(arguments.output, surroundings | {"records": records}, [title, tables.markdown(foreign.HEADER, rows)])
+    console.print(tables.screen(title, foreign.HEADER, rows))
+
+
 def write_text(output: Path, content: dict[str, Any], paragraphs: list[str]) -> None:
     """The JSON file, and the Markdown beside it if there is any."""
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -251,6 +266,8 @@ def main() -> None:
         measure_sampling(arguments)
     elif arguments.watching:
         measure_watching(arguments)
+    elif arguments.foreign:
+        measure_foreign(arguments)
     elif arguments.gpu:
         measure_gpu(arguments)
     else:

@@ -40,12 +40,12 @@ def ours(path: Path) -> set[str]:
     return {name.removeprefix("makemore_pl.") for name in imported(path) & modules}
 
 
-@pytest.mark.parametrize("name", ["statistics", "taps"])
+@pytest.mark.parametrize("name", ["statistics", "unit_axis", "tag_names", "offers", "taps", "update"])
 def test_diagnostics_at_the_bottom_import_torch_only(name: str) -> None:
     path = PACKAGE / "diagnostics" / f"{name}.py"
     assert "torch" in roots(path), "the listing of imports must have worked"
     assert roots(path) - set(sys.stdlib_module_names) <= {"torch", "makemore_pl"}
-    assert ours(path) <= {"diagnostics.statistics"}
+    assert ours(path) <= {f"diagnostics.{other}" for other in ("statistics", "unit_axis", "tag_names", "taps")}
 
 
 @pytest.mark.parametrize("name", ["model", "initialization"])

@@ -1,4 +1,4 @@
-"""The instruments in other people's projects: either Lightning, whatever is imported first, and no more than they need."""
+"""The instruments in other projects: with either Lightning, in any order, and with no more than they need."""
 
 import json
 import runpy

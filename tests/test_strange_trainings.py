@@ -613,6 +613,13 @@ class TestWhatIsSaid:
             "Diagnostics: unused did not run in the first watched step: nothing is measured while that is so.",
         ]
 
+    def test_batchnorm_without_running_statistics(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        net = cnn()
+        net[1] = nn.BatchNorm2d(4, track_running_stats=False)
+        found = values(fit(tmp_path, Classifier(net), BatchNormStats()))
+        assert set(found) == {"loss"}
+        assert told(caplog) == ["BatchNormStats leaves out 1: it keeps no running statistics to compare a batch with."]
+
     def test_many_of_them_are_one_line(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         class Deep(nn.Module):
             def __init__(self) -> None:
@@ -632,7 +639,8 @@ class TestWhatIsSaid:
     def test_loggers_that_show_no_histograms(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         fit(tmp_path, Classifier(), Histograms(), logger=CSVLogger(tmp_path))
         assert told(caplog) == [
-            "Histograms leaves out everything: CSVLogger can't show histograms. Use TensorBoardLogger or JSONLinesLogger."
+            "Histograms leaves out everything: CSVLogger can't show histograms. Use TensorBoardLogger or "
+            "JSONLinesLogger."
         ]
 
     @pytest.mark.filterwarnings("ignore:You are running in `Trainer.barebones=True.")
@@ -718,7 +726,7 @@ class TestTheEndOfARun:
                 raise KeyboardInterrupt
 
         handler = signal.getsignal(signal.SIGINT)
-        stats: list[DiagnosticsCallback] = [Figures(every_n_steps=1), Histograms(), UpdateStats()]
+        stats: list[DiagnosticsCallback] = [Figures(every_n_steps=2), Histograms(), UpdateStats()]
         try:
             with pytest.raises(SystemExit):
                 fit(tmp_path, Classifier(before=interrupt), *stats, max_steps=8)

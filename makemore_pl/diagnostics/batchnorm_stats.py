@@ -56,7 +56,10 @@ class BatchNormStats(PatternCallback):
 
     def see_input(self, layer: str, module: nn.Module, x: Tensor) -> None:
         assert isinstance(module, _BatchNorm)
-        if layer in self._now or module.running_mean is None or module.running_var is None:
+        if module.running_mean is None or module.running_var is None:
+            self.leave_out(layer, "it keeps no running statistics to compare a batch with")
+            return
+        if layer in self._now:
             return
         running_mean, running_var = module.running_mean.clone(), module.running_var.clone()
         self._now[layer] = module, running_mean, running_var

@@ -41,9 +41,11 @@ def histogram(x: Tensor, bound: float | None = None) -> Tensor:
     x = torch.where(finite, x, 0)
     reach = x.abs().max() if x.numel() else x.new_zeros(())
     reach = torch.where(reach == 0, 1, reach) if bound is None else torch.full_like(reach, bound)
-    place = ((x / reach + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
-    counts = torch.zeros(BINS, dtype=torch.int64, device=x.device).scatter_add_(0, place, finite.long())
-    return torch.cat([reach.reshape(1), counts])
+    # in place and with a bin more for what is not finite: an activation may be large
+    place = (x / reach).add_(1).mul_(BINS / 2).long().clamp_(0, BINS - 1).masked_fill_(~finite, BINS)
+    counts = torch.zeros(BINS + 1, dtype=torch.int64, device=x.device)
+    counts.scatter_add_(0, place, counts.new_ones(1).expand_as(place))
+    return torch.cat([reach.reshape(1), counts[:BINS]])
 
 
 def raster(x: Tensor, axis: int) -> Tensor:
@@ -94,7 +96,8 @@ class Distributions(ActivationCallback):
 
     def begin(self, *_: object) -> None:
         assert self.step is not None
-        self._shapes, self._copies, self._showing = {}, {}, self.shows(self.step, self.last)
+        self._shapes, self._copies, self.kept = {}, {}, {}
+        self._showing = self.shows(self.step, self.last)
 
     def collect(self, tag: str, key: object, statistic: Callable[..., Tensor], x: Tensor, *more: Any) -> None:
         """Measure now, or keep a copy to measure later; once for all callbacks that ask for the same key."""
@@ -121,7 +124,10 @@ class Distributions(ActivationCallback):
                 self.collect(f"weight_grads/{name}", ("grad", name), histogram, grad)
 
     def see_gradient(self, layer: str, module: nn.Module, grad: Tensor) -> None:
-        self.collect(f"activation_grads/{layer}", ("out grad", module), histogram, dense(grad))
+        if self._showing:
+            self.collect(f"activation_grads/{layer}", ("out grad", module), histogram, dense(grad))
+        else:  # the tap's own copy
+            self._copies[f"activation_grads/{layer}"] = histogram, dense(grad), ()
 
     def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.step is not None

@@ -99,8 +99,8 @@ def dead_units(activation: Tensor, threshold: float = SATURATED, axis: int = -1)
     """Share, 0 to 1, of tanh units saturated on every example: the white columns of the lecture's picture.
 
     No example sends such a unit a gradient worth the name. Shapes and axis as in `units_first`; nan without units or
-    examples. The fewer the examples, the likelier by chance: one saturated example alone makes its unit dead. ValueError unless
-    0 < threshold < 1.
+    examples. The fewer the examples, the likelier by chance: one saturated example alone makes its unit dead.
+    ValueError unless 0 < threshold < 1.
     """
     _check(threshold)
     return _share((_magnitude(units_first(activation, axis)) > threshold).all(1), activation)
@@ -173,7 +173,7 @@ def batch_statistics(x: Tensor) -> BatchStatistics:
 
     How exact the mean of a batch is, the means of its images tell: they are independent, and their variance over N is
     that of the batch's mean. A mean of white noise is as exact as one of n independent values; where all pixels of an
-    image go together, as one of about N. The same for the variance. Both are pooled over the channels; nan for one image.
+    image go together, as one of about N. So does the variance. Both are pooled over the channels; nan for one image.
     """
     x = _widen(x)
     images, n = len(x), x.numel() // max(x.size(1), 1)
@@ -210,8 +210,8 @@ def var_lag(batch_var: Tensor, running_var: Tensor, n: int, independent: int | T
     """How far BatchNorm's running variance is from a batch's, in units of what the draw of a batch explains.
 
     Root mean square over the channels of ln(batch_var / running_var), over the same for Gaussian values and a perfect
-    running variance; so close to 1 unless the running variance lags. Tensors (C,); n values per channel in the batch, as
-    exact as so many `independent` ones (by default n); `batch_var` biased, as BatchNorm normalises by it, and made
+    running variance; so close to 1 unless the running variance lags. Tensors (C,); n values per channel in the batch,
+    as exact as so many `independent` ones (by default n); `batch_var` biased, as BatchNorm normalises by it, and made
     unbiased here, as PyTorch does for the running variance. Channels where either variance is zero are left out; nan
     when that leaves none, or n < 2.
     """

@@ -35,7 +35,7 @@ def layer_names(module: nn.Module, chosen: Iterable[str]) -> dict[str, str]:
 
 
 def matrices(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters of two and more dimensions by tag name, as the lecture plots them; lazy ones once they have a shape."""
+    """Parameters of two and more dimensions by tag name, as the lecture plots them; lazy ones once shaped."""
     named = {without_compiled(name): parameter for name, parameter in module.named_parameters()}
     start = prefix(named)
     there = {name.removeprefix(start): p for name, p in named.items() if not nn.parameter.is_lazy(p)}

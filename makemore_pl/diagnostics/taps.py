@@ -159,7 +159,7 @@ class Tap:
                     reader.leave_out(layer, error)
 
     def _axis(self, x: Tensor) -> int | None:
-        """Where the units of a module's input lie: as in the layer it comes from, or in the last one if shapes agree."""
+        """Where the units of an input lie: as in the layer it comes from, or in the last one if shapes agree."""
         if x.is_nested:
             return 1  # (B, j, n), which `dense` makes (all j, n)
         if x.ndim < 2:
