@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Compose
+from conftest import ROOT, Compose
 from hydra.utils import get_class
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
@@ -92,6 +92,15 @@ def test_docstring_lists_exactly_the_tags_that_are_written(small: Compose, tmp_p
     assert json_lines == table(CLASSES[name])
     # the tag of the raster is that of a number, and TensorBoard shows the picture of it instead
     assert board == table(CLASSES[name]) - ({"saturation/<layer>"} if name == "histograms" else set())
+
+
+def test_docs_explain_every_tag() -> None:
+    text = (ROOT / "docs" / "diagnostics.md").read_text(encoding="utf-8").replace("\\<", "<")
+    for each in diagnostics.__all__:
+        kind = getattr(diagnostics, each)
+        assert f"**{each}**" in text
+        assert [tag for tag in table(kind) if f"{tag} |" not in text and f"{tag}," not in text] == []
+        assert f"callbacks=[{each}()" in kind.__doc__, "three lines to copy"
 
 
 def test_every_callback_of_the_default_config_is_tested(small: Compose) -> None:
