@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import foreign, gpu
 from benchmarks.watching import added
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
@@ -57,4 +57,16 @@ def test_table_of_the_gpu() -> None:
     assert gpu.table(measured) == [
         ["32", "200", "387,104", "", "", "400", "100", "", "", "", "", "0.25"],
         ["512", "200", "6,193,664", "", "", "–", "1,600", "", "", "", "", ""],
+    ]
+
+
+def test_foreign_ratios_are_medians_of_rounds() -> None:
+    records = [
+        {"network": "mlp", "contender": contender, "round": turn, "steps": 1000, "seconds": seconds, "memory_mb": 400.0}
+        for turn, both in enumerate([(2.0, 2.2), (4.0, 4.2), (2.0, 3.0)])
+        for contender, seconds in zip(("plain", "stats"), both, strict=True)
+    ]
+    assert [row[2:] for row in foreign.rows(records)] == [
+        ["2.00", "1.000", "400"],
+        ["3.00", "1.100 (goal 1.05)", "400"],
     ]

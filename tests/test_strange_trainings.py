@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Compose
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from makemore_pl.diagnostics import ActivationStats, BatchNormStats, Figures, GradientStats, Histograms, UpdateStats
 from makemore_pl.diagnostics.callback import DiagnosticsCallback
+from makemore_pl.train import build
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",  # advice for loaders that read files
@@ -572,6 +574,21 @@ class TestAbsentRatherThanWrong:
         found = values(fit(tmp_path, Crowded(), *(each() for each in ALL)))
         assert list(found["loss"]) == list(found["unmoved/share"]) == [0, 1, 2, 3]
 
+    def test_whatever_the_watch_itself_raises(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*_: Any, **__: Any) -> None:
+            raise RuntimeError("no hooks here")
+
+        monkeypatch.setattr(nn.Tanh, "register_forward_hook", fails, raising=False)
+        found = values(fit(tmp_path, Classifier(), *(each() for each in STATS)))
+        assert "activation_mean/2" in found
+        assert "activation_mean/5" not in found
+        said = told(caplog)
+        assert said[:2] == [
+            f"{name}Stats leaves out 5: RuntimeError: no hooks here." for name in ("Activation", "Gradient")
+        ]
+
     def test_whatever_a_statistic_raises(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -685,6 +702,20 @@ class TestTheEndOfARun:
         assert not any(tag.startswith(("grad", "activation")) for line in epochs for tag in line["values"])
 
     @pytest.mark.parametrize("end", ["early stopping", "timer", "max_time"])
+    def test_early_stopping_on_our_own_module(self, small: Compose) -> None:
+        config = small(
+            "callbacks=diagnostics", "logger=jsonl", "trainer.max_steps=60", "trainer.watch_every=10",
+            "trainer.val_check_interval=10",
+        )  # fmt: skip
+        config.callbacks = {"activation_stats": config.callbacks["activation_stats"]}
+        config.callbacks["stop"] = {
+            "_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "saturation/layers.0", "patience": 0,
+            "min_delta": 1.0, "check_on_train_epoch_end": False,
+        }  # fmt: skip
+        trainer, module, datamodule = build(config)
+        trainer.fit(module, datamodule=datamodule)
+        assert trainer.global_step == 21, "at the second validation"
+
     def test_that_comes_early_shows_the_last_watched_step(self, tmp_path: Path, end: str) -> None:
         class Stops(Callback):
             def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:

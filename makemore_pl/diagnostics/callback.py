@@ -37,7 +37,7 @@ class DiagnosticsCallback(Callback):
     watch: Watch | None = None
     """Shared by all diagnostics callbacks of a trainer, from the start of fit to its end."""
     _resumed = 0
-    """Steps that a resumed run had taken."""
+    """Steps that a resumed run had taken, where Lightning does not count them."""
 
     def __init__(self, every_n_steps: int = 100) -> None:
         if every_n_steps < 1:
@@ -136,11 +136,11 @@ class DiagnosticsCallback(Callback):
         if trainer.global_step == 0:  # not resumed, whatever this object has seen in another run
             self.reset()
         if watch := self._driven():
-            watch.start(pl_module)
+            self.attempt("everything", watch.start, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if watch := self._driven():
-            watch.begin(pl_module, batch)
+            self.attempt("a step", watch.begin, pl_module, batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if watch := self._driven():
@@ -152,13 +152,13 @@ class DiagnosticsCallback(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if watch := self._driven():
-            watch.before_update(pl_module, optimizer)
+            self.attempt("a step", watch.before_update, pl_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if watch := self._driven():
-            watch.end(pl_module)
+            self.attempt("a step", watch.end, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if watch := self._driven():
@@ -177,7 +177,7 @@ class DiagnosticsCallback(Callback):
                 callback.watch = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if watch := self._driven():
+        if (watch := self._driven()) and not pl_module.automatic_optimization:
             checkpoint["diagnostics"] = {"step": watch.taken}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -83,9 +83,8 @@ class Tap:
             for layer, module in modules.items():
                 self.passages.setdefault(module, Passage([])).readers.append((layer, reader))
         for module, passage in self.passages.items():
-            before, after = partial(self._before, passage), partial(self._after, passage)
-            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(after))
+            before, after = partial(self._spare, self._before, passage), partial(self._spare, self._after, passage)
+            self._spare(self._hook, passage, module, before, after)
         if self.passages:
             known = (module for module in root.modules() if isinstance(module, KNOWN))
             self._handles += [module.register_forward_hook(self._remember_axis) for module in known]
@@ -101,6 +100,18 @@ class Tap:
     def gradient(self, module: nn.Module) -> Tensor | None:
         """The gradient of the loss by a module's output, None where none has arrived."""
         return self.passages[module].gradient if module in self.passages else None
+
+    def _hook(self, _: Passage, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
+        self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        self._handles.append(module.register_forward_hook(after))
+
+    def _spare(self, function: Callable[..., None], passage: Passage, *arguments: Any) -> None:
+        """Call it; what it raises must not reach the training."""
+        try:
+            function(passage, *arguments)
+        except Exception as error:
+            for layer, reader in passage.readers:
+                reader.leave_out(layer, error)
 
     def _before(self, passage: Passage, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         passage.showing = False
@@ -130,7 +141,7 @@ class Tap:
             self._show(passage, "output", module, x, lambda r, layer, x: r.see_output(layer, module, x, axis))
         repeated = in_backward() and passage.with_gradient and passage.number > 0
         if x is not None and x.requires_grad and not repeated and any(r.reads_gradients for _, r in passage.readers):
-            x.register_hook(partial(self._arrive, passage, passage.number))
+            x.register_hook(partial(self._spare, self._arrive, passage, passage.number))
             passage.number += 1
 
     def _show(
@@ -149,14 +160,10 @@ class Tap:
     def _arrive(self, passage: Passage, number: int, grad: Tensor) -> None:
         source = not self.backward, number
         with torch.no_grad():
-            try:
-                if passage.gradient is None or source < passage.source:
-                    passage.gradient, passage.source = grad.detach().clone(), source
-                elif source == passage.source:
-                    passage.gradient = passage.gradient + grad.detach()
-            except Exception as error:
-                for layer, reader in passage.readers:
-                    reader.leave_out(layer, error)
+            if passage.gradient is None or source < passage.source:
+                passage.gradient, passage.source = grad.detach().clone(), source
+            elif source == passage.source:
+                passage.gradient = passage.gradient + grad.detach()
 
     def _axis(self, x: Tensor) -> int | None:
         """Where the units of an input lie: as in the layer it comes from, or in the last one if shapes agree."""
@@ -174,21 +181,27 @@ class Tap:
 
     def _remember_axis(self, module: nn.Module, _: object, output: object) -> None:
         x = first_tensor(output)
-        if x is None or in_transform():
+        if x is None or in_transform() or x.is_nested:
             return
         if (axis := unit_axis_of(module, x)) is not None:
             self._axes[id(x)] = ref(x), axis
         self._last = x.shape, axis
 
 
+# torch has no public way to ask the next two. Should a name go, calls inside a transform are left out with what they
+# raise, and a module that is recomputed is said to run twice; its numbers stay right.
+_transform = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
+_backward = getattr(torch._C, "_current_graph_task_id", lambda: -1)
+
+
 def in_transform() -> bool:
-    """Whether vmap, jacrev or another transform of torch.func is running. torch has no public way to ask."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether vmap, jacrev or another transform of torch.func is running."""
+    return _transform() is not None
 
 
 def in_backward() -> bool:
-    """Whether autograd is running backward, as when a checkpoint recomputes. torch has no public way to ask."""
-    return torch._C._current_graph_task_id() >= 0
+    """Whether autograd is running backward, as when a checkpoint recomputes."""
+    return bool(_backward() >= 0)
 
 
 def first_tensor(value: object) -> Tensor | None:

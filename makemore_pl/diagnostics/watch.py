@@ -100,6 +100,8 @@ class Watch:
         if not self.trainer.optimizers:
             log.warning("Diagnostics are left out: there is no optimizer whose steps they could follow.")
         for optimizer in self.trainer.optimizers:
+            if not isinstance(optimizer, Optimizer):
+                continue
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
