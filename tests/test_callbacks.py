@@ -213,14 +213,39 @@ class DeviceSyncs(TorchDispatchMode):
     """Counts the operators that wait for the device: sizes that depend on values, and single numbers."""
 
     OPERATORS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "_unique2", "equal"}
+    DECOMPOSITIONS = ("linalg_svd", "linalg_eig", "linalg_lstsq", "linalg_cholesky")
+    """Their errors are looked for in a number that comes from the device."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._schema.name.removeprefix("aten::") in self.OPERATORS:
+        name = func._schema.name.removeprefix("aten::").removeprefix("_")
+        by_mask = name in ("index", "index_put_", "index_put") and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if (
+            func._schema.name.removeprefix("aten::") in self.OPERATORS
+            or by_mask
+            or name.startswith(self.DECOMPOSITIONS)
+        ):
             self.seen.append(str(func))
         return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        lambda x: x[x > 0], lambda x: torch.linalg.svdvals(x), lambda x: x.nonzero(), lambda x: x.unique(),
+        lambda x: torch.equal(x, x), lambda x: torch.linalg.eigh(x), lambda x: bool(x.sum() > 0),
+        lambda x: x.sum().item(),
+    ],
+)  # fmt: skip
+def test_the_guard_below_sees_what_waits_for_the_device(waits: Callable[[Tensor], Any]) -> None:
+    functions, operators = Syncs(), DeviceSyncs()
+    with functions, operators:
+        waits(torch.eye(3))
+    assert functions.seen + operators.seen
 
 
 @pytest.mark.parametrize("n_layers", [1, 5])
@@ -233,6 +258,7 @@ def test_one_transfer_a_watched_step_however_many_tags(small: Compose, n_layers:
     trainer, module, datamodule = build(config)
     functions, operators = Syncs(), DeviceSyncs()
     hooks = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end")
+    others = ("see_input", "see_output", "after_clipping", "after_update")  # which run inside forward and step
 
     def counted(hook: Callable[..., None]) -> Callable[..., None]:
         def wrapper(*args: Any) -> None:
@@ -243,7 +269,7 @@ def test_one_transfer_a_watched_step_however_many_tags(small: Compose, n_layers:
 
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, DiagnosticsCallback):
-            for hook in hooks:
+            for hook in (*hooks, *others):
                 setattr(callback, hook, counted(getattr(callback, hook)))
     trainer.fit(module, datamodule=datamodule)
     found = measured(trainer)
