@@ -18,8 +18,8 @@ from makemore_pl.sample import sample
 log = logging.getLogger(__name__)
 
 ENOUGH = 100
-"""Training losses whose mean is compared with a baseline: one minibatch's passes it by chance."""
-LONGEST = 20
+"""A baseline is compared with the mean of so many training losses or more: one minibatch's passes it by chance."""
+MAX_LENGTH = 20
 """Characters at which sampled names are cut; the longest of the lecture's has 15."""
 
 
@@ -63,7 +63,7 @@ class Baselines(DiagnosticsCallback):
         self._losses: dict[str, float] = {}
         self._passed: list[str] = []
         self._first, self._seen, self._total = 0, 0, 0.0
-        """Training losses are added up from which step on, as far as which, and to what."""
+        """The sum of the training losses of the steps from `_first` to before `_seen` is `_total`."""
 
     def due(self, step: int, last: bool, watched: bool) -> bool:
         return True  # every loss counts, and there is nothing to measure
@@ -139,7 +139,9 @@ class Samples(DiagnosticsCallback):
         if not isinstance(pl_module, MakemoreModule):
             return
         try:
-            names = sample(pl_module.model, pl_module.vocabulary, self.count, pl_module.block_size, max_length=LONGEST)
+            names = sample(
+                pl_module.model, pl_module.vocabulary, self.count, pl_module.block_size, max_length=MAX_LENGTH
+            )
         except ValueError as error:  # logits that are not finite: the module says it better
             log.warning("Samples, step %d: %s", step, error)
             return

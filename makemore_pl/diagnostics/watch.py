@@ -117,6 +117,7 @@ class Watch:
             step = self.taken
             # with several optimizers, global_step and max_steps count the steps of each
             last = trainer.global_step + self._advance >= trainer.max_steps > 0
+            last |= trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         # EarlyStopping and max_time can't be foreseen
         last |= step == self._last_step
         self._at, self._step, self._last = trainer.global_step, step, last
