@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import Compose
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from strangers import Classifier, cnn, fit, hooks_on, images, lines, loader, values
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -701,7 +701,6 @@ class TestTheEndOfARun:
         epochs = [line for line in lines(logger) if "epoch" in line.get("values", {})]
         assert not any(tag.startswith(("grad", "activation")) for line in epochs for tag in line["values"])
 
-    @pytest.mark.parametrize("end", ["early stopping", "timer", "max_time"])
     def test_early_stopping_on_our_own_module(self, small: Compose) -> None:
         config = small(
             "callbacks=diagnostics", "logger=jsonl", "trainer.max_steps=60", "trainer.watch_every=10",
@@ -716,21 +715,15 @@ class TestTheEndOfARun:
         trainer.fit(module, datamodule=datamodule)
         assert trainer.global_step == 21, "at the second validation"
 
-    def test_that_comes_early_shows_the_last_watched_step(self, tmp_path: Path, end: str) -> None:
+    def test_that_comes_early_shows_the_last_watched_step(self, tmp_path: Path) -> None:
         class Stops(Callback):
-            def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-                if trainer.global_step == 14:
-                    trainer.should_stop = True
+            """As EarlyStopping, Timer and max_time do it."""
 
-        options: dict[str, Any] = {"max_epochs": 100, "max_steps": -1}
-        stops: list[Callback] = [Stops()]
-        if end == "timer":
-            stops.append(Timer(duration={"hours": 1}))
-        elif end == "max_time":
-            options["max_time"] = {"hours": 1}
+            def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+                trainer.should_stop = trainer.global_step == 14
+
         stats = [each(every_n_steps=6) for each in (*STATS, Histograms, Figures)]
-        module = Classifier()
-        logger = fit(tmp_path, module, *stats, *stops, **options)
+        logger = fit(tmp_path, Classifier(), *stats, Stops(), max_epochs=100, max_steps=-1)
         pictures = {path.stem for path in (tmp_path / "figures").iterdir()}
         names = {"activations", "activation_gradients", "weight_gradients", "saturation"}
         assert pictures == {f"{name}_{step}" for name in names for step in (0, 12)} | {"update_data_ratio_12"}

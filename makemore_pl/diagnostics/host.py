@@ -35,7 +35,7 @@ def join(ours: type, module: str) -> None:
     for host in NAMES:
         if theirs := sys.modules.get(f"{host}.{module}"):
             base = getattr(theirs, name)
-            if not issubclass(ours, base):
+            if base not in ours.__mro__:  # issubclass of an abstract class remembers its first answer
                 ours.__bases__ = (*ours.__bases__, base)
 
 
