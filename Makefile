@@ -10,7 +10,7 @@ ARGS ?=
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-.PHONY: help install train test check format test-compile test-browser test-distributed benchmark parity lecture
+.PHONY: help install train test check format test-compile test-browser test-distributed test-torch benchmark parity lecture
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -41,6 +41,18 @@ test-browser: install  ## The report pages in headless chromium, where it is ins
 test-distributed: install  ## Sweeps on a two-node Ray cluster and through submitit; installs both
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[ray,slurm]"
 	$(BIN)/python -m pytest -m distributed $(ARGS)
+
+TORCH ?= 2.14.1
+
+test-torch: .venv-torch-$(TORCH)/installed  ## The tests with another torch, in an environment of its own: TORCH=2.14.1
+	.venv-torch-$(TORCH)/bin/python -m pytest -n 2 $(ARGS)
+
+.venv-torch-$(TORCH)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	grep -v '^torch==' requirements.lock > $(@D)/requirements.txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(@D)/requirements.txt torch==$(TORCH)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
 
 lecture: install  ## docs/lecture.md again, with its pictures (about 5 minutes)
 	$(BIN)/python scripts/lecture.py $(ARGS)

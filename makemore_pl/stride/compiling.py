@@ -70,6 +70,12 @@ def compiled_scan(scan: Scan) -> CompiledScan:
     return _call_of(_packages[_keys[name]])
 
 
+def forget() -> None:
+    """As in a new process: what is wanted next comes from the cache."""
+    for memory in (_packages, _keys, _failures):
+        memory.clear()
+
+
 def _call_of(package: Package) -> CompiledScan:
     def run(carry: Any, xs: Any) -> tuple[list[Tensor], Tensor]:
         *leaves, ys = package([*torch_internals.flatten(carry)[0], *torch_internals.flatten(xs)[0]])

@@ -62,7 +62,8 @@ def compile_package(program: torch.export.ExportedProgram, path: Path) -> None:
     """A package of AOTInductor. When it goes: torch.compile, which takes 10 s in every process (docs/adr/0005)."""
     from torch._inductor import aoti_compile_and_package
 
-    aoti_compile_and_package(program, package_path=str(path), inductor_configs=INDUCTOR)
+    # a copy: torch adds entries of its own to the dict that it gets
+    aoti_compile_and_package(program, package_path=str(path), inductor_configs={**INDUCTOR})
 
 
 def load_package(path: Path, device: torch.device) -> Package:

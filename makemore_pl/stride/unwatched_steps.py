@@ -121,7 +121,7 @@ class Unwatched:
             if not self.engine.falls_back:
                 raise
             log.warning("%s Unwatched steps run in the slower engine=eager.", error)
-        self.engine = self.engine._replace(compiled=False)
+        self.engine = Engine(self.engine.call_length, compiled=False)
         self._set_generator_state(random_numbers, x.device)
         return self._eager(x, y, lrs)
 
