@@ -10,7 +10,8 @@ ARGS ?=
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-.PHONY: help install train test check format test-compile test-browser test-distributed test-torch benchmark parity lecture
+.PHONY: help install train test check format test-compile test-browser test-distributed test-torch test-gpu gpu \
+	benchmark parity lecture config soak fuzz endurance audit
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -54,6 +55,15 @@ test-torch: .venv-torch-$(TORCH)/installed  ## The tests with another torch, in 
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+test-gpu: install  ## The tests that need a GPU; elsewhere they are skipped
+	$(BIN)/python -m pytest -m gpu -rs -W default $(ARGS) tests/test_gpu.py
+
+gpu: install  ## On a machine with a GPU: its tests, then its figures, in 20 minutes (docs/gpu.md)
+	$(BIN)/python scripts/gpu.py $(ARGS)
+
+config: install  ## docs/config.md again, from the docstrings of makemore_pl/config.py
+	$(BIN)/python scripts/document.py
+
 lecture: install  ## docs/lecture.md again, with its pictures (about 5 minutes)
 	$(BIN)/python scripts/lecture.py $(ARGS)
 
@@ -62,3 +72,20 @@ benchmark: install  ## Speed and memory beside the lecture's loop and plain Ligh
 
 parity: install  ## The lecture's published losses and panel, again (about 10 minutes)
 	$(BIN)/python scripts/parity.py $(ARGS)
+
+soak: install  ## 200 kills of runs and 30 of sweeps at random moments, nothing lost (about 20 minutes)
+	$(BIN)/python -m reliability.soak $(ARGS)
+
+fuzz: install  ## 20,000 generated cases: no traceback, no hang, no silently wrong number (about 15 minutes)
+	$(BIN)/python -m reliability.fuzz $(ARGS)
+
+endurance: install  ## 500 jobs in one process and a long run: memory, files and threads; the same numbers everywhere
+	$(BIN)/python -m reliability.endurance $(ARGS)
+
+.venv-audit/installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	touch $@
+
+audit: .venv-audit/installed  ## requirements.lock against known advisories, where there is a network
+	.venv-audit/bin/python reliability/audit.py

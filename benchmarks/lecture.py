@@ -25,23 +25,25 @@ def train_shallow(network: Network, splits: Splits, steps: int, tick: Tick, book
     """
     n_hidden, batchnorm = network.n_hidden, network.batchnorm == "pre"
     x_train, y_train = splits["train"]
-    g = torch.Generator().manual_seed(SEED)
-    c = torch.randn((VOCAB_SIZE, N_EMBD), generator=g)
-    w1 = torch.randn((FAN_IN, n_hidden), generator=g) * (5 / 3) / FAN_IN**0.5
-    b1 = torch.randn(n_hidden, generator=g) * 0.01
-    w2 = torch.randn((n_hidden, VOCAB_SIZE), generator=g) * 0.01
-    b2 = torch.randn(VOCAB_SIZE, generator=g) * 0
-    bn_gain = torch.ones((1, n_hidden))
-    bn_bias = torch.zeros((1, n_hidden))
-    bn_mean_running = torch.zeros((1, n_hidden))
-    bn_std_running = torch.ones((1, n_hidden))
+    device = x_train.device
+    g = torch.Generator(device).manual_seed(SEED)
+    with device:
+        c = torch.randn((VOCAB_SIZE, N_EMBD), generator=g)
+        w1 = torch.randn((FAN_IN, n_hidden), generator=g) * (5 / 3) / FAN_IN**0.5
+        b1 = torch.randn(n_hidden, generator=g) * 0.01
+        w2 = torch.randn((n_hidden, VOCAB_SIZE), generator=g) * 0.01
+        b2 = torch.randn(VOCAB_SIZE, generator=g) * 0
+        bn_gain = torch.ones((1, n_hidden))
+        bn_bias = torch.zeros((1, n_hidden))
+        bn_mean_running = torch.zeros((1, n_hidden))
+        bn_std_running = torch.ones((1, n_hidden))
     parameters = [c, w1, w2, b2, bn_gain, bn_bias] if batchnorm else [c, w1, b1, w2, b2]
     for p in parameters:
         p.requires_grad = True
     losses, ratios = [], []
 
     for i in range(steps):
-        ix = torch.randint(0, x_train.shape[0], (network.batch_size,), generator=g)
+        ix = torch.randint(0, x_train.shape[0], (network.batch_size,), generator=g, device=device)
         xb, yb = x_train[ix], y_train[ix]
 
         emb = c[xb]

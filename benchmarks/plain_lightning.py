@@ -38,11 +38,11 @@ class LitMLP(LightningModule):
         return [optimizer], [MultiStepLR(optimizer, [self.decay_epoch])]
 
 
-def fit(network: Network, splits: Splits, steps: int, tick: Tick, root: Path) -> Forward:
+def fit(network: Network, splits: Splits, steps: int, tick: Tick, root: Path, accelerator: str = "cpu") -> Forward:
     """TensorDataset, DataLoader that shuffles, self.log, progress bar, TensorBoard, checkpoints: the defaults."""
     warnings.simplefilter("ignore")
     loader = DataLoader(TensorDataset(*splits["train"]), batch_size=network.batch_size, shuffle=True)
     module = LitMLP(network, max(1, steps // 2 // len(loader)), tick)
-    trainer = Trainer(accelerator="cpu", max_steps=steps, logger=TensorBoardLogger(root), default_root_dir=root)
+    trainer = Trainer(accelerator=accelerator, max_steps=steps, logger=TensorBoardLogger(root), default_root_dir=root)
     trainer.fit(module, loader)
     return module.model.eval()

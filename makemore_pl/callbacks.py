@@ -5,12 +5,13 @@ import math
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from makemore_pl.diagnostics import dashboard
-from makemore_pl.diagnostics.callback import Arrays, DiagnosticsCallback, log_spaced
+from makemore_pl.diagnostics.callback import DiagnosticsCallback, log_spaced
+from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
+from makemore_pl.diagnostics.watch import Arrays
 from makemore_pl.module import MakemoreModule
 from makemore_pl.sample import sample
 
@@ -69,9 +70,12 @@ class Baselines(DiagnosticsCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self._losses = {}
+        self.attempt("all losses", self._count, trainer)
+
+    def _count(self, trainer: Trainer) -> None:
         datamodule: Any = getattr(trainer, "datamodule", None)
         if not (hasattr(datamodule, "examples") and hasattr(datamodule, "vocabulary")):
-            self._losses = {}
             log.info("Baselines abstains: the data module has no examples to count.")
             return
         x, y = datamodule.examples["train"]
@@ -82,7 +86,8 @@ class Baselines(DiagnosticsCallback):
     ) -> None:
         count = step + 1 - self._first
         steps = step + 1 - self._seen
-        self._seen, self._total = step + 1, self._total + steps * getattr(pl_module, "mean_loss", math.nan)
+        mean_loss = getattr(pl_module, "mean_loss", None)
+        self._seen, self._total = step + 1, self._total + steps * (mean_loss if type(mean_loss) is float else math.nan)
         if log_spaced(step) or self.last:
             numbers.update({f"baseline/{name}": value for name, value in self._losses.items()})
         if count < ENOUGH:
@@ -123,19 +128,25 @@ class Samples(DiagnosticsCallback):
     def due(self, step: int, last: bool, watched: bool) -> bool:
         return last or step == 0 or (step >= 1000 and str(step).rstrip("0") == "1")
 
-    def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+    def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self.step is not None
+        self._sample(trainer, pl_module, self.step)
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        self._sample(trainer, pl_module, step)
+
+    def _sample(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         if not isinstance(pl_module, MakemoreModule):
             return
-        assert self.step is not None
         try:
             names = sample(pl_module.model, pl_module.vocabulary, self.count, pl_module.block_size, max_length=LONGEST)
         except ValueError as error:  # logits that are not finite: the module says it better
-            log.warning("Samples, step %d: %s", self.step, error)
+            log.warning("Samples, step %d: %s", step, error)
             return
         known = set(getattr(getattr(trainer, "datamodule", None), "words", ()))
         marked = [name.word + "*" * (name.word in known) for name in names]
         note = ["(* in the word list)"] * any(name.endswith("*") for name in marked)
-        dashboard.log_text(trainer, "samples", marked + note, self.step)
+        dashboard.log_text(trainer, "samples", marked + note, step)
         for logger in trainer.loggers:
             if isinstance(logger, JSONLinesLogger):
-                logger.log_texts({"samples": marked}, self.step)
+                logger.log_texts({"samples": marked}, step)

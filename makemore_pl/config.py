@@ -4,6 +4,7 @@ Imports neither torch nor lightning, so that --help, --cfg and tab completion an
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -212,6 +213,8 @@ class Config:
     """Name of the overlay; also the folder under outputs/."""
     seed: int = 2147483647
     """Seed of the one generator that draws parameters and minibatches, and of dropout. The lecture's own."""
+    report: bool = True
+    """Whether a run ends with its page, report.html; the jobs of a sweep make none."""
     ckpt_path: str | None = None
     """Checkpoint to resume from."""
     run_dir: str = MISSING
@@ -309,8 +312,17 @@ def resolve(raw: DictConfig) -> Config:
     return config
 
 
+def _literal(value: Any) -> Any:
+    """With every interpolation escaped in OmegaConf's way."""
+    if isinstance(value, dict):
+        return {key: _literal(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_literal(each) for each in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
 def load_config(run_dir: Path) -> Config:
-    """The resolved config of a run.
+    """The resolved config of a run. Nothing in it is resolved again: `${oc.env:HOME}` stays these words.
 
     Raises:
         ValueError: where there is none, or it does not fit the schema.
@@ -318,7 +330,8 @@ def load_config(run_dir: Path) -> Config:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{run_dir} is not a run directory: it has no config.yaml.")
-    merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+    literal = _literal(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    merged = OmegaConf.merge(OmegaConf.structured(Config), literal)
     assert isinstance(merged, DictConfig)
     return resolve(merged)
 

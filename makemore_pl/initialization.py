@@ -32,12 +32,16 @@ INITS = {
 """Their names are INITS of choices.py."""
 
 
+def gain_of(init: str, gain: float | None, activation: str) -> float:
+    """The gain as configured; where that is None the activation's own, which only kaiming and xavier use, or 1."""
+    if gain is not None:
+        return gain
+    return ACTIVATIONS[activation].gain if INITS[init].gain_of_activation else 1.0
+
+
 def weight_std(init: str, gain: float | None, activation: str, fan_in: int, fan_out: int) -> float:
     """Standard deviation of a hidden layer's weights."""
-    scale, gain_of_activation = INITS[init]
-    if gain is None:
-        gain = ACTIVATIONS[activation].gain if gain_of_activation else 1.0
-    return gain * scale(fan_in, fan_out)
+    return gain_of(init, gain, activation) * INITS[init].scale(fan_in, fan_out)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import time
 import warnings
 from dataclasses import asdict, replace
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,16 @@ from hydra.utils import instantiate
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
-from rich.console import Console
-from rich.table import Table
 
+from makemore_pl.announcement import say_end, say_start
 from makemore_pl.checkpoint import check_resumable
 from makemore_pl.config import Config, TrainerConfig
 from makemore_pl.data import NamesDataModule
-from makemore_pl.diagnostics.dashboard import add_layout, log_hparams, url
+from makemore_pl.diagnostics.dashboard import add_layout, log_hparams
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.evaluate import split_loss
 from makemore_pl.files import write_atomically
+from makemore_pl.initialization import gain_of
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
 from makemore_pl.stride.unwatched_steps import Engine, compiled_call_length, steps_in_memory
@@ -91,7 +91,12 @@ def choose_engine(config: TrainerConfig, accelerator: str) -> str:
     if config.watch_every == 1 or config.engine == "eager":
         return "eager"
     if config.engine == "auto" and (accelerator == "gpu" or unwatched < COMPILE_PAYS):
-        log.info("Engine eager: %s.", "on a GPU" if accelerator == "gpu" else f"{unwatched} steps don't earn compiling")
+        why = (
+            "they run on a GPU"
+            if accelerator == "gpu"
+            else "for a run this short, compiling takes longer than it saves"
+        )
+        log.info("The steps are not compiled: %s.", why)
         return "eager"
     if not shutil.which(os.environ.get("CXX", "g++")):
         if config.engine == "compile":
@@ -162,7 +167,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
     """Train, evaluate on the whole splits, write metrics.json last; returns its content.
 
     Args:
-        announce: print the table of final losses.
+        announce: say at the start what is run, and at the end how it went; make the run's page.
 
     Raises:
         ValueError: for a user's mistake. FloatingPointError: where training stops being finite.
@@ -180,6 +185,9 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
     write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
     (run_dir / "metrics.json").unlink(missing_ok=True)  # it marks a finished run
     add_layout(trainer)
+    if announce and trainer.is_global_zero:
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        say_start(config, parameters, len(datamodule.words), first)
     started = time.perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
     seconds = time.perf_counter() - started
@@ -197,16 +205,25 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
         "words_sha256": fingerprint(datamodule.words),
         "uniform_loss": math.log(len(datamodule.vocabulary)),
         "commit": _commit(),
-        "versions": {package: version(package) for package in ("makemore_pl", "torch", "lightning", "hydra-core")},
+        "versions": {package: _version(package) for package in ("makemore_pl", "torch", "lightning", "hydra-core")},
     }
     if trainer.is_global_zero:
         finals = {tag: metrics[tag] for tag in ("train/loss", "val/loss", "test/loss")}
-        log_hparams(trainer, {**asdict(config), "callbacks": None, "logger": None}, finals)
+        hparams = {**asdict(config), "callbacks": None, "logger": None}
+        hparams["model"]["gain"] = gain_of(config.model.init, config.model.gain, config.model.activation)
+        log_hparams(trainer, hparams, finals)
         write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         if announce:
             tags = {tag for logger in trainer.loggers if isinstance(logger, JSONLinesLogger) for tag in logger.tags}
-            _print_table(metrics, run_dir, url(tags))
+            say_end(config, metrics, tags)
     return metrics
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # this one, where PYTHONPATH alone makes it importable
+        return None
 
 
 @cache
@@ -240,18 +257,3 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-
-
-def _print_table(metrics: dict[str, Any], run_dir: Path, dashboard: str) -> None:
-    table = Table(title=f"{metrics['experiment']}: losses in nats, whole splits, eval mode")
-    for column in ("train", "val", "test", "val perplexity", "initial", "uniform, ln V"):
-        table.add_column(column, justify="right")
-    keys = ("train/loss", "val/loss", "test/loss", "val/perplexity", "initial_loss", "uniform_loss")
-    table.add_row(*("-" if metrics[key] is None else f"{metrics[key]:.4f}" for key in keys))
-    console = Console()
-    console.print(table)
-    console.print(f"{metrics['steps']} steps in {metrics['seconds']:.1f} s", highlight=False)
-    console.print(f"run directory  {run_dir}", highlight=False, soft_wrap=True)
-    console.print(f"look at it     tensorboard --logdir {run_dir}", highlight=False, soft_wrap=True)
-    console.print(f"               {dashboard}", highlight=False, soft_wrap=True)
-    console.print(f"as a page      python scripts/report.py {run_dir}", highlight=False, soft_wrap=True)

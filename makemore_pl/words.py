@@ -5,8 +5,6 @@ import logging
 from importlib import resources
 from pathlib import Path
 
-import pooch
-
 from makemore_pl.config import DataConfig
 
 log = logging.getLogger(__name__)
@@ -86,8 +84,10 @@ def fingerprint(words: list[str]) -> str:
 
 def _fetch_lecture() -> Path:
     try:
+        import pooch  # only here: whoever has a word file needs none
+
         return Path(pooch.retrieve(LECTURE_URL, known_hash=f"sha256:{LECTURE_SHA256}", fname="names.txt", path=CACHE))
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         # requests' errors are OSErrors, a wrong hash is a ValueError
         raise ValueError(
             f"The lecture's names.txt could not be fetched from {LECTURE_URL}: put it at {CACHE / 'names.txt'} "

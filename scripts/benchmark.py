@@ -38,7 +38,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import sweep, tables, watching
+from benchmarks import gpu, sweep, tables, watching
 from benchmarks.contenders import CONTENDERS, FLOOR, OURS, SCALED, WARMUP, WARMUP_OURS
 from benchmarks.networks import AXES, NETWORKS, Network, scaled
 from benchmarks.process import ROOT, run
@@ -68,6 +68,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sweep", action="store_true", help="a sweep of 24 jobs against 1b and 2 instead")
     parser.add_argument("--sampling", action="store_true", help="names a second against the lecture's loop instead")
     parser.add_argument("--watching", action="store_true", help="what callbacks add to a command instead, by 8 pairs")
+    parser.add_argument("--gpu", action="store_true", help="GPU against CPU over batch and width instead")
+    parser.add_argument("--minutes", type=float, default=15, help="after which --gpu begins nothing more (default: 15)")
     parser.add_argument("--figure", type=Path, default=FIGURE, help="where --scaling draws")
     parser.add_argument("--output", type=Path, help="the JSON file; a Markdown table goes beside it")
     parser.add_argument("--quick", action="store_true", help="a smoke run: one short round on batchnorm, engine=eager")
@@ -80,7 +82,7 @@ def parse() -> argparse.Namespace:
     arguments.contenders = arguments.contenders or [*CONTENDERS]
     arguments.full = arguments.full or ("none" if arguments.quick else "some")
     if arguments.output is None:
-        chosen = [name for name in ("scaling", "sweep", "sampling", "watching") if getattr(arguments, name)]
+        chosen = [name for name in ("scaling", "sweep", "sampling", "watching", "gpu") if getattr(arguments, name)]
         arguments.output = Path(f"outputs/{(chosen or ['benchmark'])[0]}.json")
     return arguments
 
@@ -225,6 +227,14 @@ def measure_watching(arguments: argparse.Namespace) -> None:
     console.print_json(data=measured)
 
 
+def measure_gpu(arguments: argparse.Namespace) -> None:
+    rows = gpu.ROWS[:1] if arguments.quick else gpu.ROWS
+    say = partial(console.print, highlight=False)
+    measured = gpu.measure(arguments.output, environment(), rows, arguments.minutes, say)
+    console.print(tables.screen("µs a step", gpu.HEADER, gpu.table(measured["cells"])))
+    say(gpu.crossing_sentence(measured))
+
+
 def write_text(output: Path, content: dict[str, Any], paragraphs: list[str]) -> None:
     """The JSON file, and the Markdown beside it if there is any."""
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -241,6 +251,8 @@ def main() -> None:
         measure_sampling(arguments)
     elif arguments.watching:
         measure_watching(arguments)
+    elif arguments.gpu:
+        measure_gpu(arguments)
     else:
         measure_steps(arguments)
 

@@ -78,7 +78,10 @@ def run(name: str, command: str, output: Path) -> dict[str, str]:
 
 def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str, Callable[..., Any]]:
     """What the template can ask: numbers and pictures of a run, and whether what it tells to look for is there."""
-    from makemore_pl.figures.series import running_mean
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from makemore_pl.figures import lecture_pictures
     from makemore_pl.report import evolution, health
     from makemore_pl.report.section import Pictures
 
@@ -88,7 +91,9 @@ def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str
         return float(values[steps <= step][-1])
 
     def end(name: str, tag: str) -> float:
-        return float(running_mean(*runs[name].diagnostics.tag(tag))[-1])
+        # as the report tells it
+        steps, values = runs[name].diagnostics.tag(tag)
+        return float(evolution.smooth(runs[name], tag.partition("/")[0], steps, values)[-1])
 
     def layers(name: str, quantity: str, step: int) -> dict[str, float]:
         _, found = runs[name].diagnostics.quantity(quantity)
@@ -100,8 +105,9 @@ def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str
         return path
 
     def kept(name: str, picture: str, alt: str) -> str:
-        # as the Figures callback left it
-        path = shutil.copyfile(runs[name].directory / "figures" / f"{picture}.png", place(name, picture))
+        # as the Figures callback left it, at half the size
+        path, whole = place(name, picture), Image.open(runs[name].directory / "figures" / f"{picture}.png")
+        whole.resize((whole.width // 2, whole.height // 2), Image.Resampling.LANCZOS).save(path, optimize=True)
         return f"![{alt}](images/lecture/{path.name})"
 
     def drawn(name: str, picture: str) -> str:
@@ -109,9 +115,23 @@ def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str
         sections = (evolution.loss, health.updates, health.batchnorm, health.embeddings)
         blocks = [block for section in sections for block in section(runs[name]) if isinstance(block, Pictures)]
         found = {each.name: each for block in blocks for each in block.pictures}[picture]
-        path = place(name, picture)
-        found.figure.savefig(path, dpi=100, facecolor="white", metadata={"Software": None})
-        return f"![{name}. {found.alt}](images/lecture/{path.name})"
+        return saved(found.figure, place(name, picture), f"{name}. {found.alt}")
+
+    def beside(kind: str, *names: str, alt: str) -> str:
+        title, label, *_ = evolution.DISTRIBUTIONS[kind]
+        groups = {f"{name}, {title}, step 0": evolution.groups_by_step(runs[name], kind)[0] for name in names}
+        return saved(lecture_pictures.side_by_side(groups, label), place("_".join(names), kind), alt)
+
+    def four(name: str, step: int) -> str:
+        # the README shows it too
+        (picture,) = evolution.four_pictures(runs[name], [step])
+        path = page.parent / "images" / "lecture.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return saved(picture.figure, path, f"{name}. {picture.alt}")
+
+    def saved(figure: Figure, path: Path, alt: str) -> str:
+        figure.savefig(path, dpi=100, facecolor="white", metadata={"Software": None})
+        return f"![{alt}]({path.relative_to(page.parent).as_posix()})"
 
     def look(seen: bool, sentence: str) -> str:
         if not seen:
@@ -121,7 +141,7 @@ def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str
     def numbers(text: str) -> list[float]:
         return [float(each) for each in re.findall(r"-?\d+(?:\.\d+)?", text)]
 
-    return {each.__name__: each for each in (at, end, layers, kept, drawn, look, numbers)}
+    return {each.__name__: each for each in (at, end, layers, kept, drawn, beside, four, look, numbers)}
 
 
 def main() -> None:

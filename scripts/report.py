@@ -1,6 +1,7 @@
-"""A page about a run or a sweep: python scripts/report.py DIRECTORY [--output FILE]"""
+"""A page about a run, a sweep, or two runs side by side: python scripts/report.py DIRECTORY [RUN] [--output FILE]"""
 
 import argparse
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,31 @@ from makemore_pl.errors import USERS_MISTAKES, one_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="One self-contained HTML page, and its figures as PNG and SVG; "
-        "of a sweep also summary.csv and summary.md."
+        "of a sweep also summary.csv and summary.md. Of two runs a page of what tells them apart."
     )
     parser.add_argument("directory", type=Path, help="run directory or sweep directory")
+    parser.add_argument("other", type=Path, nargs="?", help="a second run directory, to be shown beside the first")
     parser.add_argument(
-        "--output", type=Path, help="only the page, and figures/ beside it (default: DIRECTORY/report.html)"
+        "--output",
+        type=Path,
+        help="only the page, and figures/ beside it (default: DIRECTORY/report.html; of two runs, in "
+        "the folder that holds both)",
     )
     arguments = parser.parse_args()
-    from makemore_pl.report.page import write_report
+    from makemore_pl.report.page import write_pair, write_report
     from makemore_pl.report.sweep_directory import is_sweep
 
-    directory = arguments.directory
+    directory, other = arguments.directory, arguments.other
+    if other is not None:
+        common = Path(os.path.commonpath([directory.resolve().parent, other.resolve().parent]))
+        beside = common / f"{directory.resolve().name}_beside_{other.resolve().name}.html"
+        print(write_pair(directory, other, arguments.output or beside))
+        return
     if arguments.output is None and is_sweep(directory):
         from makemore_pl.report.summary import write_summary
 
-        summary = write_summary(directory)
-        print(directory / "report.html", summary, summary.with_suffix(".csv"), sep="\n")
+        write_summary(directory)
+        print(*(directory / name for name in ("report.html", "summary.md", "summary.csv")), sep="\n")
         return
     print(write_report(directory, arguments.output, asdict(Config(run_dir="")), starting_point(directory)))
 

@@ -50,6 +50,7 @@ class Classifier(LightningModule):
         super().__init__()
         self.net = cnn() if net is None else net
         self.optimizer, self.before, self.spoil = optimizer, before, spoil
+        self.seen: list[torch.optim.Optimizer] = []
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
@@ -103,6 +104,7 @@ def fit(
     *callbacks: Callback,
     logger: Any = None,
     loaders: tuple[Any, ...] = (),
+    ckpt_path: Path | None = None,
     **options: Any,
 ) -> JSONLinesLogger:
     """Train for 4 steps, or as options say, with nothing else switched on; the logger has what was measured."""
@@ -117,7 +119,7 @@ def fit(
         "default_root_dir": directory,
     }
     trainer = Trainer(callbacks=list(callbacks), logger=logger, **(settings | options))
-    trainer.fit(module, *(loaders or (loader(),)))
+    trainer.fit(module, *(loaders or (loader(),)), ckpt_path=ckpt_path, weights_only=True)
     return logger
 
 

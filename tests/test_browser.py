@@ -47,7 +47,8 @@ addEventListener("load", () => {
     overflow: document.documentElement.scrollWidth - innerWidth,
     ground: getComputedStyle(document.body).backgroundColor,
     ink: getComputedStyle(document.body).color,
-    empty: [...document.querySelectorAll("svg")].filter((svg) => svg.checkVisibility() && !svg.getBBox().width).length,
+    empty: [...document.querySelectorAll("svg[role=img]")]
+      .filter((svg) => svg.checkVisibility() && !svg.getBBox().width).length,
     smallest: Math.min(...[...document.querySelectorAll("svg text")].filter((text) => text.checkVisibility())
       .map((text) => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().d).map(Math.abs)
       .filter((size) => size > 0)),
@@ -56,6 +57,31 @@ addEventListener("load", () => {
   };
   const visible = () => [...document.querySelectorAll(".frames")].map((frames) =>
     [...frames.querySelectorAll(".frame")].filter((each) => each.checkVisibility()).map((each) => each.dataset.step));
+  seen.opening = visible();
+  seen.fading = [...document.querySelectorAll(".scroll")].filter((each) => each.scrollWidth > each.clientWidth)
+    .map((each) => getComputedStyle(each).backgroundAttachment);
+  seen.columns = Math.max(...[...document.querySelectorAll(".pictures")].filter((each) => each.checkVisibility())
+    .map((each) => getComputedStyle(each).gridTemplateColumns.split(" ").length));
+  const play = document.querySelector(".play");
+  if (play && play.checkVisibility()) {
+    const tick = [];
+    window.setInterval = (advance) => { tick.push(advance); return 1; };
+    window.clearInterval = () => tick.pop();
+    const label = () => play.getAttribute("aria-label");
+    const slider = document.querySelector(".frames input");
+    const at = slider.value;
+    slider.value = 0;
+    play.click();
+    seen.played = [label(), slider.value];
+    tick[0]();
+    seen.played.push(slider.value, visible()[0][0]);
+    play.click();
+    seen.played.push(label());
+    play.click();
+    while (tick.length) tick[0]();  // to the end, where it stops by itself
+    seen.played.push(label(), slider.value === slider.max);
+    slider.value = at;
+  }
   for (const slider of document.querySelectorAll(".frames input")) {
     slider.value = slider.max;
     slider.dispatchEvent(new Event("input"));
@@ -64,6 +90,7 @@ addEventListener("load", () => {
   seen.outputs = [...document.querySelectorAll("output")].map((output) => output.textContent);
   const table = document.querySelector("table.sortable");
   if (table) {
+    seen.first = table.tHead.rows[0].cells[0].textContent;
     const column = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === "val loss");
     const head = table.tHead.rows[0].cells[column];
     for (let click = 0; click < 2; click++) {
@@ -126,11 +153,14 @@ RUNS: dict[str, dict[str, Any]] = {
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     base = tmp_path_factory.mktemp("pages")
     directories = {name: write_run(base / name, **keys) for name, keys in RUNS.items()}
+    pair = page.write_pair(directories["kaiming"], directories["deep_batchnorm"], base / "pair.html").read_text()
     directories["sweep"] = write_sweep(base / "sweep")
-    return {name: page.render(page.tell(directory, DEFAULTS)) for name, directory in directories.items()}
+    return {name: page.render(page.tell(directory, DEFAULTS)) for name, directory in directories.items()} | {
+        "pair": pair
+    }
 
 
-@pytest.mark.parametrize("name", [*RUNS, "sweep"])
+@pytest.mark.parametrize("name", [*RUNS, "sweep", "pair"])
 @pytest.mark.parametrize("width", [1200, 390])
 def test_page_opens(pages: dict[str, str], tmp_path: Path, name: str, width: int) -> None:
     seen = look(tmp_path, pages[name], width)
@@ -143,9 +173,16 @@ def test_page_opens(pages: dict[str, str], tmp_path: Path, name: str, width: int
         (up, ascending), (down, descending) = seen["orders"]
         assert (up, down) == ("ascending", "descending")
         assert ascending == sorted(ascending) == descending[::-1]
+        if width == 390:
+            assert seen["first"] == "val loss", "a phone shows little more than the first column"
     else:
-        assert seen["steps"] == [["1,999"], ["1,999"]]
-        assert seen["outputs"] == ["1,999", "1,999"]
+        assert seen["opening"] == [["100"]], "the last step up to 1,000"
+        assert seen["steps"] == [["1,999"]], "one slider moves every picture"
+        assert seen["outputs"] == ["1,999"]
+        assert seen["played"] == ["Pause", "0", "1", "100", "Play", "Play", True]
+    if width == 390 and name != "original":
+        assert seen["fading"], "a table goes on"
+        assert set(seen["fading"]) == {"local, local, scroll, scroll"}
 
 
 def test_a_page_that_asks_the_network_would_be_noticed(tmp_path: Path) -> None:
@@ -165,7 +202,10 @@ def test_dark_mode(pages: dict[str, str], tmp_path: Path) -> None:
 def test_small_multiples_without_javascript(pages: dict[str, str], tmp_path: Path) -> None:
     html, scripts = re.subn(r"<script>.*?</script>", "", pages["kaiming"], flags=re.DOTALL)
     assert scripts == 1
-    assert look(tmp_path, html)["steps"] == [["0", "100", "1,999"]] * 2
+    seen = look(tmp_path, html)
+    assert seen["steps"] == [["0", "100", "1,999"]]
+    assert seen["empty"] == 0
+    assert "played" not in seen
 
 
 def test_page_prints(pages: dict[str, str], tmp_path: Path) -> None:
@@ -174,3 +214,8 @@ def test_page_prints(pages: dict[str, str], tmp_path: Path) -> None:
     chromium(tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={pdf}", path.as_uri())
     sheets = len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes()))
     assert 2 <= sheets <= 12
+    on_paper = pages["deep_batchnorm"].replace("@media print", "@media all").replace("@media screen", "@media speech")
+    seen = look(tmp_path, on_paper)
+    assert seen["columns"] == 2
+    assert seen["steps"] == [["0", "100", "1,999"]]
+    assert "played" not in seen

@@ -1,6 +1,7 @@
 """A typo is never ignored: one sentence that names the key, exit code 1, no traceback."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from conftest import EXPERIMENTS, GROUPS, ROOT, Compose, Finished, python
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from makemore_pl.config import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig, resolve
+from makemore_pl.config import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig, load_config, resolve
 from makemore_pl.errors import explain
 
 TrainScript = Callable[..., Finished]
@@ -314,3 +315,12 @@ def test_config_can_be_imported_without_torch() -> None:
 def test_config_survives_the_way_to_plain_values_and_back(compose: Compose) -> None:
     model = compose("+experiment=deep_batchnorm").model
     assert ModelConfig(**dataclasses.asdict(model)) == model
+
+
+@pytest.mark.parametrize("text", ["${oc.env:HOME}", "${run_dir}", "a\\${x}", "\\\\${x}", "$", "}"])
+def test_what_a_run_has_written_is_not_resolved_again(tmp_path: Path, text: str) -> None:
+    content = {"experiment": text, "run_dir": str(tmp_path), "callbacks": {"a": {"_target_": "b", "c": [text]}}}
+    (tmp_path / "config.yaml").write_text(json.dumps(content), encoding="utf-8")
+    config = load_config(tmp_path)
+    assert config.experiment == text
+    assert config.callbacks["a"]["c"] == [text]

@@ -62,21 +62,49 @@ class TestUrl:
         assert {card["plugin"] for card in cards} == {"scalars"}
         assert [card["tag"] for card in cards] == [
             "train/loss_mean", "val/loss", "activation_std/layers.0", "update_data_ratio/embedding.weight",
-            "grad_data_ratio/output.linear.weight", "saturation/layers.0", "batchnorm_mean_lag/layers.0",
-            "update_data_ratio/layers.0.linear.weight",
+            "update_data_ratio/layers.0.linear.weight", "grad_data_ratio/output.linear.weight",
+            "saturation/layers.0", "saturation/layers.1", "batchnorm_mean_lag/layers.0",
         ]  # fmt: skip
 
+    PICTURES = {
+        f"pictures/{name}"
+        for name in (
+            "activations", "activation_gradients", "weight_gradients", "update_data_ratio", "saturation",
+            "spread_over_depth",
+        )
+    }  # fmt: skip
+
     def test_pictures_take_the_place_of_numbers(self) -> None:
-        names = ("activations", "activation_gradients", "weight_gradients", "update_data_ratio", "saturation")
-        cards = pinned(dashboard.url(TAGS | {f"pictures/{name}" for name in names}))
+        cards = pinned(dashboard.url(TAGS | self.PICTURES))
         assert [card["tag"] for card in cards] == [
             "train/loss_mean", "val/loss", "pictures/activations", "pictures/activation_gradients",
-            "pictures/update_data_ratio", "pictures/weight_gradients", "saturation/layers.0",
-            "batchnorm_mean_lag/layers.0", "activation_std/layers.0", "update_data_ratio/layers.0.linear.weight",
+            "pictures/update_data_ratio", "pictures/weight_gradients", "pictures/saturation",
+            "pictures/spread_over_depth", "batchnorm_mean_lag/layers.0",
         ]  # fmt: skip
         assert cards[2] == {
             "plugin": "images", "tag": "pictures/activations", "runId": "defaultExperimentId/.", "sample": 0
         }  # fmt: skip
+
+    def test_pictures_under_each_name_that_the_run_may_have(self) -> None:
+        cards = pinned(dashboard.url(TAGS | self.PICTURES, runs=(".", "kaiming/today")))
+        assert [card["runId"] for card in cards if card["tag"] == "pictures/saturation"] == [
+            "defaultExperimentId/.", "defaultExperimentId/kaiming/today"
+        ]  # fmt: skip
+
+    def test_every_layer_of_a_deep_network(self) -> None:
+        layers = [f"layers.{depth}" for depth in range(12)]
+        tags = {f"saturation/{layer}" for layer in layers}
+        tags |= {f"update_data_ratio/{layer}.{each}" for layer in layers for each in ("linear.weight", "linear.bias")}
+        tags |= {f"update_data_ratio/{layer}.batchnorm.weight" for layer in layers}
+        assert [card["tag"] for card in pinned(dashboard.url(tags))] == [
+            *(f"update_data_ratio/{layer}.linear.weight" for layer in layers),
+            *(f"saturation/{layer}" for layer in layers),
+        ]
+
+    def test_a_sweep_has_numbers_and_colours_by_a_setting(self) -> None:
+        address = dashboard.url(TAGS | self.PICTURES, runs=(), colour_by="gain=([^_]+)")
+        assert {card["plugin"] for card in pinned(address)} == {"scalars"}
+        assert parse_qs(urlsplit(address).query)["runColorGroup"] == ["regex:gain=([^_]+)"]
 
     def test_nothing_logged(self) -> None:
         assert pinned(dashboard.url([])) == []
@@ -108,14 +136,15 @@ class TestHparams:
         # TensorBoard sorts by these two
         columns = sorted((not info.differs, info.name) for info in logged[0].hparam_infos)
         assert [name for _, name in columns] == [
-            "data.batch_size", "experiment", "model.batchnorm", "model.gain", "optim.lr", "data.path",
+            "data.batch_size", "experiment", "model.batchnorm", "optim.lr",
         ]  # fmt: skip
         assert [info.name.tag for info in logged[0].metric_infos] == ["final/val_loss", "final/train_loss"]
 
     def test_values(self, logged: tuple[Any, Any]) -> None:
         session = logged[1].hparams
         assert session["data.batch_size"].number_value == 32
-        assert session["model.gain"].string_value == "null"
+        assert session["model.batchnorm"].string_value == "pre"
+        assert not {"model.gain", "data.path", "ckpt_path", "callbacks"} & set(session), "null is not shown"
 
     def test_first_columns_are_keys_of_the_config(self, small: Compose) -> None:
         config = small()
@@ -135,11 +164,12 @@ def test_images_fill_a_card(tmp_path: Path) -> None:
     reds = []
     for event in drawn:
         picture = Image.open(io.BytesIO(event.encoded_image_string))
-        assert picture.size == (event.width, event.height) == dashboard.CARD
+        assert picture.size == (event.width, event.height)
+        assert event.width / event.height == pytest.approx(dashboard.CARD, rel=0.03)
         red = np.asarray(picture)[:, :, 1] == 0
         reds.append((int(red.any(1).sum()), int(red.any(0).sum())))
-    # the shape is kept, nothing is enlarged
-    assert reds == [(204, 302), (66, 302), (204, 95), (20, 30)]
+    # no pixel is lost
+    assert reds == [(310, 460), (100, 460), (430, 200), (20, 30)]
 
 
 def test_text_is_literal(tmp_path: Path) -> None:
@@ -192,7 +222,24 @@ def test_hparams_of_a_run_have_final_losses(finished: Path) -> None:
         assert point.value == pytest.approx(metrics[tag], rel=1e-6)
     names = {info.name for info in hparams_of(finished)[0].hparam_infos}
     assert {"model.n_hidden", "seed", *dashboard.FIRST_HPARAMS} <= names
+    assert hparams_of(finished)[1].hparams["model.gain"].number_value == 1
     assert not {"run_dir", "callbacks", "logger"} & names
+
+
+def test_a_gain_of_null_is_the_one_that_was_used(small: Compose, tmp_path: Path) -> None:
+    run(small("logger=tensorboard", "trainer.max_steps=1", run_dir=tmp_path / "run"), announce=False)
+    assert hparams_of(tmp_path / "run")[1].hparams["model.gain"].number_value == pytest.approx(5 / 3)
+
+
+def test_nothing_unexplained_in_a_run_directory(finished: Path) -> None:
+    """README's list of what a run leaves, without what Hydra adds."""
+    found = {re.sub(r"events\.out.*", "events", path.name) for path in finished.iterdir()}
+    assert found == {"config.yaml", "metrics.json", "diagnostics.jsonl", "events", "checkpoints", "figures"}
+    pictures = {re.sub(r"_\d+\.png$", "", path.name) for path in (finished / "figures").iterdir()}
+    assert pictures == {
+        "activations", "activation_gradients", "weight_gradients", "update_data_ratio", "saturation",
+        "spread_over_depth",
+    }  # fmt: skip
 
 
 def test_not_a_wall_of_charts(finished: Path) -> None:
@@ -252,8 +299,7 @@ class TestBrowser:
             logger.tags |= {tag for kind in ("values", "images") for tag in json.loads(line).get(kind, {})}
         page = self.text(dashboard.url(logger.tags, served), tmp_path)
         cards = page[page.index("Pinned") : page.index("activation_grad_std")]
-        assert "10 cards" in cards
-        for tag in ("train/loss_mean", "val/loss", "pictures/activations", "pictures/update_data_ratio"):
+        for tag in ("train/loss_mean", "val/loss", "pictures/activations", "pictures/spread_over_depth"):
             assert tag in cards
         assert "image-card" in cards
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, Compose
 from test_sweep import ENVIRONMENT, SMALL, alone, losses, started, times, wait_until
 
-from makemore_pl.sweep.launch import is_locked
+from makemore_pl.sweep.tally import is_locked
 
 pytestmark = [
     pytest.mark.distributed,

@@ -5,7 +5,6 @@ import copy
 import io
 import math
 import re
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import pytest
 import torch
 from conftest import Compose
 from hydra.utils import get_class
-from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from strangers import Classifier, fit, lines, values
@@ -31,7 +29,6 @@ from makemore_pl.diagnostics.callback import DiagnosticsCallback
 from makemore_pl.diagnostics.histograms import BINS, edges_and_counts, histogram
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.diagnostics.pictures import Figures
-from makemore_pl.train import build
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",  # advice for loaders that read files
@@ -99,7 +96,7 @@ def test_docstring_lists_exactly_the_tags_that_are_written(small: Compose, tmp_p
 
 def test_every_callback_of_the_default_config_is_tested(small: Compose) -> None:
     targets = {name: get_class(node["_target_"]) for name, node in small("callbacks=diagnostics").callbacks.items()}
-    assert targets == CLASSES
+    assert targets == CLASSES, "each of them, and no other"
 
 
 # --- baselines -------------------------------------------------------------------------------------------------------
@@ -249,27 +246,6 @@ def test_pictures(small: Compose, tmp_path: Path) -> None:
     assert paths[1]["pictures/update_data_ratio"] == str(Path("figures", "update_data_ratio_11.png"))
 
 
-def test_pictures_of_the_first_steps_are_drawn_after_these(
-    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pictures, "EARLY", 5)
-    first, seen = tmp_path / "run" / "figures" / "activations_0.png", {}
-
-    class Looks(Callback):
-        def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-            # time for a drawing that should not be there, and for the one that should
-            patience = time.monotonic() + {3: 1, 11: 30}.get(trainer.global_step, 0)
-            while not first.exists() and time.monotonic() < patience:
-                time.sleep(0.01)
-            seen[trainer.global_step] = first.exists()
-
-    trainer, module, datamodule = build(diagnosed(small, "trainer.max_steps=12", only=("figures",)))
-    trainer.callbacks.append(Looks())  # type: ignore[attr-defined]
-    trainer.fit(module, datamodule=datamodule)
-    assert {step: there for step, there in seen.items() if step <= 5} == dict.fromkeys([0, 1, 2, 3], False)
-    assert seen[11]
-
-
 def test_pictures_of_ratios_that_come_and_go() -> None:
     callback = Figures()
     callback.histograms, callback.rasters = {}, {}
@@ -305,17 +281,17 @@ def test_a_failed_run_keeps_its_first_pictures(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "activations_0.png").stat().st_size > 0
 
 
-def test_what_drawing_stumbles_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_drawing_stumbles_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fails(*_: Any) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr(pictures, "draw", fails)
     callback = Figures()
-    with pytest.raises(OSError, match="no space left"):
-        fit(tmp_path, Classifier(), callback)
-    # a run that fails anyway tells its own reason, and says so of the pictures
-    with pytest.raises(RuntimeError, match="on purpose"):
-        fit(tmp_path, Fails(), callback)
+    fit(tmp_path, Classifier(), callback)
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("makemore_pl")]
+    assert told == ["Figures leaves out what it shows: OSError: no space left."], "once, and training goes on"
     monkeypatch.undo()
     copy.deepcopy(callback)
     fit(tmp_path, Classifier(), callback, max_steps=3)

@@ -1,5 +1,6 @@
 """Compiled code is kept where nobody else can write, and is what was compiled."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor
 from torch import Tensor
 
 from makemore_pl.stride import compiling, package_cache
@@ -73,30 +75,37 @@ def test_a_cache_that_can_not_be_made_is_done_without(
     ]
 
 
-def test_a_damaged_package_is_compiled_again(package_directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_package_is_compiled_again(
+    package_directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def step(w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         return w + x, 2 * w
 
     carry, xs = (torch.zeros(()),), (torch.arange(3.0),)
 
-    def sums(name: str) -> list[float]:
-        (w,), _ = compiling.compiled_scan(compiling.Scan(name, step, carry, xs, xs))(carry, xs)
-        return [w.item(), len(list(package_directory.glob("*.pt2")))]
+    def total() -> float:
+        compiling.forget()  # as in a new process
+        caplog.clear()
+        (w,), _ = compiling.compiled_scan(compiling.Scan("sum", step, carry, xs, xs))(carry, xs)
+        return float(w)
 
-    assert sums("sum") == [3, 1]
-    (package,) = package_directory.glob("*.pt2")
-    content = bytearray(package.read_bytes())
-    content[len(content) // 2] ^= 1
-    package.write_bytes(content)
-    compiling.forget()
+    def said() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name.startswith("makemore_pl")]
+
+    with monkeypatch.context() as without_compiler:
+        without_compiler.delattr("torch._inductor.aoti_compile_and_package")
+        with pytest.raises(ValueError, match="Compiling the steps failed"):
+            total()
+    (lock,) = package_directory.glob("*.lock")
+    damaged = package_directory / f"{lock.stem}.{hashlib.sha256(b'whole').hexdigest()}.pt2"
+    damaged.write_bytes(b"cut short")
     with caplog.at_level("INFO"):
-        assert sums("sum") == [3, 1]
-    assert caplog.messages[:2] == [
-        f"{package} is damaged: the steps are compiled again.",
-        "Compiling the unwatched steps, once for this shape.",
-    ]
-    compiling.forget()
-    caplog.clear()
-    with caplog.at_level("INFO"):
-        assert sums("sum") == [3, 1]
-    assert caplog.messages == []
+        assert total() == 3
+        assert said()[:2] == [
+            f"{damaged} is damaged: the steps are compiled again.",
+            "Compiling the unwatched steps, once for this shape.",
+        ]
+        (package,) = package_directory.glob("*.pt2")
+        assert package.name == f"{lock.stem}.{hashlib.sha256(package.read_bytes()).hexdigest()}.pt2"
+        assert total() == 3
+        assert said() == [], "neither damaged nor compiled again"

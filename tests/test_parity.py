@@ -6,6 +6,7 @@ A wrong constant anywhere (a biased running variance, an eps, a missing bias cor
 less) shows as 1e-6 or far more. TOLERANCE lies between, with two orders of magnitude for other processors.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,6 +180,67 @@ def test_first_loss_on_the_lecture_s_names(
     expected = reference.train(lecture_names.read_text(encoding="utf-8").split(), config).losses[0]
     assert module.initial_loss == pytest.approx(expected, rel=1e-5)  # one float32 forward pass
     assert module.initial_loss == pytest.approx(published, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "stored"),
+    [("original", 22.30497), ("kaiming", 3.28625), ("batchnorm", 3.27704), ("deep_batchnorm", 3.33063)],
+)
+def test_first_loss_on_the_embedded_names(compose: Compose, experiment: str, stored: float) -> None:
+    # as above, where the lecture's list is not at hand; the figures are those of the loop in reference.py
+    config = compose(
+        f"+experiment={experiment}", "seed=2147483647", "trainer=cpu",
+        "trainer.max_steps=1", "trainer.enable_progress_bar=false", "callbacks=none", "logger=none",
+    )  # fmt: skip
+    trainer, module, datamodule = build(config)
+    trainer.fit(module, datamodule=datamodule)
+    expected = reference.train(datamodule.words, config).losses[0]
+    assert module.initial_loss == pytest.approx(expected, rel=1e-5)
+    assert module.initial_loss == pytest.approx(stored, rel=1e-5)
+
+
+def panel_of_the_loop(words: list[str], config: Config, step: int) -> dict[str, float]:
+    """What the lecture prints of its deep network, at this step of its loop in plain tensors."""
+    trained = reference.train(words, config, steps=step)
+    network, (x, y) = trained.network, trained.examples["train"]
+    ix = torch.randint(0, len(x), (config.data.batch_size,), generator=network.generator)
+    h, hidden = network.parameters["embedding.weight"][x[ix]].flatten(1), []
+    for i in range(config.model.n_layers):
+        h = network.batchnorm(f"layers.{i}", network.linear(f"layers.{i}", h), True).tanh()
+        h.retain_grad()
+        hidden.append(h)
+    logits = network.batchnorm("output", network.linear("output", h), True)
+    (logits.logsumexp(1) - logits[torch.arange(len(ix)), y[ix]]).mean().backward()
+    panel = {}
+    for i, h in enumerate(hidden):
+        assert h.grad is not None
+        panel[f"saturation/layers.{i}"] = (h.abs() > 0.97).double().mean().item()
+        panel[f"activation_std/layers.{i}"] = h.std().item()
+        panel[f"activation_grad_std/layers.{i}"] = h.grad.std().item()
+    for name, p in network.parameters.items():
+        if p.ndim == 2:
+            assert p.grad is not None
+            panel[f"grad_data_ratio/{name}"] = (p.grad.std() / p.std()).item()
+    return panel
+
+
+@pytest.mark.usefixtures("double")
+def test_panel_of_the_loop(compose: Compose, tmp_path: Path) -> None:
+    """The lecture's panel on the embedded names in float64: every number of it, at step 50, without any rounding."""
+    config = compose(
+        "+experiment=deep_batchnorm", "seed=2147483647", "optim.schedule=constant", "trainer=cpu",
+        "trainer.engine=eager", "trainer.max_steps=51", "trainer.enable_progress_bar=false", "logger=jsonl",
+        "callbacks=diagnostics",
+    )  # fmt: skip
+    config.callbacks = {name: config.callbacks[name] for name in ("activation_stats", "gradient_stats")}
+    trainer, module, datamodule = build(config)
+    trainer.fit(module, datamodule=datamodule)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "diagnostics.jsonl").read_text().splitlines()]
+    got = {tag: number for line in lines if line["step"] == 50 for tag, number in line.get("values", {}).items()}
+    expected = panel_of_the_loop(datamodule.words, config, step=50)
+    assert len(expected) == 22
+    for tag, number in expected.items():
+        assert got[tag] == pytest.approx(number, rel=1e-6), tag  # diagnostics are float32
 
 
 def test_panel_of_the_deep_network(lecture_names: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the README shows works as it is written there."""
 
 import re
+import shutil
 from pathlib import Path
 
 from conftest import ROOT, python
@@ -27,3 +28,13 @@ def test_paths_in_the_readme_exist() -> None:
     paths = [a or b for a, b in named]
     assert len(paths) > 5
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_config_reference_is_up_to_date(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "scripts" / "document.py", tmp_path / "scripts")
+    done = python(tmp_path / "scripts" / "document.py", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.code == 0, done.err
+    made = (tmp_path / "docs" / "config.md").read_text(encoding="utf-8")
+    assert made == (ROOT / "docs" / "config.md").read_text(encoding="utf-8"), "make config"

@@ -26,10 +26,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from makemore_pl.config import Config
-from makemore_pl.report import page
+from makemore_pl.report import evolution, health, page, pair_story
 from makemore_pl.report.command import differences, overrides, typed
 from makemore_pl.report.heat_map_grid import grids
 from makemore_pl.report.run_directory import Run, read_diagnostics, read_embedding, read_overrides, read_run
+from makemore_pl.report.section import Frames, Table
 from makemore_pl.report.summary import write_summary
 from makemore_pl.report.sweep_directory import (
     Mean,
@@ -44,7 +45,7 @@ from makemore_pl.report.sweep_directory import (
     unfinished,
     varied_keys,
 )
-from makemore_pl.sweep.job import config_hash
+from makemore_pl.sweep.job import decisive
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = asdict(Config(run_dir=""))
@@ -225,14 +226,17 @@ def check(html: str) -> Parsed:
     ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     for picture in parsed.all("svg"):
-        assert picture["role"] == "img"
-        assert len(picture["aria-label"] or "") > 20
+        if picture.get("aria-hidden") != "true":
+            assert picture["role"] == "img"
+            assert len(picture["aria-label"] or "") > 20
     assert not parsed.all("img")
     for _, attributes in parsed.elements:
         for key in ("for", "aria-labelledby"):
             assert attributes.get(key) is None or attributes[key] in ids
         if (attributes.get("href") or "").startswith("#"):
             assert (attributes["href"] or "")[1:] in ids
+        if clip := re.fullmatch(r"url\(#(.*)\)", attributes.get("clip-path") or ""):
+            assert clip[1] in ids
     assert "None" not in parsed.text
     assert not re.search(r"\bnan\b", parsed.text)
     return parsed
@@ -320,16 +324,19 @@ def test_a_checkpoint_is_never_executed(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("layers", "batchnorm"), [(1, "none"), (5, "pre_output")])
 def test_page_of_a_run(tmp_path: Path, layers: int, batchnorm: str) -> None:
     parsed = told(write_run(tmp_path / "run", model__n_layers=layers, model__batchnorm=batchnorm))
-    for picture in ("update_data_ratio", "saturation", "embeddings", "loss"):
-        assert any(f"{picture}-" in (each.get("clip-path") or "") for each in parsed.all("g") + parsed.all("path")), (
-            picture
-        )
-    (slider, _) = parsed.all("input")
-    assert (slider["type"], slider["min"], slider["max"]) == ("range", "0", "2")
+    ids = {attributes.get("id") for _, attributes in parsed.elements}
+    scenes = ["activations", "activation_grads", "weight_grads", "update_data_ratio"]
+    scenes += [f"saturation-layers-{depth}" for depth in range(layers)]
+    assert {f"{scene}-stage" for scene in scenes} <= ids
+    (slider,) = parsed.all("input")
+    assert (slider["type"], slider["min"], slider["max"], slider["value"]) == ("range", "0", "2", "1")
     frames = [each for each in parsed.all("div") if "frame" in (each.get("class") or "").split()]
-    assert [each["data-step"] for each in frames[:3]] == ["0", "100", "1,999"]
-    assert ("This network has no BatchNorm." in parsed.text) == (batchnorm == "none")
+    assert [each["data-step"] for each in frames] == ["0", "100", "1,999"]
+    assert len([each for each in parsed.all("use") if (each.get("href") or "").endswith("-stage")]) == 3 * len(scenes)
+    told_of_it = "batchnorm" in [section["id"] for section in parsed.all("section")]
+    assert told_of_it == (batchnorm != "none"), "a section with nothing to say is left out"
     assert "model.n_layers" in parsed.text
+    assert "Not measured" not in parsed.text
 
 
 def test_final_losses_stand_beside_the_lectures(tmp_path: Path) -> None:
@@ -374,15 +381,19 @@ def test_the_beginning_is_judged(tmp_path: Path, initial: float, said: str) -> N
 
 def test_page_without_diagnostics_says_what_is_missing(tmp_path: Path) -> None:
     parsed = told(write_run(tmp_path / "run", watched=False, model__batchnorm="pre"))
-    for what in ("the training loss", "histograms", "saturation", "update:data ratios", "BatchNorm", "generated names"):
-        assert f"Not measured in this run: {what} (it was trained with callbacks=none)." in parsed.text
+    assert (
+        "This page has nothing on the training loss, distributions, the layers, update:data ratios, BatchNorm and "
+        "generated names (it was trained with callbacks=none)." in parsed.text
+    )
     assert len(parsed.all("svg")) == 1  # the embeddings
+    titles = [section["id"] for section in parsed.all("section")]
+    assert titles == ["what-was-run", "final-losses", "embeddings", "not-measured", "how-to-run-it-again"]
 
 
 def test_page_of_an_unfinished_run(tmp_path: Path) -> None:
     parsed = told(write_run(tmp_path / "run", finished=False))
     assert "it has no metrics.json, and it was last watched at step 1,999" in parsed.text
-    assert "There is no checkpoints/last.ckpt." in parsed.text
+    assert "the embeddings (There is no checkpoints/last.ckpt)." in parsed.text
     empty = write_run(tmp_path / "empty", finished=False, watched=False)
     assert "nothing was watched yet" in told(empty).text
 
@@ -404,12 +415,189 @@ def test_words_are_escaped(tmp_path: Path) -> None:
     assert "<b>" not in html
 
 
-def test_findings_are_shown_where_there_are_any(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", watched=False)
-    assert "Findings" not in told(run).text
-    finding = {"id": "saturation", "severity": "warn", "value": 0.61, "bound": 0.25, "prescription": ["model.gain=1"]}
-    (run / "findings.json").write_text(json.dumps({"findings": [finding]}))
-    assert "warn saturation 0.61 0.25 model.gain=1" in told(run).text
+class TestVerdict:
+    FINDINGS = [
+        {
+            "id": "dead_units", "severity": "warning", "where": "layers.0, layers.1", "step": 5, "value": 0.5,
+            "bound": 0.0, "source": "folklore", "message": "Half of the units are dead.", "because_of": "init_gain",
+        },
+        {"id": "lr_low", "severity": "info", "where": "", "step": 0, "value": None, "bound": None,
+         "source": "", "message": "It learns slowly.", "because_of": None},
+        {
+            "id": "init_gain", "severity": "critical", "where": "layers.0.linear.weight", "step": 1000,
+            "value": 3.14159, "bound": 2, "source": "calibrated", "message": "The weights are <too> wide.",
+            "because_of": None,
+        },
+    ]  # fmt: skip
+
+    def told(self, tmp_path: Path, findings: list[dict[str, Any]], **more: Any) -> Parsed:
+        run = write_run(tmp_path / "run", watched=False)
+        (run / "findings.json").write_text(json.dumps({"version": 1, "findings": findings, **more}))
+        return told(run)
+
+    def test_causes_first_and_below_each_what_follows(self, tmp_path: Path) -> None:
+        parsed = self.told(tmp_path, self.FINDINGS)
+        assert parsed.all("section")[0]["id"] == "verdict"
+        assert (
+            "1 cause, 1 that follows, 1 note. critical The weights are <too> wide. layer 1 weight · step 1,000 · 3.14, "
+            "bound 2 · calibrated · init_gain From this follows: warning Half of the units are dead. "
+            "layer 1, layer 2 · step 5 · 0.5, bound 0 · folklore · dead_units info It learns slowly. step 0 · lr_low"
+            in parsed.text
+        )
+        links = [each["href"] or "" for each in parsed.all("a") if "doctor" in (each["href"] or "")]
+        assert [link.partition("#")[2] for link in links] == ["init_gain", "dead_units", "lr_low"]
+        assert {(tmp_path / "run" / link.partition("#")[0]).resolve() for link in links} == {
+            ROOT / "docs" / "doctor.md"
+        }
+        assert [each.get("class") for each in parsed.all("li") if each.get("class")] == ["critical", "warning", "info"]
+
+    def test_remedies_but_for_refuted_ones(self, tmp_path: Path) -> None:
+        remedy = {"finding": "init_gain", "overrides": ["model.gain=1", "data.path='a b'"], "rationale": "It is 3."}
+        refuted = {"finding": "init_gain", "overrides": ["seed=1"], "rationale": "Luck.", "verified": "refuted"}
+        elsewhere = {"finding": "dead_units", "overrides": [], "rationale": "Draw them narrower."}
+        text = self.told(tmp_path, self.FINDINGS, prescriptions=[remedy, refuted, elsewhere]).text
+        typed_in = shlex.join(remedy["overrides"])
+        assert f"init_gain Try {typed_in} : It is 3. From this" in text
+        assert "dead_units Draw them narrower." in text
+        assert "Luck" not in text
+
+    def test_nothing_found_is_said(self, tmp_path: Path) -> None:
+        abstained = [{"id": "batchnorm_lag", "reason": "there is no BatchNorm"}]
+        parsed = self.told(tmp_path, [], abstentions=abstained)
+        assert "Nothing found that harms this run. Not judged batchnorm_lag: there is no BatchNorm" in parsed.text
+
+    def test_no_verdict_where_no_doctor_was(self, tmp_path: Path) -> None:
+        assert "verdict" not in [each["id"] for each in told(write_run(tmp_path / "run", watched=False)).all("section")]
+
+    @pytest.mark.parametrize("because_of", ["a", "b", "gone", None])
+    def test_every_finding_stands_there_once(self, tmp_path: Path, because_of: str | None) -> None:
+        circle = [
+            {"id": "a", "severity": "odd", "message": "A here.", "because_of": because_of},
+            {"id": "a", "severity": "critical", "message": "A there.", "because_of": because_of},
+            {"id": "b", "severity": "warning", "message": "B here.", "because_of": "a"},
+        ]
+        text = self.told(tmp_path, circle).text
+        assert [text.count(each["message"]) for each in circle if each["message"]] == [1, 1, 1]
+
+
+class TestPair:
+    @pytest.fixture
+    def pair(self, tmp_path: Path) -> tuple[Path, Path]:
+        first = write_run(tmp_path / "first", final=2.2, model__n_layers=3)
+        return first, write_run(
+            tmp_path / "second", experiment="batchnorm", model__n_layers=5, model__batchnorm="pre", data__batch_size=64
+        )
+
+    def test_page(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        parsed = check(page.write_pair(*pair, tmp_path / "pair.html").read_text())
+        assert "kaiming beside batchnorm" in parsed.text
+        assert (
+            "setting kaiming batchnorm data.batch_size 32 64 model.n_layers 3 5 model.batchnorm none pre" in parsed.text
+        )
+        assert "val loss 2.2000 2.1000 −0.1000" in parsed.text
+        (slider,) = parsed.all("input")
+        assert slider["type"] == "range"
+        frames = [each for each in parsed.all("div") if "frame" in (each.get("class") or "").split()]
+        assert [each["data-step"] for each in frames] == ["0", "100", "1,999"]
+        stages = [each["id"] for each in parsed.all("g") if (each.get("id") or "").endswith("-stage")]
+        assert stages[:8] == [
+            f"{kind}-{owner}-stage"
+            for kind in ("activations", "activation_grads", "weight_grads", "update_data_ratio")
+            for owner in "ab"
+        ]
+        assert stages[8:10] == ["saturation-layers-0-a-stage", "saturation-layers-0-b-stage"]
+        assert len(stages) == 8 + 3 + 5
+        assert "layer 5 – 0.57 → 0.57" in parsed.text
+
+    def test_both_have_the_same_axes(self, pair: tuple[Path, Path]) -> None:
+        runs = {"one": read_run(pair[0]), "other": read_run(pair[1])}
+        (frames,) = [each for each in evolution.step_by_step(runs) if isinstance(each, Frames)]
+        for one, other in zip(frames.scenes[:8:2], frames.scenes[1:8:2], strict=True):
+            (left,), (right,) = one.film.stage.axes, other.film.stage.axes
+            assert left.get_xlim() == right.get_xlim()
+            assert left.get_ylim() == right.get_ylim()
+
+    def test_what_they_are_called(self, tmp_path: Path) -> None:
+        runs = [read_run(write_run(tmp_path / place / name, watched=False)) for place, name in ("ax", "ay", "bx")]
+        assert pair_story.labels(runs[0], runs[1]) == ("x", "y")
+        assert pair_story.labels(runs[0], runs[2]) == ("A", "B")
+        assert "Both have the same settings." in check(page.render(pair_story.tell(runs[0], runs[2]))).text
+
+    def test_runs_that_measured_nothing(self, tmp_path: Path) -> None:
+        runs = [read_run(write_run(tmp_path / name, watched=False, finished=False)) for name in "ab"]
+        parsed = check(page.render(pair_story.tell(*runs)))
+        assert "Neither run has anything on losses, distributions, the layers and updates." in parsed.text
+
+    def test_script(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        done = script(*pair)
+        assert done.stdout == f"{tmp_path / 'first_beside_second.html'}\n", done.stderr
+        check((tmp_path / "first_beside_second.html").read_text())
+        assert not (pair[0] / "report.html").exists()
+
+
+class TestUpdatesAreJudgedInTime:
+    """A rate that drops tenfold halfway: every ratio falls by 1 there."""
+
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Run:
+        directory = write_run(tmp_path / "run", trainer__max_steps=10_000)
+        steps = [0, 10, 100, *range(500, 10_001, 500)]
+        write_lines(
+            directory,
+            [
+                {
+                    "step": step,
+                    "values": {
+                        "lr": 0.1 if step < 5000 else 0.01,
+                        "update_data_ratio/layers.0.linear.weight": -2.0 - (step >= 5000) - step / 1e6,
+                        "update_data_ratio/output.linear.weight": -1.2 - (step >= 5000),
+                        "dead_units/layers.0": 0.5 * (step == 500),
+                    },
+                }
+                for step in steps
+            ],
+        )
+        return read_run(directory)
+
+    def test_start_before_the_drop_and_end(self, run: Run) -> None:
+        (table,) = [each for each in health.updates(run) if isinstance(each, Table)]
+        assert table.columns == [
+            "weight",
+            "start, to step 1,000",
+            "before the drop at 5,000",
+            "end",
+            "grad:data, first → last",
+        ]
+        assert [row[1:4] for row in table.rows] == [
+            ["−2.00 inside", "−2.00 inside", "−3.01 inside"],
+            ["−1.20 above", "−1.20 above", "−2.20 above"],
+        ]
+
+    def test_means_do_not_foretell_the_drop(self, run: Run) -> None:
+        steps, values = run.diagnostics.quantity("update_data_ratio")
+        means = evolution.smooth(run, "update_data_ratio", steps, values["output.linear.weight"])
+        assert means[steps < 5000] == pytest.approx(-1.2)
+        assert means[steps >= 5000] == pytest.approx(-2.2)
+
+    def test_shares_are_not_smoothed(self, run: Run) -> None:
+        steps, values = run.diagnostics.quantity("dead_units")
+        assert set(evolution.smooth(run, "dead_units", steps, values["layers.0"])) == {0, 0.5}
+
+    def test_a_drop_is_where_it_was_configured(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run", trainer__max_steps=10_000)
+        write_lines(run, [{"step": step, "values": {"lr": 0.1 if step < 5000 else 0.01}} for step in (0, 4000, 8000)])
+        assert evolution.drops_of(read_run(run)).tolist() == [5000]
+        constant = write_run(tmp_path / "constant", optim__schedule="constant")
+        assert evolution.drops_of(read_run(constant)).size == 0
+
+
+def test_a_fact_has_one_number(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    values = {step: 0.6 + 0.001 * place for place, step in enumerate((0, 1900, 1950, 1999))}
+    write_lines(run, [{"step": step, "values": {"saturation/layers.0": value}} for step, value in values.items()])
+    text = told(run).text
+    assert "layer 1 (0.603)" in text
+    assert "0.6 → 0.603" in text
 
 
 def test_how_to_run_it_again(tmp_path: Path) -> None:
@@ -468,7 +656,7 @@ def test_a_run_from_its_command_is_the_same_run(compose: Compose, tmp_path: Path
     (tmp_path / "sweep" / "multirun.yaml").touch()
     command = overrides(asdict(run), start)
     assert "trainer.enable_progress_bar" not in " ".join(command)
-    assert config_hash(compose("+experiment=original", *command, run_dir=directory)) == config_hash(run)
+    assert decisive(compose("+experiment=original", *command, run_dir=directory)) == decisive(run)
     assert overrides(asdict(compose("callbacks=none")), asdict(compose())) == ["callbacks=none"]
 
     done = script(directory)
@@ -485,7 +673,12 @@ def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
         files = sorted(path.parent.rglob("*.*"))
         written.append({str(file.relative_to(path.parent)): file.read_bytes() for file in files})
     assert written[0] == written[1]
-    assert {"page.html", "figures/loss.svg", "figures/loss.png", "figures/four_pictures-0.png"} <= set(written[0])
+    assert {
+        "page.html",
+        "figures/loss_over_steps.svg",
+        "figures/loss_over_steps.png",
+        "figures/four_pictures_0.png",
+    } <= set(written[0])
     assert not [name for name in written[0] if name.endswith(".part")]
 
 
@@ -632,7 +825,8 @@ def test_correlations_with_the_final_loss(tmp_path: Path) -> None:
     parsed = told(tmp_path)
     assert said in parsed.text
     assert [table.get("class") for table in parsed.all("table")].count("sortable") == 2
-    assert said in write_summary(tmp_path).read_text()
+    write_summary(tmp_path)
+    assert said in (tmp_path / "summary.md").read_text()
 
 
 def test_grids(runs: list[Run]) -> None:

@@ -183,8 +183,9 @@ class TestUnitsFirst:
 
     def test_units_are_channels_of_a_convolution(self) -> None:
         x = torch.arange(8.0).reshape(2, 2, 1, 2)
-        assert statistics.units_first(x).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
-        assert statistics.units_first(torch.empty(5, 3, 4, 2, 2)).shape == (3, 80)
+        assert statistics.units_first(x, 1).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
+        assert statistics.units_first(torch.empty(5, 3, 4, 2, 2), 1).shape == (3, 80)
+        assert statistics.units_first(torch.empty(5, 3, 7), 1).shape == (3, 35)
 
     def test_without_a_batch_there_is_one_example(self) -> None:
         assert statistics.units_first(torch.arange(3.0)).tolist() == [[0], [1], [2]]
@@ -316,7 +317,7 @@ class TestUnits:
         x[:, 1] = 1
         x[:, 2] = -1
         x[1, 2, 0, 0] = 0.5  # one position of one example rescues the channel
-        assert same(statistics.dead_units(x), 1 / 4)
+        assert same(statistics.dead_units(x, axis=1), 1 / 4)
         assert same(statistics.saturation(x), 35 / 72)
 
     def test_stuck_exact(self) -> None:
@@ -340,7 +341,7 @@ class TestUnits:
         x[:, 3] = 0
         x[:, 2] = 0
         x[0, 2, 0, :3] = 1  # 3 of the channel's 50 values: more than one in twenty
-        assert same(statistics.stuck_units(x), 1 / 4)
+        assert same(statistics.stuck_units(x, axis=1), 1 / 4)
 
     def test_stuck_names_the_dying_relu(self) -> None:
         generator = torch.Generator().manual_seed(3)
@@ -606,3 +607,81 @@ class TestBatchNorm:
         scaled = statistics.mean_lag(factor * mean, factor * running_mean, factor**2 * running_var, n)
         assert same(scaled, float(lag))
         assert same(statistics.var_lag(factor**2 * var, factor**2 * running_var, n), float(spread))
+
+
+class TestBatchesOfImages:
+    """The lags of a batch whose positions are not independent, with running statistics that are exactly right."""
+
+    @staticmethod
+    def lags(x: Tensor, mean: float, var: float) -> tuple[float, float]:
+        batch = statistics.batch_statistics(x)
+        running_mean, running_var = torch.full_like(batch.mean, mean), torch.full_like(batch.var, var)
+        return (
+            float(statistics.mean_lag(batch.mean, running_mean, running_var, batch.n_of_mean)),
+            float(statistics.var_lag(batch.var, running_var, batch.n, batch.n_of_var)),
+        )
+
+    @pytest.mark.parametrize("brightness", [0.0, 0.5, 2.0])
+    def test_stationary_images_read_one(self, brightness: float) -> None:
+        # the root of the mean square over 400 batches of 32 images and 8 channels: right to 2 %
+        generator = torch.Generator().manual_seed(0)
+        found = []
+        for _ in range(400):
+            x = torch.randn(32, 8, 6, 6, generator=generator)
+            x += brightness * torch.randn(32, 8, 1, 1, generator=generator)
+            found.append(self.lags(x, 0, 1 + brightness**2 * 31 / 32))
+        means, variances = (torch.tensor(lag).square().mean().sqrt().item() for lag in zip(*found, strict=True))
+        assert means == pytest.approx(1, abs=0.05)
+        assert variances == pytest.approx(1, abs=0.1)
+
+    def test_white_noise_is_as_exact_as_all_of_its_pixels(self) -> None:
+        x = torch.randn(256, 64, 4, 4, generator=torch.Generator().manual_seed(0))
+        batch = statistics.batch_statistics(x)
+        assert (batch.n, float(batch.n_of_mean)) == (4096, pytest.approx(4096, rel=0.05))
+        assert float(batch.n_of_var) == pytest.approx(4096, rel=0.05)
+
+    def test_images_of_one_colour_are_as_exact_as_their_number(self) -> None:
+        x = torch.randn(256, 64, 1, 1, generator=torch.Generator().manual_seed(0)).expand(256, 64, 4, 4)
+        assert float(statistics.batch_statistics(x).n_of_mean) == pytest.approx(255, rel=1e-4)
+
+    @pytest.mark.parametrize("shape", [(8, 3), (8, 3, 5), (8, 3, 2, 5), (8, 3, 2, 5, 2), (8, 3, 1, 1)])
+    def test_mean_and_variance_are_those_of_all_values(self, shape: tuple[int, ...]) -> None:
+        x = 3 + 2 * torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        batch, values = statistics.batch_statistics(x), x.transpose(0, 1).flatten(1)
+        # sums of at most 160 values of about 4 in float64, in another order
+        torch.testing.assert_close(batch.mean, values.mean(1), rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(batch.var, values.var(1, correction=0), rtol=1e-13, atol=1e-13)
+        assert batch.n == values.size(1)
+        if values.size(1) == 8:  # one value an image: nothing to estimate
+            assert batch.n_of_mean == batch.n_of_var == 8
+
+    def test_half_precision_is_summed_in_float32(self) -> None:
+        # under autocast BatchNorm gets float16 and keeps float32 statistics; the squares of 300 overflow float16
+        x = torch.tensor([[300.0, 0.0], [-300.0, 2.0]], dtype=torch.float16)
+        assert statistics.batch_statistics(x).var.tolist() == [90000, 1]
+
+    def test_one_image_has_nothing_to_compare_with(self) -> None:
+        assert all(math.isnan(lag) for lag in self.lags(torch.randn(1, 3, 4, 4), 0, 1))
+
+
+class TestComplex:
+    """A complex number counts as its two parts."""
+
+    def test_norm_is_torch_s_and_std_that_of_both_parts(self) -> None:
+        x = torch.randn(5, 4, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+        both = torch.cat([x.real.flatten(), x.imag.flatten()])
+        assert float(statistics.std(x)) == pytest.approx(float(both.std()), rel=1e-6)
+        conjugate = torch.cat([x.real.flatten(), -x.imag.flatten()])
+        assert float(statistics.std(x.conj())) == pytest.approx(float(conjugate.std()), rel=1e-6)
+        assert float(statistics.rms(x)) == pytest.approx(float(both.square().mean().sqrt()), rel=1e-6)
+        norm = torch.nn.utils.get_total_norm([x])
+        assert float(statistics.global_norm([x])) == pytest.approx(float(norm.real), rel=1e-6)
+        ratio = float(statistics.update_data_ratio(x / 1000, x))
+        assert ratio == pytest.approx(-3, abs=1e-5)
+
+    def test_sizes_are_absolute_values(self) -> None:
+        x = torch.tensor([[0.9 + 0.9j, 0j], [1j, 0j]])
+        assert same(statistics.saturation(x), 0.5)
+        assert same(statistics.dead_units(x), 0.5)
+        assert same(statistics.stuck_units(x), 0.5)
+        assert same(statistics.zero_share(x), 0.5)

@@ -3,12 +3,15 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +21,16 @@ from conftest import ROOT, WORDS, Compose, Finished
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
+from makemore_pl.report.summary import write_summary
 from makemore_pl.sweep.directory_names import job_name, sweep_name
-from makemore_pl.sweep.job import _run_locked, config_hash, fail, refuse_other_run, run_job
-from makemore_pl.sweep.launch import Sweep, is_locked, launch
+from makemore_pl.sweep.gpu import take_gpu
+from makemore_pl.sweep.job import _run_locked, decisive, fail, read_failure, refuse_other_run, run_job
+from makemore_pl.sweep.launch import launch
+from makemore_pl.sweep.stopping import SIGNALS, Stopped, stop_on_signals, stopped_by
+from makemore_pl.sweep.tally import Sweep, is_locked
 from makemore_pl.train import run
 
 SMALL = (
@@ -78,6 +86,13 @@ def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[str]") -> N
         time.sleep(0.05)
 
 
+def of_session(session: int) -> list[str]:
+    """The living processes of a session, by `ps`."""
+    listed = subprocess.run(["ps", "-eo", "sid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    return [args for sid, stat, args in rows if int(sid) == session and not stat.startswith("Z")]
+
+
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
@@ -111,39 +126,67 @@ def test_values_with_separators_are_told_apart() -> None:
 
 
 def test_config_hash_is_of_what_decides_the_result(compose: Compose, tmp_path: Path) -> None:
-    here = config_hash(compose("seed=1", run_dir=tmp_path / "here"))
-    assert config_hash(compose("seed=1", "trainer.enable_progress_bar=false", run_dir=tmp_path / "there")) == here
-    assert config_hash(compose("seed=2", run_dir=tmp_path / "here")) != here
+    def of(*overrides: str, run_dir: str = "here") -> dict[str, Any]:
+        return decisive(compose(*overrides, run_dir=tmp_path / run_dir))
+
+    here = of("seed=1")
+    assert of("seed=1", "trainer.enable_progress_bar=false", "callbacks=none", "logger=none", run_dir="there") == here
+    moved = "callbacks.figures._target_=makemore_pl.diagnostics.callbacks.Figures"
+    assert of("seed=1", moved) == here, "an older sweep goes on"
+    assert of("seed=2") == here | {"seed": 2}
+    stop = ("+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping", "+callbacks.stop.monitor=val/loss")
+    placed = "+callbacks.stop.place=${run_dir}/x"
+    assert of("seed=1", *stop) != here
+    assert of("seed=1", *stop, placed) == of("seed=1", *stop, placed, run_dir="there")
 
 
 # --- what a sweep knows of its jobs -----------------------------------------------------------------------------------
 
 
-def finish(job: Path, seconds: float = 0.0) -> None:
-    """As a job that has just ended, having taken so long."""
+def finish(job: Path) -> None:
+    """As a job that has just ended."""
     job.mkdir(parents=True)
     (job / "metrics.json").write_text('{"val/loss": 2.0}')
-    (job / "config.yaml").touch()
-    begun = time.time() - seconds
-    os.utime(job / "config.yaml", (begun, begun))
+    (job / "config.yaml").write_text("seed: 1\n")
 
 
 @pytest.fixture
 def four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """A sweep of four jobs that this process has started."""
-    sweep = Sweep(tmp_path, ["a", "b", "c", "d"])
-    sweep.started -= 1
+    sweep = Sweep(tmp_path, {name: [f"name={name}"] for name in "abcd"})
     monkeypatch.setattr(Sweep, "current", sweep)
     return sweep
 
 
-def test_time_left_is_shared_by_the_running_jobs(four: Sweep) -> None:
-    assert four.progress() == "0 of 4 jobs done, 0 running, 0 failed"
-    finish(four.directory / "a", seconds=590)
-    for name in ("b", "c"):
-        (four.directory / name).mkdir()
+def reach(job: Path, step: int) -> None:
+    """As a job of 1,000 steps that runs."""
+    job.mkdir(exist_ok=True)
+    (job / "config.yaml").write_text("trainer:\n  max_steps: 1000\n")
+    with (job / "diagnostics.jsonl").open("a") as file:
+        file.write(json.dumps({"version": 1, "step": step, "values": {"train/loss": 2.0}}) + "\n")
+
+
+def test_time_left_follows_the_steps_of_this_command(four: Sweep) -> None:
+    assert four.progress() == "0 of 4 jobs done, 0 running, 4 waiting, 0 failed"
+    four.started -= 600
+    reach(four.directory / "b", 20)
+    reach(four.directory / "c", 40)
     with FileLock(four.directory / "b" / "running.lock"), FileLock(four.directory / "c" / "running.lock"):
-        assert four.progress() == "1 of 4 jobs done, 2 running, 0 failed, about 15 min left"
+        assert four.progress() == "0 of 4 jobs done, 2 running, 2 waiting, 0 failed"
+        reach(four.directory / "b", 500)
+        reach(four.directory / "c", 250)
+        left = 600 / 0.75 * 3.25  # seconds that a job takes, times jobs left
+        assert four.seconds_left() == pytest.approx(left, rel=1e-3)
+        finish(four.directory / "a")
+        fail(four.directory / "d", four.command, "the value is wrong")
+        four.started = time.time() - 70
+        assert four.seconds_left() == pytest.approx(70 / 1.75 * 1.25, rel=1e-3)
+        assert four.progress() == "1 of 4 jobs done, 2 running, 0 waiting, 1 failed, about 51 s left"
+    resumed = Sweep(four.directory, four.jobs)
+    resumed.started -= 100
+    assert resumed.seconds_left() is None, "what other commands did is no pace of this one"
+    reach(four.directory / "b", 1000)
+    assert resumed.seconds_left() == pytest.approx(100 / 0.5 * 1.75, rel=1e-3)
 
 
 def test_failures_of_other_commands_do_not_count(four: Sweep) -> None:
@@ -158,7 +201,7 @@ def test_progress_survives_files_that_vanish(four: Sweep, monkeypatch: pytest.Mo
     monkeypatch.setattr(Path, "exists", lambda path: True)
     for path in [*four.directory.glob("*/*")]:
         path.unlink()
-    assert four.progress() == "0 of 4 jobs done, 0 running, 0 failed"
+    assert four.progress() == "0 of 4 jobs done, 0 running, 4 waiting, 0 failed"
 
 
 def test_a_finished_job_is_left_without_a_lock_file(four: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +255,7 @@ def test_what_ends_a_launch_does_not_hide_what_ran(four: Sweep, capsys: pytest.C
 
     with pytest.raises(ValueError, match=r"^c is of another config\.\n1 of 4 jobs failed.*\n  b: the value is wrong$"):
         launch(main)
-    assert "1 of 4 jobs done, 0 running, 1 failed" in capsys.readouterr().err
+    assert "1 of 4 jobs done, 0 running, 2 waiting, 1 failed" in capsys.readouterr().err
 
 
 def test_a_summary_that_fails_does_not_hide_the_failures(four: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,11 +265,20 @@ def test_a_summary_that_fails_does_not_hide_the_failures(four: Sweep, capsys: py
         (four.directory / "a" / "diagnostics.jsonl").write_text('{"values"\n{"values"\n')
         fail(four.directory / "b", four.command, "the value is wrong")
 
-    with pytest.raises(ValueError, match="b: the value is wrong"):
+    reasons = (
+        r"^There is no summary\. .*diagnostics\.jsonl, line 1, can't be read.*\n1 of 4 .*\n  b: the value is wrong$"
+    )
+    with pytest.raises(ValueError, match=reasons):
         launch(main)
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("There is no summary. ")
-    assert "diagnostics.jsonl, line 1, can't be read" in said
+
+
+def test_a_sweep_without_its_summary_has_failed(four: Sweep) -> None:
+    def main() -> None:
+        finish(four.directory / "a")
+        (four.directory / "summary.csv").mkdir()
+
+    with pytest.raises(ValueError, match=r"^There is no summary\. IsADirectoryError"):
+        launch(main)
 
 
 def test_a_launcher_that_fails_says_why(four: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +287,81 @@ def test_a_launcher_that_fails_says_why(four: Sweep, capsys: pytest.CaptureFixtu
 
     with pytest.raises(ValueError, match=r"no job gets on\. OSError: no space left$"):
         launch(main)
-    assert capsys.readouterr().err.splitlines()[0] == "The launcher gave up. OSError: no space left"
+    assert "The launcher gave up. OSError: no space left" in capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize("moment", ["jobs", "summary"])
+def test_a_signal_at_any_moment_ends_in_a_sentence(
+    four: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], moment: str
+) -> None:
+    def main() -> None:
+        finish(four.directory / "a")
+        if moment == "jobs":
+            signal.raise_signal(signal.SIGTERM)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    monkeypatch.setattr("makemore_pl.report.summary.read_runs", lambda _: signal.raise_signal(signal.SIGTERM))
+    try:
+        stop_on_signals()
+        with pytest.raises(SystemExit) as ended:
+            launch(main)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended.value.code == 143
+    assert "stopped: 1 of 4 jobs done" in capsys.readouterr().err
+
+
+def test_signals_that_are_ignored_stay_ignored() -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        stop_on_signals()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_what_stopped_a_run() -> None:
+    def chain(error: BaseException, context: BaseException) -> BaseException:
+        error.__context__ = context
+        return error
+
+    codes = {
+        stopped.exit_code if (stopped := stopped_by(error)) else None: error
+        for error in (
+            SystemExit(3),
+            chain(SystemExit(1), KeyboardInterrupt()),
+            chain(SystemExit(1), Stopped(signal.SIGHUP)),
+            SIGTERMException(),
+        )
+    }
+    assert list(codes) == [None, 130, 129, 143]
+    assert stopped_by(ValueError()) is None
+    assert stopped_by(SystemExit(130)), "how a run of ours ends on Ctrl-C"
+
+
+def test_workers_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5a")
+    taken = []
+    for _ in range(2):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as worker:
+            worker.submit(take_gpu).result()
+            taken.append(worker.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result())
+    assert sorted(taken) == ["3", "GPU-5a"]
+    take_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,GPU-5a", "not outside of a worker"
+
+
+def test_a_damaged_job_says_which_file(small: Compose, tmp_path: Path) -> None:
+    for content in ("", "[" * 10**5, "3", '{"val/loss": "x"}'):
+        (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(ValueError, match=r"metrics\.json is damaged\. Remove it, and the same command runs"):
+            _run_locked(tmp_path, small())
+    for content in ("", "[" * 10**5, "3", "{}"):
+        (tmp_path / "failure.json").write_text(content)
+        assert read_failure(tmp_path).get("command") is None
 
 
 # --- on the command line --------------------------------------------------------------------------------------------
@@ -266,20 +392,40 @@ def test_interrupted_and_killed_sweeps_go_on(
     assert "The same command goes on from here" in err
     assert "Traceback" not in err
 
+    with started(script, *arguments, "hydra.launcher.n_jobs=2", cwd=tmp_path, **ENVIRONMENT, **fault) as process:
+        wait_until(lambda: is_waiting(2) and is_waiting(3), process)
+        os.kill(process.pid, signal.SIGKILL)
+        begun = time.monotonic()
+        while of_session(process.pid):
+            assert time.monotonic() - begun < 20, "workers end with their parent"
+            time.sleep(0.1)
+
     arguments.append("hydra/launcher=basic")
     with started(script, *arguments, cwd=tmp_path, **ENVIRONMENT, **fault) as process:
         wait_until(lambda: is_waiting(2), process)
-        os.killpg(process.pid, signal.SIGKILL)
+        os.kill(process.pid, signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped: 1 of 3 jobs done" in err
+    assert "Traceback" not in err
     assert not is_waiting(2)
+    assert not [*tmp_path.rglob("failure.json")]
 
-    code, _, err = train_script(*arguments, **ENVIRONMENT)
+    code, out, err = train_script(*arguments, **ENVIRONMENT)
     assert code == 0, err
-    assert "3 of 3 jobs done, 0 running, 0 failed" in err
+    assert err.splitlines()[0] == f"3 jobs in {tmp_path / 'sweep'}"
+    assert "3 of 3 jobs done, 0 running, 0 waiting, 0 failed" in err
     assert times(jobs[1]) == finished
     for seed, job in jobs.items():
         expected = alone(compose, words_file, tmp_path / f"alone{seed}", "+callbacks.fault.how=env", f"seed={seed}")
         assert losses(job) == expected
         assert not (job / "running.lock").exists()
+    best = min(jobs.values(), key=lambda job: losses(job)["val/loss"])
+    told = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith(("best", "look", "as a page")))
+    assert shlex.split(told["best"])[1:3] == [str(ROOT / "scripts" / "train.py"), f"data.path={words_file}"]
+    assert best.name in shlex.split(told["best"])
+    assert told["look"].endswith("tensorboard --logdir sweep")
+    assert (tmp_path / told["as"].removeprefix("a page").strip()).is_file()
 
     before = {job: times(job) for job in jobs.values()}
     arguments[arguments.index("seed=1,2,3")] = "seed=4,1"
@@ -321,7 +467,7 @@ def test_failures_stay_alone(
     code, _, err = train_script(*arguments, faults, "hydra/launcher=basic", **ENVIRONMENT)
     sweep = tmp_path / "sweep"
     assert code == 1
-    assert "1 of 5 jobs done, 0 running, 4 failed" in err
+    assert "1 of 5 jobs done, 0 running, 0 waiting, 4 failed" in err
     assert "Traceback" not in err
     reasons = {
         "exit": "SystemExit: 3",
@@ -351,7 +497,7 @@ def test_a_killed_process_costs_its_job_alone(compose: Compose, words_file: Path
     with started(script, *arguments, "hydra.launcher.n_jobs=2", cwd=tmp_path, **ENVIRONMENT) as process:
         _, err = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "1 of 2 jobs done, 0 running, 1 failed" in err
+    assert "1 of 2 jobs done, 0 running, 0 waiting, 1 failed" in err
     assert "  how=kill: its process was killed twice, perhaps out of memory" in err
     assert "Traceback" not in err
     expected = alone(compose, words_file, tmp_path / "alone", "+callbacks.fault.how=none")
@@ -372,3 +518,21 @@ def test_refused(train_script: Callable[..., Finished], tmp_path: Path, argument
     assert sentence in err
     assert "Traceback" not in err
     assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_single_values_make_one_job(train_script: Callable[..., Finished], words_file: Path, tmp_path: Path) -> None:
+    short = (f"data.path={words_file}", "trainer.max_steps=8", "trainer.engine=eager", "hydra/launcher=basic")
+    code, _, err = train_script("-m", "seed=1", "callbacks=none", "logger=none", "hydra.sweep.dir=one", *short)
+    assert code == 0, err
+    assert "Warning" not in err
+    (job,) = (path.parent for path in tmp_path.glob("one/*/metrics.json"))
+    assert job.name.startswith("seed=1_")
+
+
+def test_lists_are_swept_too(small: Compose, tmp_path: Path) -> None:
+    for place, steps in enumerate(("[0]", "[0,5]")):
+        short = ("callbacks=diagnostics", "logger=jsonl", "trainer.max_steps=8")
+        run(small(*short, f"+callbacks.figures.steps={steps}", run_dir=tmp_path / "sweep" / f"{place}"), announce=False)
+    (ranking,) = write_summary(tmp_path / "sweep")
+    assert {row[0] for row in ranking.cells} == {"[0]", "[0, 5]"}
+    assert "[0, 5]" in (tmp_path / "sweep" / "summary.csv").read_text()

@@ -151,8 +151,13 @@ def test_command_line(train_script: Callable[..., Finished], tmp_path: Path, wor
     for key in ("train/loss", "val/loss", "test/loss", "val/perplexity", "initial_loss", "uniform_loss"):
         assert f"{metrics[key]:.4f}" in out, key
     assert "ln V" in out
-    assert f"tensorboard --logdir {run_dir}" in out
-    assert str(run_dir) in out
+    shown = run_dir.relative_to(tmp_path)
+    assert out.count(f"tensorboard --logdir {shown}\n") == 1, "at the start, to watch it live"
+    assert f"tensorboard --logdir {shown}  (cards pinned by dashboard.url)" in out
+    assert out.index(f"written to   {shown}\n") < out.index("ln V") < out.index(f"page         {shown}/report.html\n")
+    assert max(map(len, out.splitlines())) < 250, "the address with its pins is in a file"
+    assert (run_dir / "dashboard.url").read_text().startswith("http://localhost:6006/?pinnedCards=")
+    assert "<title>batchnorm" in (run_dir / "report.html").read_text()
     assert list(run_dir.glob("events.out.tfevents.*"))
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert (run_dir / ".hydra" / "overrides.yaml").is_file()

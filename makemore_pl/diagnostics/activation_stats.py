@@ -1,16 +1,12 @@
 """What comes out of activation functions, and what goes in."""
 
-import logging
+from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from makemore_pl.diagnostics import statistics
-from makemore_pl.diagnostics.callback import (
-    TapCallback,
-)
-from makemore_pl.diagnostics.taps import ActivationTap
-
-log = logging.getLogger(__name__)
+from makemore_pl.diagnostics.callback import PatternCallback
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.Tanh,
@@ -30,15 +26,40 @@ ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.Softsign,
     nn.Softplus,
 )
+NAMES = ("tanh", "elu", "silu", "swish", "mish", "sigmoid", "softplus", "softsign")
+"""Parts of the names of activation functions, for classes that are not torch's: ReLU, GELU and others end in elu."""
 
 
-class ActivationCallback(TapCallback[ActivationTap]):
-    """A callback with a tap on activation functions."""
+def is_activation(module: nn.Module) -> bool:
+    """One of torch's, or a module without children and parameters that is named like one, as NewGELUActivation is."""
+    if isinstance(module, ACTIVATIONS):
+        return True
+    name = type(module).__name__.lower()
+    bare = next(module.children(), None) is None and next(module.parameters(), None) is None
+    return bare and any(part in name for part in NAMES) and "loss" not in name
 
-    types = ACTIVATIONS
 
-    def make_tap(self, modules: dict[str, nn.Module]) -> ActivationTap:
-        return ActivationTap(modules)
+def is_tanh(module: nn.Module) -> bool:
+    return isinstance(module, nn.Tanh) or type(module).__name__ == "Tanh"
+
+
+def is_relu(module: nn.Module) -> bool:
+    return isinstance(module, nn.ReLU) or type(module).__name__ == "ReLU"
+
+
+NO_AXIS = "no layer before it tells which dimension holds the units. Say so with unit_axis="
+
+
+class ActivationCallback(PatternCallback):
+    """A callback that looks at activation functions."""
+
+    kind = "activation modules that it knows"
+    advice = (
+        ". Functions such as torch.relu are no modules: make them nn.ReLU(), or choose modules by name with pattern="
+    )
+
+    def knows(self, module: nn.Module) -> bool:
+        return is_activation(module)
 
 
 class ActivationStats(ActivationCallback):
@@ -58,25 +79,49 @@ class ActivationStats(ActivationCallback):
 
     saturation, saturation_excess, dead_units and linear_share are measured for tanh, zero_share for ReLU. With
     accumulated gradients they are of the last of the accumulated minibatches.
+
+        from makemore_pl.diagnostics import ActivationStats
+        trainer = Trainer(callbacks=[ActivationStats()])
+        trainer.fit(module, loader)  # saturation/..., zero_share/... appear in every logger
+
+    Args:
+        pattern: a regex of module names, where the activation functions that it knows are not what you want to see.
+        unit_axis: the dimension that holds the units, where the layer before does not tell: 1 for channels, -1 for the
+            last.
     """
 
-    def measure(self, tap: ActivationTap) -> None:
-        for layer, a in tap.activation.items():
-            z = tap.preactivation[layer]
-            spread = statistics.std(z)
-            self.values |= {
-                f"activation_mean/{layer}": statistics.mean(a),
-                f"activation_std/{layer}": statistics.std(a),
-                f"preactivation_std/{layer}": spread,
-                f"stuck_units/{layer}": statistics.stuck_units(a),
-            }
-            if isinstance(tap.modules[layer], nn.Tanh):
-                saturation = statistics.saturation(a)
-                self.values |= {
-                    f"saturation/{layer}": saturation,
-                    f"saturation_excess/{layer}": saturation - statistics.gaussian_saturation(spread),
-                    f"dead_units/{layer}": statistics.dead_units(a),
-                    f"linear_share/{layer}": statistics.linear_share(z),
-                }
-            elif isinstance(tap.modules[layer], nn.ReLU):
-                self.values[f"zero_share/{layer}"] = statistics.zero_share(a)
+    def __init__(self, pattern: str | None = None, every_n_steps: int = 100, unit_axis: int | None = None) -> None:
+        super().__init__(pattern, every_n_steps)
+        self.unit_axis = unit_axis
+        self._shapes: dict[str, torch.Size] = {}
+        """Of this batch's inputs, by layer."""
+
+    def begin(self, *_: object) -> None:
+        self._shapes = {}
+
+    def see_input(self, layer: str, module: nn.Module, x: Tensor) -> None:
+        self._shapes[layer] = x.shape
+        self.put(f"preactivation_std/{layer}", statistics.std, x)
+        if is_tanh(module):
+            self.put(f"linear_share/{layer}", statistics.linear_share, x)
+
+    def see_output(self, layer: str, module: nn.Module, x: Tensor, unit_axis: int | None) -> None:
+        if not self.pattern and x.shape != self._shapes.get(layer):
+            self.values.pop(f"preactivation_std/{layer}", None)
+            self.leave_out(layer, "its output has another shape than its input, so it is no activation function")
+            return
+        axis = unit_axis if self.unit_axis is None else self.unit_axis
+        self.put(f"activation_mean/{layer}", statistics.mean, x)
+        self.put(f"activation_std/{layer}", statistics.std, x)
+        if axis is None:
+            self.leave_out(f"stuck and dead units of {layer}", NO_AXIS)
+        else:
+            self.put(f"stuck_units/{layer}", partial(statistics.stuck_units, axis=axis), x)
+        if is_tanh(module):
+            self.put(f"saturation/{layer}", statistics.saturation, x)
+            if (spread := self.values.get(f"preactivation_std/{layer}")) is not None:
+                self.put(f"saturation_excess/{layer}", statistics.saturation_excess, x, spread)
+            if axis is not None:
+                self.put(f"dead_units/{layer}", partial(statistics.dead_units, axis=axis), x)
+        elif is_relu(module):
+            self.put(f"zero_share/{layer}", statistics.zero_share, x)

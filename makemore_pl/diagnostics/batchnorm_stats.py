@@ -1,26 +1,21 @@
 """BatchNorm's batch statistics beside its running statistics."""
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from makemore_pl.diagnostics import statistics
-from makemore_pl.diagnostics.callback import (
-    TapCallback,
-    log_spaced,
-)
-from makemore_pl.diagnostics.taps import BatchNormTap
+from makemore_pl.diagnostics.callback import PatternCallback, log_spaced
+from makemore_pl.diagnostics.host import LightningModule, Trainer
+from makemore_pl.diagnostics.offers import offer
+from makemore_pl.diagnostics.taps import dense, select
 from makemore_pl.module_copy import copy_without_hooks
 
-log = logging.getLogger(__name__)
 
-
-class BatchNormStats(TapCallback[BatchNormTap]):
+class BatchNormStats(PatternCallback):
     """BatchNorm's batch statistics against its running statistics.
 
     | tag | meaning | shape, unit |
@@ -32,52 +27,56 @@ class BatchNormStats(TapCallback[BatchNormTap]):
     | batchnorm_bias_std/<layer> | spread of its bias | units, 1 |
     | batchnorm_gap/loss | loss with running less loss with batch statistics, on the same examples | nats |
 
-    batchnorm_gap is measured at log-spaced steps and the last, on modules that have a `probe()`: it returns their
-    network and a function that computes the loss of such a network on a fixed set of examples. Without BatchNorm in the
-    network nothing is measured.
+    The first call of a step counts, because it moves the running statistics. One that keeps none is left out;
+    SyncBatchNorm's batch statistics are those of this process. batchnorm_gap is measured at log-spaced steps and the
+    last, on modules that offer a `probe()` (see `offers.Probed`).
+
+        from makemore_pl.diagnostics import BatchNormStats
+        trainer = Trainer(callbacks=[BatchNormStats()])
+        trainer.fit(module, loader)  # batchnorm_mean_lag/...: 1 is healthy, 10 is stale
     """
 
-    types = (_BatchNorm,)
-    optional = True
+    kind = "BatchNorm"
 
     def __init__(self, pattern: str | None = None, every_n_steps: int = 100) -> None:
         super().__init__(pattern, every_n_steps)
         self._means: dict[str, Tensor] = {}
         """Running means at the last watched step."""
+        self._now: dict[str, tuple[nn.Module, Tensor, Tensor]] = {}
+        """Layers, running means and running variances at this one."""
 
-    def make_tap(self, modules: dict[str, nn.Module]) -> BatchNormTap:
-        return BatchNormTap(modules)
+    def knows(self, module: nn.Module) -> bool:
+        return isinstance(module, _BatchNorm)
 
-    def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        super().end(trainer, pl_module, batch)
-        probe = getattr(pl_module, "probe", None)
-        if self._tap and probe and (log_spaced(self.step or 0) or self.last):
-            self.values["batchnorm_gap/loss"] = _loss_gap(*probe())
+    def _select(self, pl_module: LightningModule) -> dict[str, nn.Module]:
+        return select(pl_module, self.knows, self.pattern)
 
-    def measure(self, tap: BatchNormTap) -> None:
-        for layer, (batch_mean, batch_var, running_mean, running_var, n) in tap.statistics.items():
-            module = tap.modules[layer]
-            assert isinstance(module, _BatchNorm)
-            self.values |= {
-                f"batchnorm_mean_lag/{layer}": statistics.mean_lag(batch_mean, running_mean, running_var, n),
-                f"batchnorm_var_lag/{layer}": statistics.var_lag(batch_var, running_var, n),
-            }
-            if layer in self._means:
-                moved = running_mean - self._means[layer].to(running_mean.device)
-                still = moved == 0  # also where a dead channel has no spread to measure by
-                drift = torch.where(still, 0.0, moved / running_var.sqrt())
-                self.values[f"batchnorm_drift/{layer}"] = statistics.rms(drift)
-            self._means[layer] = running_mean
-            if module.affine:
-                self.values[f"batchnorm_weight_std/{layer}"] = statistics.std(module.weight.detach())
-                self.values[f"batchnorm_bias_std/{layer}"] = statistics.std(module.bias.detach())
+    def begin(self, *_: Any) -> None:
+        self._now = {}
+
+    def see_input(self, layer: str, module: nn.Module, x: Tensor) -> None:
+        assert isinstance(module, _BatchNorm)
+        if layer in self._now or module.running_mean is None or module.running_var is None:
+            return
+        running_mean, running_var = module.running_mean.clone(), module.running_var.clone()
+        self._now[layer] = module, running_mean, running_var
+        mean, var, n, n_of_mean, n_of_var = statistics.batch_statistics(x)
+        self.put(f"batchnorm_mean_lag/{layer}", statistics.mean_lag, mean, running_mean, running_var, n_of_mean)
+        self.put(f"batchnorm_var_lag/{layer}", statistics.var_lag, var, running_var, n, n_of_var)
+
+    def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for layer, (module, mean, var) in self._now.items():
+            for name, parameter in module.named_parameters(recurse=False):  # after the step
+                self.put(f"batchnorm_{name}_std/{layer}", statistics.std, dense(parameter.detach()))
+            if layer in self._means and self._means[layer].shape == mean.shape:
+                self.put(f"batchnorm_drift/{layer}", _drift, mean, self._means[layer].to(mean.device), var)
+            self._means[layer] = mean
+        probe = offer(pl_module, "probe")
+        if probe and self._now and (log_spaced(self.step or 0) or self.last):
+            self.put("batchnorm_gap/loss", lambda: _loss_gap(*probe()))
 
     def reset(self) -> None:
         self._means = {}
-
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(pattern=self.pattern)
 
     def state_dict(self) -> dict[str, Any]:
         return {"means": dict(self._means)}
@@ -86,8 +85,14 @@ class BatchNormStats(TapCallback[BatchNormTap]):
         self._means = dict(state_dict["means"])
 
 
+def _drift(now: Tensor, then: Tensor, var: Tensor) -> Tensor:
+    moved = now - then
+    # nothing moved: also where a dead channel has no spread to measure by
+    return statistics.rms(torch.where(moved == 0, 0.0, moved / var.sqrt()))
+
+
 def _loss_gap(network: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Tensor:
-    # in a copy that shares parameters only: batch statistics leave no trace, nor the probe in open taps
+    # in a copy that shares parameters only: batch statistics leave no trace, nor the probe in the open tap
     network = copy_without_hooks(network, share_tensors=True).eval()
     running = loss(network)
     for module in network.modules():

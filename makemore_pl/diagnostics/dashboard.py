@@ -2,18 +2,21 @@
 
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 from torch.utils.tensorboard.summary import hparams, text
+
+from makemore_pl.diagnostics.host import Trainer
+from makemore_pl.diagnostics.jsonl import JSONLinesLogger
+from makemore_pl.figures.canvas import in_order
 
 Histogram = tuple[list[float], list[int]]
 """Edges (n + 1) and counts (n)."""
@@ -26,18 +29,15 @@ PINNED = (
     ("pictures/activation_gradients", "activation_grad_std/"),
     ("pictures/update_data_ratio", "update_data_ratio/"),
     ("pictures/weight_gradients", "grad_data_ratio/"),
-    ("saturation/", "zero_share/"),
+    ("pictures/saturation", "saturation/", "zero_share/"),
+    ("pictures/spread_over_depth", "activation_std/"),
     ("batchnorm_mean_lag/",),
-    ("activation_std/",),
-    ("update_data_ratio/layers.0.", "update_data_ratio/"),
 )
-"""Cards from left to right, in two columns. Of each group the first tag that there is; of a beginning, which ends in a
-slash or dot, the first layer or parameter. A picture belongs to one run: of a directory of runs TensorBoard shows the
-others, with a line for each run."""
+"""Cards from left to right, in two columns. Of each group the first choice that there is: a tag, or of a beginning,
+which ends in a slash, every layer or matrix. A picture shows all layers, but belongs to one run."""
 
-CARD = (302, 204)
-"""Pixels of an image that Time Series shows as it is in its narrowest cards. Larger ones it makes fit by leaving out
-rows and columns, and with these thin lines and letters."""
+CARD = 302 / 204
+"""Width by height of the room for an image in the narrowest cards of Time Series."""
 FAST = 1
 """PNG's compression: half the time of the default for about a quarter more bytes."""
 
@@ -74,31 +74,46 @@ def add_layout(trainer: Trainer) -> None:
         logger.experiment.add_custom_scalars(LAYOUT)
 
 
-def url(tags: Iterable[str], port: int = PORT) -> str:
-    """The Time Series page of one run, unsmoothed, with the main cards pinned as far as `tags` has them."""
-    tags = sorted(tags)
+def url(tags: Iterable[str], port: int = PORT, runs: Iterable[str] = (".",), colour_by: str = "") -> str:
+    """The Time Series page, unsmoothed, with the main cards pinned as far as `tags` has them.
+
+    Args:
+        runs: what TensorBoard may call the run, by the directory that it was given; none for a sweep, which then has
+            no pictures.
+        colour_by: a regular expression; runs whose names have the same match, or the same group of it, get one colour.
+    """
+    runs = list(runs)
+    tags = {tag for tag in tags if runs or not tag.startswith("pictures/")}
     cards: list[dict[str, Any]] = []
     for group in PINNED:
-        found = [
-            tag
-            for choice in group
-            for tag in tags
-            if tag == choice or (choice.endswith(("/", ".")) and tag.startswith(choice))
-        ]
-        for tag in found[:1]:
-            if any(card["tag"] == tag for card in cards):
-                continue
-            cards.append({"plugin": "scalars", "tag": tag})
-            if tag.startswith("pictures/"):
-                cards[-1] = {"plugin": "images", "tag": tag, "runId": "defaultExperimentId/.", "sample": 0}
+        found = next(filter(None, (_chosen(choice, tags) for choice in group)), [])
+        for tag in found:
+            if tag.startswith("pictures/"):  # those of a run that is not there are not shown
+                cards += [
+                    {"plugin": "images", "tag": tag, "runId": f"defaultExperimentId/{run}", "sample": 0} for run in runs
+                ]
+            elif {"plugin": "scalars", "tag": tag} not in cards:
+                cards.append({"plugin": "scalars", "tag": tag})
     pinned = quote(json.dumps(cards, separators=(",", ":")), safe="")
-    return f"http://localhost:{port}/?pinnedCards={pinned}&smoothing=0#timeseries"
+    coloured = f"&runColorGroup={quote(f'regex:{colour_by}', safe='')}" if colour_by else ""
+    return f"http://localhost:{port}/?pinnedCards={pinned}&smoothing=0{coloured}#timeseries"
+
+
+def _chosen(choice: str, tags: Iterable[str]) -> list[str]:
+    every = [tag for tag in tags if tag == choice or (choice.endswith("/") and tag.startswith(choice))]
+    return in_order(tag for tag in every if not re.search(r"bias$|batchnorm\.", tag))
+
+
+def custom_scalars_url(port: int = PORT) -> str:
+    """The page of LAYOUT, unsmoothed."""
+    return f"http://localhost:{port}/#custom_scalars&_smoothingWeight=0"
 
 
 def log_hparams(trainer: Trainer, config: dict[str, Any], metrics: dict[str, float]) -> None:
     """The config as flat hparams, those of FIRST_HPARAMS first, and the final losses as their metrics (`final/...`).
 
-    The validation loss is the first of the metrics' columns, because a window may not hold more.
+    A setting that is null is left out. The validation loss is the first of the metrics' columns, because a window may
+    not hold more.
     """
     flat = {
         f"{section}.{key}" if isinstance(content, dict) else section: value
@@ -106,7 +121,7 @@ def log_hparams(trainer: Trainer, config: dict[str, Any], metrics: dict[str, flo
         if content is not None and section != "run_dir"
         for key, value in (content.items() if isinstance(content, dict) else [("", content)])
     }
-    flat = {key: "null" if value is None else value for key, value in flat.items()}
+    flat = {key: value for key, value in flat.items() if value is not None}  # which TensorBoard would show as text
     ordered = sorted(metrics.items(), key=lambda item: item[0] != "val/loss")
     finals = {f"final/{tag.replace('/', '_')}": value for tag, value in ordered}
     experiment, start, end = hparams(flat, finals)
@@ -127,11 +142,16 @@ def log_numbers(trainer: Trainer, numbers: Mapping[str, float], step: int) -> No
     """As each logger's log_metrics; to TensorBoard in one event, which is faster by far."""
     if not numbers:
         return
+    boards = _tensorboards(trainer)
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and not logger._prefix:
+        if logger in boards:
             _write(logger, Summary(value=[Summary.Value(tag=tag, simple_value=x) for tag, x in numbers.items()]), step)
         else:
             logger.log_metrics(dict(numbers), step)
+
+
+def shows_histograms(trainer: Trainer) -> bool:
+    return bool(_tensorboards(trainer)) or any(isinstance(logger, JSONLinesLogger) for logger in trainer.loggers)
 
 
 def log_histograms(trainer: Trainer, histograms: Mapping[str, Histogram], step: int) -> None:
@@ -154,10 +174,10 @@ def log_histograms(trainer: Trainer, histograms: Mapping[str, Histogram], step: 
 
 
 def card(picture: Image.Image) -> Image.Image:
-    """The picture as large as TensorBoard's cards."""
-    small, whole = picture.copy(), Image.new("RGB", CARD, "white")
-    small.thumbnail(CARD, Image.Resampling.LANCZOS)
-    whole.paste(small, ((CARD[0] - small.width) // 2, 0))
+    """The picture in white of the shape of TensorBoard's cards, which fill their room with whatever shape."""
+    width = max(picture.width, round(picture.height * CARD))
+    whole = Image.new("RGB", (width, round(width / CARD)), "white")
+    whole.paste(picture, ((width - picture.width) // 2, 0))
     return whole
 
 
@@ -170,7 +190,8 @@ def png(picture: Image.Image) -> bytes:
 
 def log_card(trainer: Trainer, tag: str, encoded: bytes, step: int) -> None:
     """To TensorBoard, the PNG of a `card`."""
-    image = Summary.Image(width=CARD[0], height=CARD[1], colorspace=3, encoded_image_string=encoded)
+    width, height = Image.open(io.BytesIO(encoded)).size
+    image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=encoded)
     for logger in _tensorboards(trainer):
         _write(logger, Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
@@ -184,10 +205,16 @@ def log_text(trainer: Trainer, tag: str, lines: Iterable[str], step: int) -> Non
         _write(logger, summary, step)
 
 
-def _tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+def _tensorboards(trainer: Trainer) -> list[Any]:
+    # by name: Lightning has this class under two names, see host.py
+    return [each for each in trainer.loggers if "TensorBoardLogger" in (kind.__name__ for kind in type(each).__mro__)]
 
 
 @rank_zero_only
-def _write(logger: TensorBoardLogger, summary: Any, step: int) -> None:
+def _write(logger: Any, summary: Any, step: int) -> None:
+    if logger._prefix and not summary.value[0].tag.startswith("_hparams_"):
+        # as Lightning's log_metrics does; in a copy, for other loggers have other prefixes
+        summary = Summary.FromString(summary.SerializeToString())
+        for value in summary.value:
+            value.tag = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}{value.tag}"
     logger.experiment._get_file_writer().add_summary(summary, step)

@@ -2,26 +2,16 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from makemore_pl.diagnostics import statistics
 from makemore_pl.diagnostics.activation_stats import ActivationCallback
-from makemore_pl.diagnostics.callback import (
-    gradient,
-    gradients,
-    is_scaled,
-    matrices,
-    parameters,
-    steps_scaled,
-)
-from makemore_pl.diagnostics.taps import ActivationTap
+from makemore_pl.diagnostics.host import LightningModule, Trainer, lightning_s_own
+from makemore_pl.diagnostics.taps import dense
+from makemore_pl.diagnostics.update import Update
 
 log = logging.getLogger(__name__)
 
@@ -39,67 +29,72 @@ class GradientStats(ActivationCallback):
     | clipped/share | share of the last 100 watched steps in which clipping shortened the gradient | fraction |
     | not_finite/gradients | elements of gradients that are NaN or infinite | count |
 
-    after_clipping and clipped are measured where the trainer or the module's configure_gradient_clipping may clip; in
-    manual optimization gradients are seen as the optimizers get them. Under a 16-bit gradient scaler, whose scale it
-    would show, activation_grad_std abstains; with a fused optimizer all of them do.
+    after_clipping and clipped are measured where the trainer or the module's configure_gradient_clipping may clip,
+    between that and the step; in manual optimization gradients are seen as the optimizers get them. An optimizer that
+    evaluates more than once a batch is measured the first time. Under a 16-bit gradient scaler, whose scale it would
+    show, activation_grad_std abstains; with a fused optimizer all of them do.
+
+        from makemore_pl.diagnostics import GradientStats
+        trainer = Trainer(callbacks=[GradientStats()], gradient_clip_val=1.0)
+        trainer.fit(module, loader)  # clipped/share: if it stays near 1, the learning rate is too high
     """
 
-    optional = True
+    missing = "activation gradients"
+    reads_gradients = True
 
     def __init__(self, pattern: str | None = None, every_n_steps: int = 100) -> None:
         super().__init__(pattern, every_n_steps)
         self._clipped: deque[Tensor] = deque(maxlen=100)
-        self._steps: dict[int, tuple[list[nn.Parameter], Tensor, Tensor]] = {}
-        """By optimizer: the parameters it has taken a step with, norm and not finite elements of their gradients."""
+        self._before: list[Tensor] = []
+        """Norms of the gradients that each optimizer has got in this batch, before and after clipping."""
+        self._after: list[Tensor] = []
+        self._counts: list[Tensor] = []
+        """Of these gradients' elements that are not finite."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_fit_start(trainer, pl_module)
-        self._matrices = matrices(pl_module)
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().start(trainer, pl_module)
         self._clipping = pl_module.automatic_optimization and (
-            bool(trainer.gradient_clip_val) or is_overridden("configure_gradient_clipping", pl_module)
+            bool(trainer.gradient_clip_val) or not lightning_s_own(pl_module.configure_gradient_clipping)
         )
-        self._scaled = is_scaled(trainer)
-        if self._scaled:
+        assert self.watch
+        self.reads_gradients = not self.watch.scaled
+        if self.watch.scaled:
             log.info("activation_grad_std abstains: its gradients are scaled for 16-bit precision.")
 
-    def begin(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        super().begin(trainer, pl_module, batch)
-        self._steps = {}
+    def begin(self, *_: Any) -> None:
+        self._before, self._after, self._counts = [], [], []
 
-    def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self._scaled and steps_scaled(optimizer):
+    def before_update(self, update: Update) -> None:
+        if not update.readable:
             return
-        for name, grad in gradients(self._matrices, optimizer).items():
-            self.values[f"grad_std/{name}"] = statistics.std(grad)
-            self.values[f"grad_data_ratio/{name}"] = statistics.grad_data_ratio(grad, self._matrices[name].detach())
-        mine = parameters(optimizer)
-        grads = _gradients(mine)
-        norm, count = statistics.global_norm(grads), statistics.not_finite(grads)
-        self._steps[id(optimizer)] = list(mine), norm, count
+        for name, grad in update.matrix_gradients():
+            data = update.matrices[name].detach()
+            self.put(f"grad_std/{name}", statistics.std, grad)
+            self.put(f"grad_data_ratio/{name}", statistics.grad_data_ratio, grad, dense(data))
+        self._before.append(_norm(update))
+        self._counts.append(statistics.not_finite(dense(grad) for grad in update.gradients()))
 
-    def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        super().end(trainer, pl_module, batch)
-        if not self._steps:
+    def after_clipping(self, update: Update) -> None:
+        if self._clipping and update.readable:
+            self._after.append(_norm(update))
+
+    def see_gradient(self, layer: str, module: nn.Module, grad: Tensor) -> None:
+        self.put(f"activation_grad_std/{layer}", statistics.std, dense(grad))
+
+    def end(self, *_: Any) -> None:
+        if not self._before:
             return
-        stepped, norms, counts = zip(*self._steps.values(), strict=True)
-        before = self.values["grad_norm/before_clipping"] = statistics.global_norm(norms)
-        self.values["not_finite/gradients"] = torch.stack(counts).sum()
-        if self._clipping and (grads := _gradients(*stepped)):
-            after = self.values["grad_norm/after_clipping"] = statistics.global_norm(grads)
+        if not any(tag.startswith("grad_std/") for tag in self.values):
+            self.leave_out("grad_std", "no parameter of two or more dimensions has a gradient")
+        before = self.values["grad_norm/before_clipping"] = statistics.global_norm(self._before)
+        self.values["not_finite/gradients"] = torch.stack(self._counts).sum()
+        if self._after and len(self._after) == len(self._before):
+            after = self.values["grad_norm/after_clipping"] = statistics.global_norm(self._after)
             self._clipped.append((after < before * (1 - 1e-6)).float())
             self.values["clipped/share"] = torch.stack([each.to(after.device) for each in self._clipped]).mean()
 
-    def measure(self, tap: ActivationTap) -> None:
-        if not self._scaled:
-            for layer, grad in tap.activation_grad.items():
-                self.values[f"activation_grad_std/{layer}"] = statistics.std(grad)
-
     def reset(self) -> None:
         self._clipped.clear()
-
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(pattern=self.pattern)
 
     def state_dict(self) -> dict[str, Any]:
         return {"clipped": list(self._clipped)}
@@ -108,5 +103,7 @@ class GradientStats(ActivationCallback):
         self._clipped.extend(state_dict["clipped"])
 
 
-def _gradients(*groups: Iterable[nn.Parameter]) -> list[Tensor]:
-    return [grad for group in groups for parameter in group if (grad := gradient(parameter)) is not None]
+@torch.no_grad()
+def _norm(update: Update) -> Tensor:
+    whole = [grad if type(grad) is Tensor else statistics.global_norm([dense(grad)]) for grad in update.gradients()]
+    return statistics.global_norm(dense(grad) for grad in whole)

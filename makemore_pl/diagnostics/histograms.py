@@ -1,20 +1,23 @@
 """The lecture's distributions: histograms of tensors and rasters of saturated units, computed on the device."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from makemore_pl.diagnostics import dashboard, statistics
-from makemore_pl.diagnostics.activation_stats import ActivationCallback
-from makemore_pl.diagnostics.callback import Arrays, gradients, is_scaled, log_spaced, matrices, steps_scaled
+from makemore_pl.diagnostics.activation_stats import NO_AXIS, ActivationCallback, is_tanh
+from makemore_pl.diagnostics.callback import log_spaced
 from makemore_pl.diagnostics.dashboard import Histogram
+from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
-from makemore_pl.diagnostics.taps import ActivationTap
+from makemore_pl.diagnostics.tag_names import matrices
+from makemore_pl.diagnostics.taps import dense
+from makemore_pl.diagnostics.update import Update
+from makemore_pl.diagnostics.watch import Arrays, fetch
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,8 @@ BINS = 50
 EXAMPLES, UNITS = 64, 200
 """Of a raster, at most."""
 Raster = np.ndarray[Any, np.dtype[np.bool_]]
+Measurement = tuple[Callable[..., Tensor], Tensor, tuple[Any, ...]]
+"""A statistic, the tensor it is of, and its other arguments."""
 
 
 def histogram(x: Tensor, bound: float | None = None) -> Tensor:
@@ -30,6 +35,7 @@ def histogram(x: Tensor, bound: float | None = None) -> Tensor:
     They reach to `bound`, by default to the largest finite absolute value, 1 where that is 0. What is not finite is
     left out; GradientStats counts it.
     """
+    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
     x = x.detach().flatten().float()
     finite = x.isfinite()
     x = torch.where(finite, x, 0)
@@ -40,6 +46,12 @@ def histogram(x: Tensor, bound: float | None = None) -> Tensor:
     return torch.cat([reach.reshape(1), counts])
 
 
+def raster(x: Tensor, axis: int) -> Tensor:
+    """Which activations of a tanh saturate, (examples * units) flat, at most EXAMPLES by UNITS."""
+    units = statistics.units_first(x, axis)[:UNITS, :EXAMPLES].T
+    return (units.abs() > statistics.SATURATED).flatten()
+
+
 def edges_and_counts(packed: "np.ndarray[Any, np.dtype[np.float32]]") -> Histogram:
     """What `histogram` has packed."""
     reach = float(packed[0])
@@ -47,59 +59,99 @@ def edges_and_counts(packed: "np.ndarray[Any, np.dtype[np.float32]]") -> Histogr
 
 
 class Distributions(ActivationCallback):
-    """Collects `histograms` and `rasters` of saturated units on the steps that are due; shows nothing itself."""
+    """Collects `histograms` and `rasters` of saturated units on the steps that it `shows`.
 
-    optional = True
+    Of the other steps that are due it keeps copies until the next one, so that a run that ends early can be shown too.
+    """
 
-    def due(self, step: int, last: bool, watched: bool) -> bool:
-        return last or log_spaced(step)
+    missing = "activations and their gradients"
+    reads_gradients = True
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_fit_start(trainer, pl_module)
-        self._matrices = matrices(pl_module)
-        self._scaled = is_scaled(trainer)
-        if self._scaled:
-            log.info("%s leaves out activation gradients: they are scaled for 16-bit precision.", type(self).__name__)
+    def __init__(self, pattern: str | None = None, every_n_steps: int = 100, unit_axis: int | None = None) -> None:
+        super().__init__(pattern, every_n_steps)
+        self.unit_axis = unit_axis
         self.histograms: dict[str, Histogram] = {}
         self.rasters: dict[str, Raster] = {}
         self._shapes: dict[str, torch.Size] = {}
+        """Of the rasters."""
+        self._copies: dict[str, Measurement] = {}
+        """Of this step, where it is not shown."""
+        self.kept: dict[str, Measurement] = {}
+        """Of the last such step, none where a later one was shown."""
+        self.kept_step = 0
 
-    def begin(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        super().begin(trainer, pl_module, batch)
-        self._shapes = {}
+    def shows(self, step: int, last: bool) -> bool:
+        """Whether to show a step that is due."""
+        raise NotImplementedError
 
-    def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self._scaled and steps_scaled(optimizer):
-            return
-        for name, grad in gradients(self._matrices, optimizer).items():
-            self.values[f"weight_grads/{name}"] = histogram(grad)
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().start(trainer, pl_module)
+        self.kept = {}
+        assert self.watch
+        self.reads_gradients = not self.watch.scaled
+        if self.watch.scaled:
+            log.info("%s leaves out activation gradients: they are scaled for 16-bit precision.", type(self).__name__)
 
-    def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        super().end(trainer, pl_module, batch)
-        for name, parameter in self._matrices.items():
-            self.values[f"weights/{name}"] = histogram(parameter)
+    def begin(self, *_: object) -> None:
+        assert self.step is not None
+        self._shapes, self._copies, self._showing = {}, {}, self.shows(self.step, self.last)
 
-    def measure(self, tap: ActivationTap) -> None:
-        for layer, activation in tap.activation.items():
-            tanh = isinstance(tap.modules[layer], nn.Tanh)
-            self.values[f"activations/{layer}"] = histogram(activation, 1.0 if tanh else None)
-            if tanh:
-                units = statistics.units_first(activation)[:UNITS, :EXAMPLES].T
-                self._shapes[f"saturation/{layer}"] = units.shape
-                # flat, because its tag is also that of a number
-                self.values[f"raster of saturation/{layer}"] = (units.abs() > statistics.SATURATED).flatten()
-        for layer in tap.activation:  # in the order of forward
-            if layer in tap.activation_grad and not self._scaled:
-                self.values[f"activation_grads/{layer}"] = histogram(tap.activation_grad[layer])
+    def collect(self, tag: str, key: object, statistic: Callable[..., Tensor], x: Tensor, *more: Any) -> None:
+        """Measure now, or keep a copy to measure later; once for all callbacks that ask for the same key."""
+        assert self.watch
+        if self._showing:
+            self.put(tag, self.watch.once, (key, statistic, *more), statistic, x, *more)
+        else:
+            self._copies[tag] = statistic, self.watch.once((key, "copy"), torch.clone, x), more
+
+    def see_output(self, layer: str, module: nn.Module, x: Tensor, unit_axis: int | None) -> None:
+        tanh = is_tanh(module)
+        self.collect(f"activations/{layer}", ("out", module), histogram, x, 1.0 if tanh else None)
+        axis = unit_axis if self.unit_axis is None else self.unit_axis
+        if tanh and axis is None:
+            self.leave_out(f"the raster of {layer}", NO_AXIS)
+        elif tanh and axis is not None:
+            self._shapes[f"saturation/{layer}"] = statistics.units_first(x, axis)[:UNITS, :EXAMPLES].T.shape
+            # its tag is also that of a number
+            self.collect(f"raster of saturation/{layer}", ("out", module), raster, x, axis)
+
+    def before_update(self, update: Update) -> None:
+        if update.readable:
+            for name, grad in update.matrix_gradients():
+                self.collect(f"weight_grads/{name}", ("grad", name), histogram, grad)
+
+    def see_gradient(self, layer: str, module: nn.Module, grad: Tensor) -> None:
+        self.collect(f"activation_grads/{layer}", ("out grad", module), histogram, dense(grad))
+
+    def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self.step is not None
+        self.kept, self.kept_step = self._copies, self.step
+        if self._showing:
+            for name, parameter in matrices(pl_module).items():
+                self.collect(f"weights/{name}", ("weight", name), histogram, dense(parameter.detach()))
 
     def measured(
         self, trainer: Trainer, pl_module: LightningModule, step: int, numbers: dict[str, float], arrays: Arrays
     ) -> None:
-        if self.step is None:
-            return
-        rasters = {tag: f"raster of {tag}" for tag in self._shapes}
+        if self.step is not None and self._showing:
+            self._unpack({tag: arrays[tag] for tag in self.values})
+            self.show(trainer, step)
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        if self.kept:
+            with torch.no_grad():
+                self._unpack(fetch({tag: what(x, *more) for tag, (what, x, more) in self.kept.items()})[1])
+            self.kept = {}
+            self.show(trainer, self.kept_step)
+
+    def _unpack(self, arrays: Arrays) -> None:
+        rasters = {tag: f"raster of {tag}" for tag in self._shapes if f"raster of {tag}" in arrays}
         self.rasters = {tag: arrays[key].astype(bool).reshape(self._shapes[tag]) for tag, key in rasters.items()}
-        self.histograms = {tag: edges_and_counts(arrays[tag]) for tag in self.values if tag not in rasters.values()}
+        self.histograms = {tag: edges_and_counts(a) for tag, a in arrays.items() if tag not in rasters.values()}
+
+    def show(self, trainer: Trainer, step: int) -> None:
+        """Show `histograms` and `rasters`, which are of this step."""
+        raise NotImplementedError
 
 
 class Histograms(Distributions):
@@ -112,14 +164,31 @@ class Histograms(Distributions):
     | weights/<parameter> | matrices of parameters, after the step | 50 bins, count |
     | weight_grads/<parameter> | their gradient, before clipping | 50 bins, count |
     | saturation/<layer> | which units of a tanh saturate, in diagnostics.jsonl only | 64 examples, 200 units |
+
+    A run that ends early shows the last step that was due, every `every_n_steps`, and the weights it has ended with.
+
+        from makemore_pl.diagnostics import Histograms
+        trainer = Trainer(callbacks=[Histograms()], logger=TensorBoardLogger("logs"))
+        trainer.fit(module, loader)  # the tabs Histograms and Distributions of TensorBoard
     """
 
-    def measured(
-        self, trainer: Trainer, pl_module: LightningModule, step: int, numbers: dict[str, float], arrays: Arrays
-    ) -> None:
-        if self.step is None:
-            return
-        super().measured(trainer, pl_module, step, numbers, arrays)
+    def shows(self, step: int, last: bool) -> bool:
+        return last or log_spaced(step)
+
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().start(trainer, pl_module)
+        if trainer.loggers and not dashboard.shows_histograms(trainer):
+            kinds = ", ".join(type(logger).__name__ for logger in trainer.loggers)
+            self.leave_out("everything", f"{kinds} can't show histograms. Use TensorBoardLogger or JSONLinesLogger")
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        super().finish(trainer, pl_module, step)
+        values = {f"weights/{name}": histogram(dense(p.detach())) for name, p in matrices(pl_module).items()}
+        self._unpack(fetch(values)[1])
+        self.rasters = {}
+        self.show(trainer, step)
+
+    def show(self, trainer: Trainer, step: int) -> None:
         dashboard.log_histograms(trainer, self.histograms, step)
         for logger in trainer.loggers:
             if isinstance(logger, JSONLinesLogger):

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 
+from makemore_pl.diagnostics import host
+from makemore_pl.diagnostics.host import Logger
 from makemore_pl.files import write_atomically
 
 VERSION = 1
@@ -29,6 +30,7 @@ class JSONLinesLogger(Logger):
     """
 
     def __init__(self, save_dir: str) -> None:
+        host.join(JSONLinesLogger, "loggers")
         super().__init__()
         self.path = Path(save_dir) / "diagnostics.jsonl"
         self.tags: set[str] = set()

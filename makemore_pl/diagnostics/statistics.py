@@ -3,12 +3,14 @@
 Every function but `units_first` returns a 0-d float32 tensor on the device of its input and never waits for that
 device, so that a caller can stack all of a step's numbers and fetch them in one transfer. Call them under `no_grad`.
 
-Three rules hold throughout. Where there is nothing to measure the result is nan, without exception or warning. A NaN
-in the input makes the result nan, shares included. Half precision is widened to float32 before anything is summed.
+Four rules hold throughout. Where there is nothing to measure the result is nan, without exception or warning. A NaN
+in the input makes the result nan, shares included. Half precision is widened to float32 before anything is summed. A
+complex number counts as its two parts, so that norms are torch's own; where sizes are compared, by its absolute value.
 """
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,15 +45,15 @@ def rms(x: Tensor) -> Tensor:
     return _widen(x).square().mean().sqrt().float()
 
 
-def units_first(activation: Tensor) -> Tensor:
+def units_first(activation: Tensor, axis: int = -1) -> Tensor:
     """Activations as (units, examples), of any dtype; a view where the strides allow.
 
-    Up to three dimensions the last one holds the units: (n,), (N, n), (N, T, n). From four on a unit is a channel,
-    dimension 1, and each of its positions an example: (N, C, H, W) becomes (C, N*H*W).
+    axis: the dimension that holds the units: 1 of (N, n), (N, C, L) and (N, C, H, W), 2 of (N, T, n). Each position in
+    the others is an example. Without any other, as in (n,), each unit has one example.
     """
     if activation.ndim < 2:
         return activation.reshape(-1, 1)
-    return activation.movedim(-1 if activation.ndim < 4 else 1, 0).flatten(1)
+    return activation.movedim(axis, 0).flatten(1)
 
 
 def saturation(activation: Tensor, threshold: float = SATURATED) -> Tensor:
@@ -61,7 +63,7 @@ def saturation(activation: Tensor, threshold: float = SATURATED) -> Tensor:
     0 < threshold < 1.
     """
     _check(threshold)
-    return _share(_widen(activation).abs() > threshold, activation)
+    return _share(_magnitude(activation) > threshold, activation)
 
 
 def gaussian_saturation(preactivation_std: Tensor, threshold: float = SATURATED) -> Tensor:
@@ -85,7 +87,7 @@ def saturation_excess(activation: Tensor, preactivation_std: Tensor, threshold: 
 
 def linear_share(preactivation: Tensor, bound: float = LINEAR) -> Tensor:
     """Share, 0 to 1, of preactivations of any shape inside the open interval (-bound, bound); nan when empty."""
-    return _share(_widen(preactivation).abs() < bound, preactivation)
+    return _share(_magnitude(preactivation) < bound, preactivation)
 
 
 def zero_share(activation: Tensor) -> Tensor:
@@ -93,24 +95,24 @@ def zero_share(activation: Tensor) -> Tensor:
     return _share(activation == 0, activation)
 
 
-def dead_units(activation: Tensor, threshold: float = SATURATED) -> Tensor:
+def dead_units(activation: Tensor, threshold: float = SATURATED, axis: int = -1) -> Tensor:
     """Share, 0 to 1, of tanh units saturated on every example: the white columns of the lecture's picture.
 
-    No example sends such a unit a gradient worth the name. Shapes as in `units_first`; nan without units or examples.
-    The fewer the examples, the likelier by chance: one saturated example alone makes its unit dead. ValueError unless
+    No example sends such a unit a gradient worth the name. Shapes and axis as in `units_first`; nan without units or
+    examples. The fewer the examples, the likelier by chance: one saturated example alone makes its unit dead. ValueError unless
     0 < threshold < 1.
     """
     _check(threshold)
-    return _share((_widen(units_first(activation)).abs() > threshold).all(1), activation)
+    return _share((_magnitude(units_first(activation, axis)) > threshold).all(1), activation)
 
 
-def stuck_units(activation: Tensor, tolerance: float = 1e-5) -> Tensor:
+def stuck_units(activation: Tensor, tolerance: float = 1e-5, axis: int = -1) -> Tensor:
     """Share, 0 to 1, of units stuck at zero: |activation| < tolerance on at least 95 % of the examples.
 
     Right for ReLU, whose dying units end here, as for tanh. The 95th percentile and 1e-5 are TheDeepChecker's. Shapes
-    as in `units_first`; nan without units or examples.
+    and axis as in `units_first`; nan without units or examples.
     """
-    near_zero = _widen(units_first(activation)).abs() < tolerance
+    near_zero = _magnitude(units_first(activation, axis)) < tolerance
     examples = near_zero.size(1)
     return _share(near_zero.sum(1) >= examples - examples // 20, activation)
 
@@ -151,25 +153,67 @@ def not_finite(tensors: Iterable[Tensor]) -> Tensor:
     return torch.stack([count.to(counts[0].device) for count in counts]).sum().float() if counts else torch.zeros(())
 
 
-def mean_lag(batch_mean: Tensor, running_mean: Tensor, running_var: Tensor, n: int) -> Tensor:
+class BatchStatistics(NamedTuple):
+    """What BatchNorm normalises a batch by, and how many independent values that rests on."""
+
+    mean: Tensor
+    """(C,)"""
+    var: Tensor
+    """(C,), biased, as BatchNorm normalises by it"""
+    n: int
+    """values per channel"""
+    n_of_mean: int | Tensor
+    """independent values per channel that the mean is as exact as: n for (N, C)"""
+    n_of_var: int | Tensor
+    """the same for the variance"""
+
+
+def batch_statistics(x: Tensor) -> BatchStatistics:
+    """Of BatchNorm's input (N, C) or (N, C, ...), whose positions are not independent of each other.
+
+    How exact the mean of a batch is, the means of its images tell: they are independent, and their variance over N is
+    that of the batch's mean. A mean of white noise is as exact as one of n independent values; where all pixels of an
+    image go together, as one of about N. The same for the variance. Both are pooled over the channels; nan for one image.
+    """
+    x = _widen(x)
+    images, n = len(x), x.numel() // max(x.size(1), 1)
+    if n == images:
+        var, mean = torch.var_mean(x, [dim for dim in range(x.ndim) if dim != 1], correction=0)
+        return BatchStatistics(mean, var, n, n, n)
+    image_vars, image_means = torch.var_mean(x.flatten(2), 2, correction=0)
+    mean = image_means.mean(0)
+    squares = image_vars + (image_means - mean).square()  # of one image, about the mean of the batch
+    var = squares.mean(0)
+    if images < 2:
+        return BatchStatistics(mean, var, n, _nan(var), _nan(var))
+    spread, spread_of_squares = (y.var(0) / images for y in (image_means, squares))
+    # of a Gaussian, n values have a mean with variance var / n, and a variance with variance 2 var**2 / (n - 1)
+    n_of_mean = 1 / _mean_where(var != 0, spread / var)
+    n_of_var = 1 + 2 / _mean_where(var != 0, spread_of_squares / var.square())
+    return BatchStatistics(mean, var, n, n_of_mean, n_of_var)
+
+
+def mean_lag(batch_mean: Tensor, running_mean: Tensor, running_var: Tensor, n: int | Tensor) -> Tensor:
     """How far BatchNorm's running mean is from a batch's, in standard errors: root mean square over the channels.
 
-    sqrt(n) * rms(|batch_mean - running_mean| / sqrt(running_var)), tensors (C,), n values per channel in the batch.
-    Close to 1 when nothing but the draw of the batch separates the two; larger when the running mean lags behind.
-    Channels of zero running variance have no scale to measure by and are left out; nan when that leaves none.
+    sqrt(n) * rms(|batch_mean - running_mean| / sqrt(running_var)), tensors (C,), n independent values per channel in
+    the batch. Close to 1 when nothing but the draw of the batch separates the two; larger when the running mean lags
+    behind. Channels of zero running variance have no scale to measure by and are left out; nan when that leaves none.
     """
     batch_mean, running_mean, running_var = _widen(batch_mean), _widen(running_mean), _widen(running_var)
     z = (batch_mean - running_mean) / running_var.sqrt()
-    return math.sqrt(n) * _rms_where(running_var != 0, z)
+    root = n.sqrt() if isinstance(n, Tensor) else math.sqrt(n)
+    return (root * _rms_where(running_var != 0, z)).float()
 
 
-def var_lag(batch_var: Tensor, running_var: Tensor, n: int) -> Tensor:
+def var_lag(batch_var: Tensor, running_var: Tensor, n: int, independent: int | Tensor | None = None) -> Tensor:
     """How far BatchNorm's running variance is from a batch's, in units of what the draw of a batch explains.
 
     Root mean square over the channels of ln(batch_var / running_var), over the same for Gaussian values and a perfect
-    running variance; so close to 1 unless the running variance lags. Tensors (C,); n values per channel in the batch;
-    `batch_var` biased, as BatchNorm normalises by it, and made unbiased here, as PyTorch does for the running variance.
-    Channels where either variance is zero are left out; nan when that leaves none, or n < 2.
+    running variance; so close to 1 unless the running variance lags. Tensors (C,); n values per channel in the batch, as
+    exact as so many `independent` ones (by default n); `batch_var` biased, as BatchNorm normalises by it, and made
+    unbiased here, as PyTorch does for the running variance. Channels where either variance is zero are left out; nan
+    when that leaves none, or n < 2.
     """
     if n < 2:
         return _nan(running_var)
@@ -177,13 +221,18 @@ def var_lag(batch_var: Tensor, running_var: Tensor, n: int) -> Tensor:
     log_ratio = torch.log(batch_var * (n / (n - 1)) / running_var)
     # The log of chi2_k / k has variance trigamma(k / 2), which tends to the familiar 2 / k, and mean digamma(k / 2) -
     # ln(k / 2). With sqrt(2 / k) alone the healthy value would be 1.27 at n = 4 and 1.11 at n = 8.
-    half = running_var.new_full((), (n - 1) / 2)
+    half = running_var.new_ones(()) * ((n if independent is None else independent) - 1) / 2
     null = (torch.polygamma(1, half) + (torch.digamma(half) - half.log()).square()).sqrt()
     return (_rms_where((batch_var != 0) & (running_var != 0), log_ratio) / null).float()
 
 
 def _widen(x: Tensor) -> Tensor:
+    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _magnitude(x: Tensor) -> Tensor:
+    return _widen(x.abs() if x.is_complex() else x).abs()
 
 
 def _nan(like: Tensor) -> Tensor:
@@ -204,6 +253,10 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 def _rms_where(measured: Tensor, z: Tensor) -> Tensor:
     # Indexing with the mask would ask the device for its size; 0 / 0 gives the nan of no channel at all.
     return (torch.where(measured, z, 0).square().sum() / measured.sum()).sqrt().float()
+
+
+def _mean_where(measured: Tensor, x: Tensor) -> Tensor:
+    return torch.where(measured, x, 0).sum() / measured.sum()
 
 
 def _check(threshold: float) -> None:

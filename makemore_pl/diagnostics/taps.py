@@ -1,238 +1,256 @@
-"""Taps: context managers that own their hooks and record what passes through modules, changing nothing."""
+"""One tap for all who look: hooks on modules, each module once, that show readers what passes through.
+
+A reader reduces what it sees to a few numbers at once, so the tap copies nothing but gradients: those of several
+backwards add up, and their sum is known at the end only.
+"""
 
 import re
-from abc import ABC, abstractmethod
-from types import TracebackType
-from typing import NamedTuple, Self
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
+from makemore_pl.diagnostics.unit_axis import KNOWN, unit_axis_of
 
-def is_compiled(module: nn.Module) -> bool:
-    """Whether torch.compile has taken over this module or one inside it, by any of its ways.
 
-    Compiled code ignores hooks added after it was traced (pytorch#117758), so a tap would stay empty or stale.
+class Reader(Protocol):
+    """Looks at modules. Tensors are detached, and valid only until the call returns; it runs under no_grad."""
+
+    reads_gradients: bool
+    """Whether it will ask for gradients of outputs."""
+
+    def see_input(self, layer: str, module: nn.Module, x: Tensor) -> None: ...
+
+    def see_output(self, layer: str, module: nn.Module, x: Tensor, unit_axis: int | None) -> None:
+        """unit_axis: the dimension in which the units lie, None where nobody can tell."""
+
+    def leave_out(self, what: str, reason: object) -> None:
+        """What was to be measured and could not be."""
+
+
+@dataclass
+class Passage:
+    """What went through one module since the tap was opened."""
+
+    readers: list[tuple[str, Reader]]
+    calls: int = 0
+    """In training mode; recomputation by activation checkpointing does not count."""
+    evaluations: int = 0
+    """In eval mode."""
+    transformed: int = 0
+    """Inside a transform of torch.func, whose tensors can't be taken out."""
+    shown: bool = False
+    with_gradient: bool = False
+    """Whether the call that was shown was one with gradient."""
+    number: int = 0
+    """Of the last call whose output can get a gradient."""
+    gradient: Tensor | None = None
+    """Sum over the backwards so far."""
+    source: tuple[bool, int] = (True, -1)
+    """Where the gradient comes from: outside of Lightning's backward or not, and the number of the call."""
+    showing: bool = False
+    unit_axis: int | None = None
+    shape: torch.Size | None = None
+
+
+@dataclass
+class Tap:
+    """Hooks from `open` to `close`. Only training mode counts; readers are shown one call of each module.
+
+    That is the first call with gradient, or the first of all where none has one: later calls of a module that is used
+    again, under `no_grad`, or repeated by activation checkpointing do not displace it. Gradients are those of the first
+    call that gets any.
     """
+
+    passages: dict[nn.Module, Passage] = field(default_factory=dict)
+    backward: bool = False
+    """Whether Lightning's backward is running. Gradients of others, as for a gradient penalty, give way to its."""
+    _handles: list[RemovableHandle] = field(default_factory=list)
+    _axes: dict[int, tuple["ReferenceType[Tensor]", int]] = field(default_factory=dict)
+    """By id of a tensor that a layer of a KNOWN type has returned."""
+    _last: tuple[torch.Size, int | None] = (torch.Size(), None)
+    """What the last such layer has returned."""
+
+    def open(self, root: nn.Module, looking: Iterable[tuple[Reader, Mapping[str, nn.Module]]]) -> None:
+        """Hook the modules that readers look at, and, to learn about unit axes, all layers of a KNOWN type in root."""
+        self.close()
+        for reader, modules in looking:
+            for layer, module in modules.items():
+                self.passages.setdefault(module, Passage([])).readers.append((layer, reader))
+        for module, passage in self.passages.items():
+            before, after = partial(self._before, passage), partial(self._after, passage)
+            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(after))
+        if self.passages:
+            known = (module for module in root.modules() if isinstance(module, KNOWN))
+            self._handles += [module.register_forward_hook(self._remember_axis) for module in known]
+
+    def close(self) -> None:
+        """Remove the hooks and forget everything."""
+        while self._handles:
+            self._handles.pop().remove()
+        for passage in self.passages.values():
+            passage.gradient = None
+        self.passages, self._axes, self._last, self.backward = {}, {}, (torch.Size(), None), False
+
+    def gradient(self, module: nn.Module) -> Tensor | None:
+        """The gradient of the loss by a module's output, None where none has arrived."""
+        return self.passages[module].gradient if module in self.passages else None
+
+    def _before(self, passage: Passage, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        passage.showing = False
+        if in_transform():
+            passage.transformed += 1
+        elif not module.training:
+            passage.evaluations += 1
+        else:
+            passage.calls += not in_backward()
+            fresh = torch.is_grad_enabled() and not passage.with_gradient
+            passage.showing = fresh or not passage.shown
+            if passage.showing:
+                x = first_tensor((*args, *kwargs.values()))
+                passage.shown, passage.with_gradient = True, torch.is_grad_enabled()
+                passage.unit_axis = None if x is None else self._axis(x)
+                passage.shape = None if x is None else x.shape
+                self._show(passage, "input", module, x, lambda r, layer, x: r.see_input(layer, module, x))
+
+    def _after(self, passage: Passage, module: nn.Module, _: object, output: object) -> None:
+        if in_transform() or not module.training:
+            return
+        x = first_tensor(output)
+        if passage.showing:
+            passage.showing = False
+            axis = passage.unit_axis if x is not None and x.shape == passage.shape else None
+            axis = axis if x is None or not isinstance(module, KNOWN) else unit_axis_of(module, x)
+            self._show(passage, "output", module, x, lambda r, layer, x: r.see_output(layer, module, x, axis))
+        repeated = in_backward() and passage.with_gradient and passage.number > 0
+        if x is not None and x.requires_grad and not repeated and any(r.reads_gradients for _, r in passage.readers):
+            x.register_hook(partial(self._arrive, passage, passage.number))
+            passage.number += 1
+
+    def _show(
+        self, passage: Passage, what: str, module: nn.Module, x: Tensor | None, show: Callable[[Any, str, Tensor], None]
+    ) -> None:
+        for layer, reader in passage.readers:
+            if x is None:
+                reader.leave_out(layer, f"there is no tensor in the {what} of a {type(module).__name__}")
+                continue
+            try:
+                with torch.no_grad():
+                    show(reader, layer, dense(x.detach()))
+            except Exception as error:
+                reader.leave_out(layer, error)
+
+    def _arrive(self, passage: Passage, number: int, grad: Tensor) -> None:
+        source = not self.backward, number
+        with torch.no_grad():
+            try:
+                if passage.gradient is None or source < passage.source:
+                    passage.gradient, passage.source = grad.detach().clone(), source
+                elif source == passage.source:
+                    passage.gradient = passage.gradient + grad.detach()
+            except Exception as error:
+                for layer, reader in passage.readers:
+                    reader.leave_out(layer, error)
+
+    def _axis(self, x: Tensor) -> int | None:
+        """Where the units of a module's input lie: as in the layer it comes from, or in the last one if shapes agree."""
+        if x.is_nested:
+            return 1  # (B, j, n), which `dense` makes (all j, n)
+        if x.ndim < 2:
+            return 0
+        found = self._axes.get(id(x))
+        if found and found[0]() is x:
+            return found[1]
+        if x.ndim == 2:
+            return 1
+        shape, axis = self._last
+        return axis if axis is not None and len(shape) == x.ndim and shape[axis] == x.shape[axis] else None
+
+    def _remember_axis(self, module: nn.Module, _: object, output: object) -> None:
+        x = first_tensor(output)
+        if x is None or in_transform():
+            return
+        if (axis := unit_axis_of(module, x)) is not None:
+            self._axes[id(x)] = ref(x), axis
+        self._last = x.shape, axis
+
+
+def in_transform() -> bool:
+    """Whether vmap, jacrev or another transform of torch.func is running. torch has no public way to ask."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def in_backward() -> bool:
+    """Whether autograd is running backward, as when a checkpoint recomputes. torch has no public way to ask."""
+    return torch._C._current_graph_task_id() >= 0
+
+
+def first_tensor(value: object) -> Tensor | None:
+    """The first tensor in nested tuples, lists and dicts."""
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, (tuple, list)):
+        return next((x for each in value if (x := first_tensor(each)) is not None), None)
+    return value if isinstance(value, Tensor) else None
+
+
+def dense(x: Tensor) -> Tensor:
+    """The same numbers in one plain tensor: the rows of a nested one, all of a sparse or distributed one."""
+    whole = getattr(x, "full_tensor", None)  # of a DTensor
+    x = whole() if whole else x
+    if x.is_nested:
+        return torch.cat(list(x.unbind()))
+    return x.to_dense() if x.layout != torch.strided else x
+
+
+def compiled_modules(root: nn.Module) -> set[nn.Module]:
+    """Those that torch.compile has taken over by any of its ways, with all that is inside them.
+
+    Compiled code ignores hooks that are added after it was traced (pytorch#117758).
+    """
+    found: set[nn.Module] = set()
+    for module in root.modules():
+        if module not in found and _is_compiled(module):
+            found.update(module.modules())
+    return found
+
+
+def _is_compiled(module: nn.Module) -> bool:
     # By attribute, not isinstance of OptimizedModule, whose import costs more than a second.
-    for submodule in module.modules():
-        forward = vars(submodule).get("forward")
-        wrapped = hasattr(forward, "_torchdynamo_orig_callable") and not hasattr(forward, "_torchdynamo_disable")
-        if wrapped or submodule._compiled_call_impl is not None:
-            return True
-    return False
+    functions = [getattr(type(module), name, None) for name in ("forward", "training_step")]
+    functions += [value for value in vars(module).values() if callable(value)]
+    return module._compiled_call_impl is not None or any(
+        hasattr(each, "_torchdynamo_orig_callable") and not hasattr(each, "_torchdynamo_disable") for each in functions
+    )
 
 
 def select(
-    module: nn.Module, types: tuple[type[nn.Module], ...] = (), pattern: str | None = None
+    module: nn.Module, wanted: Callable[[nn.Module], bool] = lambda _: True, pattern: str | None = None
 ) -> dict[str, nn.Module]:
-    """Submodules by qualified name, of one of `types` and with a name in which `pattern` (a regex) is found.
+    """Submodules by qualified name that are wanted and have a name in which `pattern` (a regex) is found.
 
-    A criterion not given lets everything pass. A module registered twice appears under its first name. ValueError if
-    nothing matches, if the pattern is not a regex, or if the module is compiled.
+    A module registered twice appears under its first name.
+
+    Raises:
+        ValueError: there is a pattern and it is no regex, or nothing matches.
     """
-    if is_compiled(module):
-        raise ValueError(f"{_COMPILED}: watch the module before torch.compile, or without it")
     try:
         matches = re.compile(pattern or "").search
     except re.error as error:
         raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from None
     named = {name: submodule for name, submodule in module.named_modules() if name}
-    chosen = {
-        name: submodule
-        for name, submodule in named.items()
-        if (not types or isinstance(submodule, types)) and matches(name)
-    }
-    if not chosen:
-        wanted = [" or ".join(kind.__name__ for kind in types)] if types else []
-        wanted += [f"name matching {pattern!r}"] if pattern else []
+    chosen = {name: submodule for name, submodule in named.items() if matches(name) and wanted(submodule)}
+    if pattern and not chosen:
         there = [f"{name} ({type(submodule).__name__})" for name, submodule in named.items()]
         more = f" and {len(there) - 20} more" if len(there) > 20 else ""
         raise ValueError(
-            f"nothing matched {' with '.join(wanted) or 'any module'} in {type(module).__name__}, "
-            f"which has {', '.join(there[:20]) or 'no submodules'}{more}"
+            f"pattern {pattern!r} matches nothing that can be watched in {type(module).__name__}, "
+            f"which has {', '.join(there[:20]) or 'no submodules'}{more}."
         )
     return chosen
-
-
-class Tap(ABC):
-    """Hooks on named modules from `open` to `close`, or for the length of a `with`; both may be called again.
-
-    Only forwards in training mode are recorded. `calls` counts them by name since `open`: 0 means the forward went
-    round the module, 2 or more that it was reused, and then the last call is the one recorded. What was recorded stays
-    until `clear` or the next `open`. ValueError when there are no modules or one is compiled.
-    """
-
-    def __init__(self, modules: dict[str, nn.Module]) -> None:
-        if not modules:
-            raise ValueError("nothing to watch: no modules were given, choose some with select()")
-        if compiled := [name for name, module in modules.items() if is_compiled(module)]:
-            raise ValueError(f"{_COMPILED}: {', '.join(compiled)}")
-        self.modules = dict(modules)
-        self.calls = dict.fromkeys(modules, 0)
-        self._handles: list[RemovableHandle] = []
-
-    def open(self) -> Self:
-        if not self._handles:
-            self.clear()
-            for name, module in self.modules.items():
-                self._handles += self._hook(name, module)
-        return self
-
-    def close(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-
-    def clear(self) -> None:
-        self.calls = dict.fromkeys(self.modules, 0)
-
-    def __enter__(self) -> Self:
-        return self.open()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @abstractmethod
-    def _hook(self, name: str, module: nn.Module) -> list[RemovableHandle]: ...
-
-
-class ActivationTap(Tap):
-    """Records by name each module's input, its output and the gradient of the loss with respect to that output.
-
-    `preactivation`, `activation` and `activation_grad` are detached copies, so that in-place operations further on
-    cannot change them; of a tuple the first tensor counts. Backward must run before `close`. A forward under `no_grad`
-    has no gradient, one recomputed by activation checkpointing may lose it, a GradScaler leaves it scaled.
-    """
-
-    def __init__(self, modules: dict[str, nn.Module]) -> None:
-        super().__init__(modules)
-        self.preactivation: dict[str, Tensor] = {}
-        self.activation: dict[str, Tensor] = {}
-        self.activation_grad: dict[str, Tensor] = {}
-        self._grad_handles: dict[str, RemovableHandle] = {}
-
-    def close(self) -> None:
-        super().close()
-        for name in self.modules:
-            self._forget_grad_hook(name)
-
-    def clear(self) -> None:
-        super().clear()
-        for name in self.modules:
-            self._forget(name)
-
-    def _forget(self, name: str) -> None:
-        for recorded in (self.preactivation, self.activation, self.activation_grad):
-            recorded.pop(name, None)
-        self._forget_grad_hook(name)
-
-    def _forget_grad_hook(self, name: str) -> None:
-        if handle := self._grad_handles.pop(name, None):
-            handle.remove()
-
-    def _hook(self, name: str, module: nn.Module) -> list[RemovableHandle]:
-        def before(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-            if module.training:
-                # Without its hook an earlier call cannot deliver its gradient, which backward reaches last.
-                self._forget(name)
-                self.calls[name] += 1
-                if (preactivation := _first_tensor((*args, *kwargs.values()))) is not None:
-                    self.preactivation[name] = _copy(preactivation)
-
-        def after(_: nn.Module, _args: tuple[object, ...], output: object) -> None:
-            if module.training and (activation := _first_tensor(output)) is not None:
-                self.activation[name] = _copy(activation)
-                if activation.requires_grad:
-                    self._grad_handles[name] = activation.register_hook(backward)
-
-        def backward(grad: Tensor) -> None:
-            self.activation_grad[name] = _copy(grad)
-
-        return [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
-
-
-class BatchNormStatistics(NamedTuple):
-    """One forward of a BatchNorm: its batch statistics, and its running statistics from before it updated them."""
-
-    batch_mean: Tensor
-    """(C,)"""
-    batch_var: Tensor
-    """(C,), biased, as BatchNorm normalises by it"""
-    running_mean: Tensor
-    """(C,)"""
-    running_var: Tensor
-    """(C,)"""
-    n: int
-    """values per channel in the batch"""
-
-
-class BatchNormTap(Tap):
-    """Records by name the `statistics` of each BatchNorm's last forward.
-
-    One that keeps no running statistics has nothing to compare and is left out. SyncBatchNorm's batch statistics are
-    those of this process alone. ValueError, too, when a module is not a BatchNorm.
-    """
-
-    def __init__(self, modules: dict[str, nn.Module]) -> None:
-        super().__init__(modules)
-        for name, module in modules.items():
-            if not isinstance(module, _BatchNorm):
-                raise ValueError(f"{name} is not a BatchNorm but {type(module).__name__}")
-        self.statistics: dict[str, BatchNormStatistics] = {}
-
-    def clear(self) -> None:
-        super().clear()
-        self.statistics.clear()
-
-    def _hook(self, name: str, module: nn.Module) -> list[RemovableHandle]:
-        assert isinstance(module, _BatchNorm)
-
-        def before(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-            if not module.training:
-                return
-            self.calls[name] += 1
-            x = _first_tensor((*args, *kwargs.values()))
-            if x is None or module.running_mean is None or module.running_var is None:
-                return
-            x = x.detach()
-            x = x if x.dtype == torch.float64 else x.float()
-            var, mean = torch.var_mean(x, [dim for dim in range(x.ndim) if dim != 1], correction=0)
-            self.statistics[name] = BatchNormStatistics(
-                mean, var, _copy(module.running_mean), _copy(module.running_var), x.numel() // max(x.size(1), 1)
-            )
-
-        return [module.register_forward_pre_hook(before, with_kwargs=True)]
-
-
-class ParameterSnapshot:
-    """Copies of named parameters as they are now, to see later what was really added to them.
-
-    The only honest measure of an update: lr * grad is one for plain SGD alone. ValueError when there are no parameters.
-    """
-
-    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
-        if not parameters:
-            raise ValueError("nothing to watch: no parameters were given")
-        self.parameters = dict(parameters)
-        self.before = {name: _copy(parameter) for name, parameter in parameters.items()}
-
-    def updates(self) -> dict[str, Tensor]:
-        """Now - before, by name."""
-        return {name: parameter.detach() - self.before[name] for name, parameter in self.parameters.items()}
-
-
-_COMPILED = "hooks added to a compiled module are ignored (pytorch#117758)"
-
-
-def _first_tensor(value: object) -> Tensor | None:
-    if isinstance(value, (tuple, list)):
-        return next((item for item in value if isinstance(item, Tensor)), None)
-    return value if isinstance(value, Tensor) else None
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone()

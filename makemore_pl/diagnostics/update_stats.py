@@ -1,21 +1,15 @@
 """The step that an optimizer has really taken."""
 
-import logging
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 from torch.optim import Optimizer
 
 from makemore_pl.diagnostics import statistics
-from makemore_pl.diagnostics.callback import (
-    DiagnosticsCallback,
-    matrices,
-    parameters,
-)
-from makemore_pl.diagnostics.taps import ParameterSnapshot
-
-log = logging.getLogger(__name__)
+from makemore_pl.diagnostics.callback import DiagnosticsCallback
+from makemore_pl.diagnostics.taps import dense
+from makemore_pl.diagnostics.update import Update
 
 
 class UpdateStats(DiagnosticsCallback):
@@ -25,30 +19,43 @@ class UpdateStats(DiagnosticsCallback):
     |---|---|---|
     | update_data_ratio/<parameter> | log10 of std(after - before) over std(after) | decades |
     | unmoved/share | share of these parameters that did not move: 1 for a skipped step | fraction |
+
+    Parameters of two and more dimensions. An optimizer can step more than once a batch: all of that is the step.
+
+        from makemore_pl.diagnostics import UpdateStats
+        trainer = Trainer(callbacks=[UpdateStats()])
+        trainer.fit(module, loader)  # update_data_ratio/...: healthy networks lie between -4 and -1.5
     """
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._matrices = matrices(pl_module)
-        self._snapshots: dict[int, ParameterSnapshot] = {}
+    def __init__(self, every_n_steps: int = 100) -> None:
+        super().__init__(every_n_steps)
+        self._before: dict[Optimizer, dict[str, Tensor]] = {}
+        """Copies of the parameters that each optimizer is about to step, and those whose step is measured."""
+        self._updates: list[Update] = []
 
-    def begin(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        self._snapshots = {}
+    def begin(self, *_: Any) -> None:
+        self._before, self._updates = {}, []
 
-    def before_update(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        # an optimizer can step or evaluate more than once a batch: all of it is the step
-        if id(optimizer) not in self._snapshots:
-            mine = parameters(optimizer)
-            if moving := {name: p for name, p in self._matrices.items() if p in mine and p.requires_grad}:
-                self._snapshots[id(optimizer)] = ParameterSnapshot(moving)
+    def before_update(self, update: Update) -> None:
+        moving = {name: parameter for name, parameter in update.matrices.items() if parameter.requires_grad}
+        self._before[update.optimizer] = {name: parameter.detach().clone() for name, parameter in moving.items()}
+        self._updates.append(update)
 
-    def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        for snapshot in self._snapshots.values():
-            for name, step in snapshot.updates().items():
-                ratio = statistics.update_data_ratio(step, snapshot.parameters[name].detach())
-                self.values[f"update_data_ratio/{name}"] = ratio
+    def after_update(self, update: Update) -> None:
+        for name, before in self._before[update.optimizer].items():
+            self.put(f"update_data_ratio/{name}", _ratio, before, update.matrices[name].detach())
+
+    def end(self, *_: Any) -> None:
+        for update in self._updates:
+            names = self._before[update.optimizer]
+            if not any(f"update_data_ratio/{name}" in self.values for name in names):
+                self.after_update(update)  # a gradient scaler has skipped the step
+        if not any(self._before.values()):
+            self.leave_out("everything", "no parameter of two or more dimensions is trained")
         if self.values:
             self.values["unmoved/share"] = torch.isneginf(torch.stack(list(self.values.values()))).float().mean()
-        self.close()
+        self._before, self._updates = {}, []
 
-    def close(self) -> None:
-        self._snapshots = {}
+
+def _ratio(before: Tensor, after: Tensor) -> Tensor:
+    return statistics.update_data_ratio(dense(after - before), dense(after))

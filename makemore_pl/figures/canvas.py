@@ -3,18 +3,24 @@
 import io
 import re
 from collections.abc import Iterable, Sequence, Sized
-from typing import Literal
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
 
 import matplotlib as mpl
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
+
+from makemore_pl.figures.series import Floats
 
 INK, MUTED, GRID, BAND, RULE = "#24292f", "#5b6571", "#dde2e7", "#dcece4", "#a4161a"
 LAYERS = ("#141e5a", "#5a2ca0", "#a8329a", "#d9466b", "#dc7b12")
 """From the first layer to the last; lightness tells them apart for every kind of colour vision, and in grey print."""
-OUTPUT, EMBEDDING, FAINT = "#00857a", "#6b7683", "#b4bcc5"
+OUTPUT, EMBEDDING, FAINT = "#006b60", "#7c8694", "#b4bcc5"
 VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
@@ -30,12 +36,36 @@ VARIABLES = {
 
 WIDTH, HEIGHT = 4.6, 3.1
 """Inches of one panel: 442 CSS pixels, so that text of 9 points is still read when a phone shrinks it."""
+DPI = 200
+"""Two or three pixels for each that a card of TensorBoard shows: it leaves out the others, of fewer whole strokes."""
 TEXT = 9.0
 COLUMNS = 5
 """Of a legend: as many as a panel is wide enough for."""
 LEGEND_ROW = 0.18
 
 Line = tuple[str, str | tuple[float, tuple[float, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line, or with a single point a dot."""
+
+    label: str
+    """In the legend; "" for none."""
+    x: Floats
+    y: Floats
+    colour: str
+    dashes: str | tuple[float, tuple[float, ...]] = "-"
+    width: float = 1.2
+
+
+def plot(ax: Axes, curves: Iterable[Curve]) -> None:
+    for each in curves:
+        dot: dict[str, Any] = {"marker": "o", "markersize": 3} if len(each.x) == 1 else {}
+        ax.plot(
+            each.x, each.y, color=each.colour, linestyle=each.dashes, linewidth=each.width,
+            label=each.label or "_", **dot,
+        )  # fmt: skip
 
 
 def line_of(name: str, place: int = 0) -> Line:
@@ -49,14 +79,32 @@ def line_of(name: str, place: int = 0) -> Line:
     return LAYERS[depth % len(LAYERS)], ("-", (0, (5, 1, 1, 1)), (0, (2, 1)))[min(depth // len(LAYERS), 2)]
 
 
+def spoken(name: str) -> str:
+    """The name of a layer or parameter of this project for people: `layers.0.linear.weight` is layer 1 weight.
+
+    A stranger's network keeps its names.
+    """
+    found = re.fullmatch(
+        r"(?:layers\.(\d+)|(output|embedding))((?:\.(?:linear|batchnorm|activation))?(?:\.\w+)?)", name
+    )
+    if not found:
+        return name
+    rest = found[3].replace(".linear", "").replace(".batchnorm", " BatchNorm").replace(".", " ")
+    return (f"layer {int(found[1]) + 1}" if found[1] else found[2]) + rest
+
+
 def short(names: Iterable[str]) -> dict[str, str]:
-    """Names for a legend: without `.weight` and `.linear`, unless two would become one."""
+    """Names for a legend: as spoken, and without weight, unless two would become one."""
     names = list(names)
-    for pattern in (r"(\.linear)?\.weight$", r"\.weight$"):
-        shortened = {name: re.sub(pattern, "", name) for name in names}
-        if len(set(shortened.values())) == len(names):
-            return shortened
-    return {name: name for name in names}
+    shortened = {name: re.sub(r"[. ]weight$", "", spoken(name)) for name in names}
+    distinct = len(set(shortened.values())) == len(names)
+    return shortened if distinct else {name: spoken(name) for name in names}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sorted with numbers by their value: layers.2 before layers.10."""
+    return sorted(names, key=lambda name: [(not part.isdigit(), int(part) if part.isdigit() else 0, part)
+                                           for part in re.split(r"(\d+)", name)])  # fmt: skip
 
 
 def canvas(
@@ -78,7 +126,7 @@ def canvas(
     top, right, bottom = 0.36 + LEGEND_ROW * legend_rows, 0.16, 0.48
     height += LEGEND_ROW * max(legend_rows - 2, 0)
     whole = WIDTH * columns, height * rows + head
-    figure = Figure(figsize=whole, dpi=100)
+    figure = Figure(figsize=whole, dpi=DPI)
     size = (WIDTH - left - right) / whole[0], (height - top - bottom) / whole[1]
     corners = [
         (column * WIDTH + left, (rows - 1 - row) * height + bottom) for row in range(rows) for column in range(columns)
@@ -183,8 +231,50 @@ def step_axis(ax: Axes, last: float, log: bool = True) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(plain))
 
 
+def mark_drops(ax: Axes, drops: Iterable[float]) -> None:
+    """An upright line where the learning rate drops."""
+    for step in drops:
+        ax.axvline(step, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
+        ax.annotate(
+            "lr drops", (step, 1), (-3, -2), xycoords=ax.get_xaxis_transform(), textcoords="offset points",
+            ha="right", va="top", fontsize=TEXT - 1, color=MUTED,
+        )  # fmt: skip
+
+
+@cache
+def _family(character: str) -> str | None:
+    """An installed font that has this character, the usual one first; None where there is none."""
+    usual = font_manager.findfont(font_manager.FontProperties())
+    others = [font.fname for font in font_manager.fontManager.ttflist if "Last" not in font.name]  # Apple's last resort
+    for path in (usual, *others):
+        try:
+            font = font_manager.get_font(path)
+        except (OSError, RuntimeError):  # gone since the list was made, or of coloured bitmaps
+            continue
+        if font.get_char_index(ord(character)):
+            return font.family_name
+    return None
+
+
+def drawable(text: str) -> str:
+    """The text with the code point, such as U+4E2D, for each character that no installed font has."""
+    return "".join(each if each.isascii() or _family(each) else f"U+{ord(each):04X}" for each in text)
+
+
+def _choose_fonts(figure: Figure) -> None:
+    """Characters of any alphabet are drawn by fonts that have them, or as code points."""
+    for text in figure.findobj(Text):
+        content = text.get_text()
+        if not content.isascii():
+            families = [_family(each) for each in content if not each.isascii()]
+            others = [family for family in dict.fromkeys(families) if family not in (None, _family("a"))]
+            text.set_text(drawable(content))
+            text.set_fontfamily([*text.get_fontfamily(), *others])
+
+
 def svg(figure: Figure) -> str:
     """The figure as SVG text on white, the same bytes for the same figure."""
+    _choose_fonts(figure)
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "makemore_pl"}):
         figure.savefig(
@@ -210,14 +300,20 @@ def inline(text: str, name: str, alt: str) -> str:
     viewbox = re.search(r'viewBox="[^"]+"', text)
     assert viewbox
     text = f'<svg {viewbox.group()} role="img" aria-label="{alt}">' + text[text.index(">") + 1 :]
+    text = re.sub(r'<g id="hover:([^"]*)">', r"<g><title>\1</title>", text)
     referred = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in referred else "", text)
     text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font: ((?:\w+ )?)([\d.]+px) [^;\"]+", _font, text)
     text = re.sub(r' d="([^"]+)"', lambda m: f' d="{_rounded(m[1])}"', text)
+    return re.sub(r">\s+<", "><", coloured(text))
+
+
+def coloured(text: str) -> str:
+    """SVG in the page's colours."""
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
-    return re.sub(r">\s+<", "><", text)
+    return text
 
 
 def _font(found: re.Match[str]) -> str:
@@ -231,6 +327,7 @@ def _rounded(path: str) -> str:
 
 
 def png(figure: Figure) -> bytes:
+    _choose_fonts(figure)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return file.getvalue()

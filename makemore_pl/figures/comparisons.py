@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from makemore_pl.figures.canvas import (
-    FAINT,
     INK,
     LAYERS,
     MUTED,
@@ -15,8 +15,11 @@ from makemore_pl.figures.canvas import (
     TEXT,
     canvas,
     caption,
+    drawable,
     legend,
+    legend_rows,
     line_of,
+    plain,
     step_axis,
 )
 from makemore_pl.figures.series import floats, limits, principal_components, thin
@@ -32,18 +35,20 @@ def heat_map(
     x_name: str = "",
     y_name: str = "",
     form: str = "{:.3f}",
+    span: tuple[float, float] | None = None,
 ) -> Figure:
     """Grids of numbers on one scale of colours, each number written in its cell; a dash where there is none.
 
     Args:
         panels: grids (y, x) by name.
+        span: where the colours begin and end, by default with the numbers. What is outside has the last colour.
     """
     grids = {name: floats(grid) for name, grid in panels.items()}
-    width = max(4.6, 0.62 * len(x_labels) + 1.2)
+    width = max(4.6, 0.62 * len(x_labels) + 2.0)
     height = 0.8 + len(grids) * (0.34 * len(y_labels) + 0.3)
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     finite = np.concatenate([grid[np.isfinite(grid)] for grid in grids.values()])
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    low, high = span or ((finite.min(), finite.max()) if finite.size else (0.0, 1.0))
     axes = figure.subplots(len(grids), 1, sharex=True, squeeze=False)[:, 0]
     for ax, (name, grid) in zip(axes, grids.items(), strict=True):
         mesh = ax.pcolormesh(np.ma.masked_invalid(grid), cmap="viridis", vmin=low, vmax=high, edgecolor="none")
@@ -51,8 +56,8 @@ def heat_map(
             text = form.format(value).replace("-", "−") if np.isfinite(value) else "–"
             ink = _readable_on(mesh.to_rgba(value)) if np.isfinite(value) else MUTED
             ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=TEXT, color=ink)
-        ax.set_xticks(np.arange(len(x_labels)) + 0.5, list(x_labels))
-        ax.set_yticks(np.arange(len(y_labels)) + 0.5, list(y_labels))
+        ax.set_xticks(np.arange(len(x_labels)) + 0.5, list(map(drawable, x_labels)))
+        ax.set_yticks(np.arange(len(y_labels)) + 0.5, list(map(drawable, y_labels)))
         ax.tick_params(colors=INK, labelsize=TEXT, length=0)
         ax.set_facecolor("none")
         ax.invert_yaxis()
@@ -60,6 +65,14 @@ def heat_map(
         ax.set_title(name, loc="left", fontsize=TEXT, color=MUTED)
         ax.set_ylabel(y_name, fontsize=TEXT, color=MUTED)
     axes[-1].set_xlabel(x_name, fontsize=TEXT, color=MUTED)
+    scale = figure.colorbar(mesh, ax=list(axes), fraction=0.04, pad=0.02)
+    assert scale.solids
+    scale.solids.set_rasterized(True)  # else a hundred shapes
+    scale.outline.set_visible(False)
+    scale.ax.tick_params(colors=MUTED, labelsize=TEXT, length=2, width=0.6)
+    scale.locator = MaxNLocator(4)
+    scale.formatter = FuncFormatter(plain)
+    scale.update_ticks()
     figure.suptitle(title, x=0.02, ha="left", fontsize=TEXT + 1, fontweight="bold", color=INK)
     return figure
 
@@ -100,21 +113,30 @@ def embeddings_2d(embedding: ArrayLike, characters: str) -> Figure:
 
 
 def overlaid_curves(
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str, ylabel: str, highlight: Sequence[str] = ()
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str, ylabel: str, groups: Mapping[str, str]
 ) -> Figure:
-    """Many curves over linear steps: those of `highlight` in colour and named, the rest thin and grey."""
-    rows = max(len(highlight), 1)
+    """Many curves over linear steps, a colour for each group; each says its name where a pointer rests on it.
+
+    Args:
+        groups: the group of each curve, by its label; in the order of the legend.
+    """
+    levels = list(dict.fromkeys(groups.values()))
+    apart = max(1, (len(LAYERS) - 1) // max(1, len(levels) - 1))  # few levels: colours far from each other
+    rows = legend_rows(levels, 3)
     figure, (ax,) = canvas(legend_rows=rows, height=3.6)
     for label, (steps, values) in curves.items():
-        if label not in highlight:
-            ax.plot(*thin(steps, values), color=FAINT, linewidth=0.8)
-    for place, label in enumerate(highlight):
-        colour, dashes = line_of("", place)
-        ax.plot(*thin(*curves[label]), color=colour, linestyle=dashes, linewidth=1.4, label=label, zorder=3)
+        colour, dashes = line_of("", apart * levels.index(groups[label]))
+        (line,) = ax.plot(*thin(steps, values), color=colour, linestyle=dashes, linewidth=1.2)
+        line.set_gid(f"hover:{label}")
+    for place, level in enumerate(levels):
+        colour, dashes = line_of("", apart * place)
+        ax.plot([], [], color=colour, linestyle=dashes, label=level)
     step_axis(ax, max([1.0, *(float(step) for steps, _ in curves.values() for step in floats(steps)[-1:])]), log=False)
-    shown = [curves[label] for label in highlight] or list(curves.values())  # what diverged does not set the scale
+    ends = {label: floats(values)[-1] for label, (_, values) in curves.items() if len(floats(values))}
+    best = sorted(ends, key=lambda label: (np.isnan(ends[label]), ends[label]))[: max(1, 3 * len(ends) // 4)]
+    shown = [curves[label] for label in best]  # what diverged does not set the scale
     if bounds := limits(*(floats(y)[floats(x) >= max(floats(x), default=0) / 10] for x, y in shown)):
         ax.set_ylim(*bounds)
     caption(ax, title, "step", ylabel, rows)
-    legend(ax, 1)
+    legend(ax, 3)
     return figure

@@ -1,82 +1,85 @@
-"""Pictures of one run: functions from numbers to a matplotlib Figure. Object-oriented API, so no global state."""
+"""The lecture's pictures: functions from numbers to a matplotlib Figure, or a film of many steps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MultipleLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MultipleLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from makemore_pl.figures.canvas import (
     BAND,
-    FAINT,
-    LAYERS,
+    GRID,
     MUTED,
     RULE,
     TEXT,
+    Curve,
     canvas,
     caption,
     legend,
     legend_of_all,
     legend_rows,
     line_of,
-    plain,
+    mark_drops,
+    plot,
     short,
+    spoken,
     step_axis,
 )
-from makemore_pl.figures.series import Histogram, density, floats, limits, reach, running_mean, thin
+from makemore_pl.figures.curves import curves_of, draw_points
+from makemore_pl.figures.film import Film, shoot, shoot_rasters
+from makemore_pl.figures.series import Histogram, density, floats, limits, reach, spread
 
 BAND_OF_UPDATES = (-4.0, -1.5)
 """Below: TheDeepChecker. Above: calibrated on the lecture's networks, which are healthy at -1.9 to -2.3."""
 LECTURE_LINE = -3.0
+SATURATED = 0.97
+DECADES = 3
+"""Of a logarithmic density, from its highest point down."""
+OWN_REACH = 4.0
+"""Standard deviations to each side, where a curve is in units of its own."""
 
 
-def distributions(histograms: Mapping[str, Histogram], title: str, xlabel: str) -> Figure:
-    """One density line a layer, as in the lecture's pictures of activations and gradients."""
+def distributions(
+    histograms: Mapping[str, Histogram], title: str, xlabel: str, log: bool = False, own_units: bool = False
+) -> Figure:
+    """One density line a layer, as in the lecture's pictures of activations and gradients.
+
+    Args:
+        log: logarithmic density: a spike beside a flat curve then shows both.
+        own_units: each curve in units of its own standard deviation, for what differs in size by decades.
+    """
     rows = legend_rows(histograms)
     figure, (ax,) = canvas(legend_rows=rows)
-    _draw_distributions(ax, histograms)
-    caption(ax, title, xlabel, "density", rows)
+    _frame_distributions(ax, [histograms], log, own_units)
+    plot(ax, _density_curves(histograms, own_units))
+    caption(ax, title, _unit(xlabel, own_units), _density(log), rows)
     legend(ax)
     return figure
 
 
-def lines(
-    steps: ArrayLike,
-    values: Mapping[str, ArrayLike],
+def distribution_film(
+    histograms: Mapping[int, Mapping[str, Histogram]],
     title: str,
-    ylabel: str = "",
-    references: Mapping[str, float] | None = None,
-    log: bool = True,
-    log_values: bool = False,
-) -> Figure:
-    """A quantity over the steps, a line for each layer or parameter; None and NaN leave a gap.
+    xlabel: str,
+    log: bool = False,
+    own_units: bool = False,
+    beside: Sequence[Mapping[str, Histogram]] = (),
+) -> Film:
+    """As `distributions`, over the steps.
 
     Args:
-        references: horizontal lines by label; drawn where they are near the values.
-        log: logarithmic steps, with room for step 0; else linear.
-        log_values: logarithmic values, for what differs in size from layer to layer.
+        beside: other distributions, for which the axes must have room too.
     """
-    rows = legend_rows(values)
+    names = list(dict.fromkeys(name for each in histograms.values() for name in each))
+    rows = legend_rows(names)
     figure, (ax,) = canvas(legend_rows=rows)
-    _draw_lines(ax, steps, values, log=log)
-    if bounds := limits(*values.values()):
-        low, high = bounds
-        near = {name: y for name, y in (references or {}).items() if 2 * low - high <= y <= 2 * high - low}
-        bounds = limits(*values.values(), list(near.values())) or bounds
-        if log_values:
-            ax.set_yscale("log")
-            ax.yaxis.set_major_locator(LogLocator(numticks=5))
-            ax.yaxis.set_minor_locator(NullLocator())
-            ax.yaxis.set_major_formatter(FuncFormatter(plain))
-        else:
-            ax.set_ylim(*bounds)
-        _draw_references(ax, near)
-    caption(ax, title, "step", ylabel, rows)
-    if len(values) > 1:
-        legend(ax)
-    return figure
+    _frame_distributions(ax, [*histograms.values(), *beside], log, own_units)
+    caption(ax, title, _unit(xlabel, own_units), _density(log), rows)
+    labels = [short(names)[name] for name in names]
+    return shoot(figure, labels, lambda step: _density_curves(histograms[step], own_units), list(histograms))
 
 
 def update_ratios(
@@ -84,19 +87,52 @@ def update_ratios(
     values: Mapping[str, ArrayLike],
     band: tuple[float, float] = BAND_OF_UPDATES,
     lecture_line: float = LECTURE_LINE,
-    last: float | None = None,
+    raw: Mapping[str, ArrayLike] | None = None,
+    drops: ArrayLike = (),
 ) -> Figure:
     """Update:data ratios over the steps, the band they are healthy in, and the lecture's line.
 
     Args:
-        last: where the axis of steps ends, if not with `steps`.
+        raw: faint points of what `values` are means of.
+        drops: steps at which the learning rate drops.
     """
     rows = legend_rows(values)
     figure, (ax,) = canvas(legend_rows=rows)
-    _draw_updates(ax, steps, values, band, lecture_line, last)
+    draw_points(ax, steps, raw or {})
+    plot(ax, curves_of(steps, values))
+    _frame_updates(ax, max(floats(steps), default=0.0), list(values.values()), drops, band, lecture_line)
     caption(ax, "update:data ratio", "step", "log10", rows)
     legend(ax)
     return figure
+
+
+def update_film(
+    steps: ArrayLike,
+    values: Mapping[str, ArrayLike],
+    at: Sequence[int],
+    drops: ArrayLike = (),
+    beside: Sequence[tuple[ArrayLike, ArrayLike]] = (),
+    title: str = "update:data ratio",
+) -> Film:
+    """As `update_ratios`, at each step of `at` what was so far.
+
+    Args:
+        beside: steps and values of other ratios, for which the axes must have room too.
+    """
+    steps = floats(steps)
+    rows = legend_rows(values)
+    figure, (ax,) = canvas(legend_rows=rows)
+    last = max([0.0, *steps, *(max(floats(each), default=0.0) for each, _ in beside)])
+    _frame_updates(ax, last, [*values.values(), *(each for _, each in beside)], drops, BAND_OF_UPDATES, LECTURE_LINE)
+    caption(ax, title, "step", "log10", rows)
+
+    def until(step: int) -> list[Curve]:
+        seen = steps <= step
+        so_far = curves_of(steps[seen], {name: floats(each)[seen] for name, each in values.items()})
+        dots = [Curve("", each.x[-1:], each.y[-1:], each.colour) for each in so_far if len(each.x) > 1]
+        return [*so_far, *dots]
+
+    return shoot(figure, list(short(values).values()), until, at)
 
 
 def saturation_raster(saturated: ArrayLike, title: str) -> Figure:
@@ -105,18 +141,33 @@ def saturation_raster(saturated: ArrayLike, title: str) -> Figure:
     Args:
         saturated: (examples, units), boolean.
     """
-    raster = np.asarray(saturated, dtype=bool)
-    examples, units = raster.shape
-    height = min(max(4.32 * examples / max(units, 1), 0.5), 4.32)
-    figure, (ax,) = canvas(legend_rows=0, height=height + 0.84, left=0.12)
-    ax.imshow(raster, cmap="gray", vmin=0, vmax=1, interpolation="none", aspect="auto")
-    ax.grid(visible=False)
-    ax.spines[:].set(visible=True, color=MUTED, linewidth=0.6)
-    caption(ax, title, f"{units} units across, {examples} examples down", "", 0)
-    ax.xaxis.set_label_coords(0.5, -0.08 / height)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    return saturation_rasters({title: saturated})
+
+
+def saturation_rasters(saturated: Mapping[str, ArrayLike], title: str = "") -> Figure:
+    """The raster of each layer, in two columns where there are more than one.
+
+    Args:
+        saturated: (examples, units), boolean, by name.
+        title: stands before the name of the first.
+    """
+    rasters = {name: np.asarray(each, dtype=bool) for name, each in saturated.items()}
+    columns = min(len(rasters), 2)
+    figure, panels = _raster_panels(list(rasters.values()), columns)
+    for place, (ax, (name, raster)) in enumerate(zip(panels, rasters.items(), strict=False)):
+        _frame_raster(ax, raster, f"{title}, {spoken(name)}" if title and not place else spoken(name))
+        ax.imshow(raster, cmap="gray", vmin=0, vmax=1, interpolation="none", aspect="auto")
+    for ax in panels[len(rasters) :]:
+        ax.remove()
     return figure
+
+
+def raster_film(rasters: Mapping[int, ArrayLike], title: str) -> Film:
+    """As `saturation_raster`, over the steps."""
+    first = np.asarray(next(iter(rasters.values())))
+    figure, (ax,) = _raster_panels([first], 1)
+    _frame_raster(ax, first, title)
+    return shoot_rasters(figure, rasters)
 
 
 def four_pictures(
@@ -132,116 +183,110 @@ def four_pictures(
     Args:
         title: which step it is.
     """
-    groups = {"activation": activations, "activation gradient": activation_grads, "weight gradient": weight_grads}
     figure, panels = canvas(2, 2, legend_rows=0, height=2.8, head=0.3)
-    for ax, (name, histograms) in zip(panels, groups.items(), strict=False):
-        _draw_distributions(ax, histograms)
-        caption(ax, f"{name}s, {title}" if title else f"{name}s", name, "density", 0)
-    _draw_updates(panels[3], steps, updates, BAND_OF_UPDATES, LECTURE_LINE, None)
+    groups = (activations, False, False), (activation_grads, True, False), (weight_grads, True, True)
+    names = "activation", "activation gradient", "weight gradient"
+    for ax, name, (histograms, log, own_units) in zip(panels, names, groups, strict=False):
+        _frame_distributions(ax, [histograms], log, own_units)
+        plot(ax, _density_curves(histograms, own_units))
+        title_here = f"{name}s, {title}" if title else f"{name}s"
+        caption(ax, title_here, _unit(name, own_units), _density(log), 0)
+    plot(panels[3], curves_of(steps, updates))
+    _frame_updates(
+        panels[3], max(floats(steps), default=0.0), list(updates.values()), (), BAND_OF_UPDATES, LECTURE_LINE
+    )
     caption(panels[3], "update:data ratio", "step", "log10", 0)
     legend_of_all(figure)
     return figure
 
 
-def loss_curve(
-    steps: ArrayLike,
-    train: ArrayLike,
-    val_steps: ArrayLike,
-    val: ArrayLike,
-    baselines: Mapping[str, float],
-    log: bool = True,
-    mean: ArrayLike | None = None,
-) -> Figure:
-    """Training and validation loss with baselines.
-
-    Args:
-        log: logarithmic steps and all of the losses, for the beginning; else linear steps, close up, for the whole run.
-        mean: the training loss with less noise, at `steps`; by default the running mean of `train`.
-    """
-    steps, train, val = floats(steps), floats(train), floats(val)
-    smooth = running_mean(steps, train) if mean is None else floats(mean)
-    figure, (ax,) = canvas()
-    ax.plot(*thin(steps, train), color=FAINT, linewidth=0.8, label="train, minibatch")
-    ax.plot(*thin(steps, smooth), color=LAYERS[1], linewidth=1.4, label="train, mean")
-    ax.plot(val_steps, val, color=LAYERS[4], linewidth=1.4, marker="o", markersize=3.5, label="val")
-    step_axis(ax, max([0.0, *steps, *floats(val_steps)]), log)
-    if log:
-        _show_all_losses(ax, limits(train, val, list(baselines.values())))
-        _draw_references(ax, baselines)
-    elif bounds := limits(smooth[steps >= max(steps, default=0) / 10], val, sorted(baselines.values())[:1], margin=0.1):
-        ax.set_ylim(*bounds)
-        _draw_references(ax, {name: y for name, y in baselines.items() if bounds[0] < y < bounds[1]})
-    caption(ax, "loss, logarithmic steps" if log else "loss, linear steps", "step", "nats")
-    legend(ax, 3)
+def side_by_side(groups: Mapping[str, Mapping[str, Histogram]], xlabel: str) -> Figure:
+    """Distributions of several networks by title, in one row on one range."""
+    figure, panels = canvas(1, len(groups))
+    for ax, (title, histograms) in zip(panels, groups.items(), strict=True):
+        _frame_distributions(ax, list(groups.values()), log=False, own_units=False)
+        plot(ax, _density_curves(histograms, own_units=False))
+        caption(ax, title, xlabel, "density")
+        legend(ax)
     return figure
 
 
-def _show_all_losses(ax: Axes, bounds: tuple[float, float] | None) -> None:
-    if bounds:
-        low, high = bounds
-        ax.set_ylim(low, high)
-        if high > 10:  # a confidently wrong start would press the rest flat
-            ax.set_yscale("log")
-            ax.set_ylim(max(low, 1.5), high * 1.1)
-            ax.yaxis.set_major_locator(FixedLocator([2, 3, 5, 10, 20, 30, 50, 100]))
-            ax.yaxis.set_minor_locator(NullLocator())
-            ax.yaxis.set_major_formatter("{x:g}")
+def _unit(xlabel: str, own_units: bool) -> str:
+    return f"{xlabel}, in standard deviations of its own" if own_units else xlabel
 
 
-def _draw_distributions(ax: Axes, histograms: Mapping[str, Histogram]) -> None:
-    if not histograms:
-        ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", fontsize=TEXT, color=MUTED)
-        ax.xaxis.set_major_locator(NullLocator())
-    names = short(histograms)
+def _density(log: bool) -> str:
+    return "density, log" if log else "density"
+
+
+def _density_curves(histograms: Mapping[str, Histogram], own_units: bool) -> list[Curve]:
+    names, found = short(histograms), []
     for place, (name, (edges, counts)) in enumerate(histograms.items()):
         colour, dashes = line_of(name, place)
-        ax.plot(*density(edges, counts), color=colour, linestyle=dashes, linewidth=1.2, label=names[name])
-    ends = {abs(float(edge)) for edges, _ in histograms.values() for edge in floats(edges)[[0, -1]]}
-    bound = 1.0 if ends == {1.0} else reach(histograms)  # tanh: always all of its range
-    if bound:
-        ax.set_xlim(-bound * 1.02, bound * 1.02)
-    ax.set_ylim(bottom=0)
+        unit = spread(edges, counts) if own_units else 1.0
+        found.append(Curve(names[name], *density(floats(edges) / (unit or 1.0), counts), colour, dashes))
+    return found
+
+
+def _frame_distributions(ax: Axes, groups: Sequence[Mapping[str, Histogram]], log: bool, own_units: bool) -> None:
+    """Limits, ticks and shades that hold all of the groups."""
     ax.yaxis.set_major_locator(NullLocator())  # the shape is what tells; and half of the cost is ticks
+    every = {f"{place} {name}": each for place, group in enumerate(groups) for name, each in group.items()}
+    if not every:
+        ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", fontsize=TEXT, color=MUTED)
+        ax.xaxis.set_major_locator(NullLocator())
+        return
+    if {abs(float(edge)) for edges, _ in every.values() for edge in floats(edges)[[0, -1]]} == {1.0}:
+        ax.set_xlim(-1.02, 1.02)  # tanh: always all of its range
+        ax.xaxis.set_major_locator(FixedLocator([-1, 0, 1]))
+        for low in (-1.02, SATURATED):
+            ax.axvspan(low, low + 1.02 - SATURATED, color=GRID, linewidth=0, zorder=0)
+    elif own_units:
+        ax.set_xlim(-OWN_REACH, OWN_REACH)
+    elif bound := reach(every):
+        ax.set_xlim(-bound * 1.02, bound * 1.02)
+    peaks = [max([curve.y.max() for curve in _density_curves(group, own_units)], default=0.0) for group in groups]
+    top = min(max(peaks), 4 * float(np.median(peaks)) or max(peaks)) or 1.0
+    if log:
+        ax.set_yscale("log", nonpositive="mask")
+        ax.set_ylim(top / 10**DECADES, top * 1.6)
+        ax.yaxis.set_major_locator(LogLocator(numticks=DECADES + 2))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.tick_params(axis="y", labelleft=False, length=0)
+    else:
+        ax.set_ylim(0, top * 1.05)
 
 
-def _draw_lines(
-    ax: Axes, steps: ArrayLike, values: Mapping[str, ArrayLike], last: float | None = None, log: bool = True
-) -> None:
-    names, steps = short(values), floats(steps)
-    for place, (name, each) in enumerate(values.items()):
-        colour, dashes = line_of(name, place)
-        ax.plot(*thin(steps, each), color=colour, linestyle=dashes, linewidth=1.2, label=names[name])
-        if last is not None:  # unfinished: where it is now
-            ax.plot(steps[-1:], floats(each)[-1:], "o", color=colour, markersize=3)
-    step_axis(ax, max(steps, default=0.0) if last is None else last, log)
+def _raster_panels(rasters: "Sequence[np.ndarray[Any, Any]]", columns: int) -> tuple[Figure, list[Axes]]:
+    height = max(min(max(4.32 * len(each) / max(each.shape[1], 1), 0.5), 4.32) for each in rasters)
+    return canvas(-(-len(rasters) // columns), columns, legend_rows=0, height=height + 0.84, left=0.12)
 
 
-def _draw_updates(
+def _frame_raster(ax: Axes, raster: "np.ndarray[Any, Any]", title: str) -> None:
+    examples, units = raster.shape
+    ax.set(xlim=(-0.5, units - 0.5), ylim=(examples - 0.5, -0.5))
+    ax.grid(visible=False)
+    ax.spines[:].set(visible=True, color=MUTED, linewidth=0.6)
+    caption(ax, title, f"{units} units across, {examples} examples down", "", 0)
+    figure = ax.get_figure(root=True)
+    assert figure
+    ax.xaxis.set_label_coords(0.5, -0.08 / (ax.get_position().height * figure.get_figheight()))
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def _frame_updates(
     ax: Axes,
-    steps: ArrayLike,
-    values: Mapping[str, ArrayLike],
+    last: float,
+    values: Sequence[ArrayLike],
+    drops: ArrayLike,
     band: tuple[float, float],
     lecture_line: float,
-    last: float | None,
 ) -> None:
     ax.axhspan(*band, color=BAND, linewidth=0, zorder=0)
     ax.axhline(lecture_line, color=RULE, linewidth=0.8, linestyle=(0, (1, 1.5)))
-    _draw_lines(ax, steps, values, last)
-    low, high = limits(*values.values(), [band[0] - 0.5, band[1] + 0.5], margin=0.02) or band
+    step_axis(ax, last)
+    low, high = limits(*values, [band[0] - 0.5, band[1] + 0.5], margin=0.02) or band
     ax.set_ylim(max(low, -8), min(high, 2))
     ax.yaxis.set_major_locator(MultipleLocator(1))
-
-
-def _draw_references(ax: Axes, references: Mapping[str, float]) -> None:
-    for place, (name, y) in enumerate(sorted(references.items(), key=lambda item: -item[1])):
-        ax.axhline(y, color=RULE, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
-        ax.annotate(
-            name,
-            (1 - 0.27 * (place % 3), y),  # side by side, for on a logarithmic axis they can be close
-            (0, 1.5),
-            xycoords=ax.get_yaxis_transform(),
-            textcoords="offset points",
-            ha="right",
-            fontsize=TEXT - 1,
-            color=RULE,
-        )
+    mark_drops(ax, floats(drops))

@@ -1,4 +1,4 @@
-"""Numbers on their way into a picture: densities, running means, principal components. Pure NumPy."""
+"""Numbers on their way into a picture: densities, trailing means, principal components. Pure NumPy."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,21 +37,39 @@ def reach(histograms: Mapping[str, Histogram], share: float = 0.995) -> float:
     return max(bounds)
 
 
-def running_mean(steps: ArrayLike, values: ArrayLike, window: int = 21) -> Floats:
-    """Mean of up to `window` values (odd) around each, of those whose step is within a fifth of its own.
+def trailing_mean(steps: ArrayLike, values: ArrayLike, drops: ArrayLike = (), window: int = 21) -> Floats:
+    """Mean of up to `window` values up to each, of those whose step is at least four fifths of its own.
 
     So nothing is smeared at the beginning, where steps are few and losses fall fast. NaN counts for nothing.
+
+    Args:
+        drops: steps from which on the learning rate is another; no mean has values of both sides.
     """
     steps, values = floats(steps), floats(values)
-    place, half = np.arange(len(values)), window // 2
-    first = np.maximum(np.searchsorted(steps, steps * 0.8), place - half)
-    end = np.minimum(np.searchsorted(steps, steps * 1.2, side="right"), place + half + 1)
+    place = np.arange(len(values))
+    since = np.r_[0, np.searchsorted(steps, floats(drops))]
+    begun = since[np.searchsorted(since, place, side="right") - 1] if len(values) else place
+    first = np.maximum.reduce([np.searchsorted(steps, steps * 0.8), place - window + 1, begun])
     finite = np.isfinite(values)
     total = np.r_[0.0, np.cumsum(np.where(finite, values, 0.0))]
     count = np.r_[0, np.cumsum(finite)]
-    n = count[end] - count[first]
-    means: Floats = np.divide(total[end] - total[first], n, out=np.full(len(values), np.nan), where=n > 0)
+    n = count[place + 1] - count[first]
+    means: Floats = np.divide(total[place + 1] - total[first], n, out=np.full(len(values), np.nan), where=n > 0)
     return means
+
+
+def drops(steps: ArrayLike, lrs: ArrayLike) -> Floats:
+    """Steps at which the learning rate falls by a third or more at once; a smooth schedule has none."""
+    steps, lrs = floats(steps), floats(lrs)
+    fallen: Floats = steps[1:][lrs[1:] < lrs[:-1] * 2 / 3]
+    return fallen
+
+
+def spread(edges: ArrayLike, counts: ArrayLike) -> float:
+    """Standard deviation about 0 of a histogram, from the centers of its bins; 0 without counts."""
+    edges, counts = floats(edges), floats(counts)
+    total = counts.sum()
+    return float(np.sqrt((counts * ((edges[:-1] + edges[1:]) / 2) ** 2).sum() / total)) if total else 0.0
 
 
 def thin(steps: ArrayLike, values: ArrayLike, most: int = 500) -> tuple[Floats, Floats]:

@@ -7,7 +7,7 @@ from typing import Any
 from makemore_pl.report.run_directory import flatten
 
 NOT_SETTINGS = ("callbacks", "logger", "run_dir", "ckpt_path", "experiment")
-SHOWN_ONLY = ("trainer.enable_progress_bar",)
+SHOWN_ONLY = ("trainer.enable_progress_bar", "report")
 """Settings of how a run is shown; a job of a sweep has its own."""
 WORD = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)
 

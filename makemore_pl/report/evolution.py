@@ -1,95 +1,188 @@
-"""How a run went: its losses, and the lecture's four pictures from step to step."""
+"""How a run went: its losses, and the lecture's four pictures and rasters from step to step."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from makemore_pl.figures import lecture_pictures
-from makemore_pl.figures.series import Floats, running_mean
+from makemore_pl.figures import curves, lecture_pictures
+from makemore_pl.figures.canvas import in_order, spoken
+from makemore_pl.figures.series import Floats, Histogram, drops, trailing_mean
 from makemore_pl.report.run_directory import Run
-from makemore_pl.report.section import Block, Frame, Frames, Note, Picture, Pictures
-from makemore_pl.report.wording import ends
+from makemore_pl.report.section import Block, Frames, Note, Picture, Pictures, Scene
+from makemore_pl.report.wording import ends, listed
 
-FRAMES = 9
+FRAMES = 12
 """At most, of a slider."""
-KEY_FRAMES = 4
-"""Shown where there is no slider."""
+OPENING = 1000
+"""The step that the lecture looks at."""
 DISTRIBUTIONS = {
-    "activations": ("activations", "activation"),
-    "activation_grads": ("activation gradients", "activation gradient"),
-    "weight_grads": ("weight gradients", "weight gradient"),
+    "activations": ("activations", "activation", False, False),
+    "activation_grads": ("activation gradients", "activation gradient", True, False),
+    "weight_grads": ("weight gradients", "weight gradient", True, True),
 }
+"""Title, label, and whether the density is logarithmic and in units of each curve's own standard deviation."""
+SHARES = ("saturation", "saturation_excess", "dead_units", "stuck_units", "linear_share", "zero_share")
+"""Of units or activations: their means would be values that cannot occur."""
+
+
+def drops_of(run: Run) -> Floats:
+    """Steps at which the learning rate drops: as configured, or else the first watched ones after it."""
+    seen = drops(*run.diagnostics.tag("lr"))
+    at, steps = run.get("optim.decay_at"), run.get("trainer.max_steps")
+    if run.get("optim.schedule") == "step_decay" and len(seen) == 1 and at and steps:
+        return np.array([float(round(at * steps))])
+    return seen
+
+
+def smooth(run: Run, quantity: str, steps: ArrayLike, values: Floats) -> Floats:
+    """As it is told everywhere: a trailing mean, or for a share the numbers themselves."""
+    return values if quantity in SHARES else trailing_mean(steps, values, drops_of(run))
 
 
 def loss(run: Run) -> list[Block]:
     steps, train = run.diagnostics.tag("train/loss")
     if not steps.size:
-        return [missing("the training loss", run)]
+        return [missing("the training loss")]
     val_steps, val = run.diagnostics.tag("val/loss")
     mean_steps, mean = run.diagnostics.tag("train/loss_mean")
-    mean = mean if np.array_equal(mean_steps, steps) else running_mean(steps, train)
+    mean = mean if np.array_equal(mean_steps, steps) else trailing_mean(steps, train, drops_of(run))
     baselines = {
         name: float(each[-1]) for name, each in run.diagnostics.quantity("baseline")[1].items() if np.isfinite(each[-1])
     }
     alt = f"Training loss from {train[0]:.2f} nats at step {steps[0]:,} to {mean[-1]:.2f} at step {steps[-1]:,}."
     if val.size:
         alt += f" Validation loss {val[-1]:.4f} at step {val_steps[-1]:,}."
+    views = {"loss_beginning": (True, False), "loss_whole": (False, True), "loss": (False, False)}
+    if not train[0] > 10:  # no hockey stick
+        del views["loss_whole"]
     pictures = [
-        Picture(name, lecture_pictures.loss_curve(steps, train, val_steps, val, baselines, log, mean), alt)
-        for name, log in (("loss_beginning", True), ("loss", False))
+        Picture(
+            f"{name}_over_steps",
+            curves.loss_curve(steps, train, val_steps, val, baselines, log, mean, drops_of(run), whole),
+            alt,
+        )
+        for name, (log, whole) in views.items()
     ]
     blocks: list[Block] = [Pictures(pictures)]
     _, passed = run.diagnostics.quantity("baseline_passed")
     if passed:
-        listed = ", ".join(f"{name} at step {int(np.nanmax(each)):,}" for name, each in passed.items())
-        blocks.append(Note(f"The baselines need no network; its mean training loss passed {listed}."))
+        told = ", ".join(f"{name} at step {int(np.nanmax(each)):,}" for name, each in passed.items())
+        blocks.append(Note(f"The baselines need no network; its mean training loss passed {told}."))
     elif baselines:
         blocks.append(Note("The baselines need no network: all characters alike, their frequency, pairs' frequency."))
     return blocks
 
 
-def four_pictures(run: Run) -> list[Block]:
-    steps = chosen(run.diagnostics.histograms, FRAMES)
+def step_by_step(runs: Mapping[str, Run]) -> list[Block]:
+    """The four pictures and the rasters of one run, or of two in pairs, under one slider.
+
+    Args:
+        runs: by what tells them apart in the page; "" where there is one.
+    """
+    all_steps = sorted(
+        {step for run in runs.values() for step in {**run.diagnostics.histograms, **run.diagnostics.rasters}}
+    )
+    steps = chosen(all_steps, FRAMES)
     if not steps:
-        return [missing("histograms", run)]
-    pictures: dict[int, list[Picture]] = {}
-    absent = [title for kind, (title, _) in DISTRIBUTIONS.items() if not any(_group(run, kind, s) for s in steps)]
-    update_steps, updates = run.diagnostics.quantity("update_data_ratio")
-    heights = lecture_pictures.update_ratios(update_steps, matrices(updates)).axes[0].get_ylim()
-    for step in steps:
-        shown = []
-        for kind, (title, label) in DISTRIBUTIONS.items():
-            if histograms := _group(run, kind, step):
-                alt = f"Density of {title} at step {step:,}, a line for each of {', '.join(histograms)}."
-                figure = lecture_pictures.distributions(histograms, title, label)
-                shown.append(Picture(f"{kind}-{step}", figure, alt, kept=False))
-        until = update_steps <= step
-        if weights := {name: each[until] for name, each in matrices(updates).items() if until.any()}:
-            figure = lecture_pictures.update_ratios(update_steps[until], weights, last=float(update_steps[-1]))
-            figure.axes[0].set_ylim(*heights)  # so that the frames do not jump
-            alt = f"Update to data ratios up to step {step:,}: {ends(update_steps[until], weights)}"
-            shown.append(Picture(f"update_data_ratio-{step}", figure, alt, kept=False))
-        pictures[step] = shown
+        return [missing("distributions")]
+    scenes = [scene for kind in DISTRIBUTIONS for scene in _distribution_scenes(runs, kind)]
+    absent = [title for kind, (title, *_) in DISTRIBUTIONS.items() if not _distribution_scenes(runs, kind)]
+    scenes += _update_scenes(runs, steps)
+    scenes += _raster_scenes(runs)
+    opening = max(step for step in steps if step <= OPENING) if steps[-1] >= OPENING else steps[-1]
+    keys = sorted({steps[0], opening, steps[-1]})
     blocks: list[Block] = [
         Note(
             "Healthy: activations alike in every layer and few at ±1; gradients alike in every layer, neither "
-            "shrinking nor growing towards the first; update:data ratios inside the band."
+            "shrinking nor growing towards the first; update:data ratios inside the band. In the rasters white is "
+            "saturated: |activation| > 0.97, where tanh passes on less than 6 % of its gradient. A column white from "
+            "top to bottom is a dead unit."
         ),
-        frames_of("The four pictures", steps, pictures),
+        Frames("The pictures, step by step", steps, scenes, keys, opening),
     ]
     if absent:
         blocks.append(Note(f"Not measured in this run: {', '.join(absent)}.", missing=True))
     return blocks
 
 
-def last_four_pictures(run: Run) -> list[Picture]:
-    steps = run.diagnostics.histograms
+def _distribution_scenes(runs: Mapping[str, Run], kind: str) -> list[Scene]:
+    title, label, log, own_units = DISTRIBUTIONS[kind]
+    groups = {owner: groups_by_step(run, kind) for owner, run in runs.items()}
+    every = [group for by_step in groups.values() for group in by_step.values()]
+    scenes = []
+    for owner, by_step in groups.items():
+        if not by_step:
+            continue
+        film = lecture_pictures.distribution_film(by_step, _owned(title, owner), label, log, own_units, every)
+        alts = {
+            step: f"Density of {title} at step {step:,}, a line for each of {listed(map(spoken, group))}."
+            for step, group in by_step.items()
+        }
+        scenes.append(Scene(_named(kind, owner, runs), film, alts))
+    return scenes
+
+
+def _update_scenes(runs: Mapping[str, Run], at: Sequence[int]) -> list[Scene]:
+    measured = {owner: run.diagnostics.quantity("update_data_ratio") for owner, run in runs.items()}
+    beside = [(steps, each) for steps, values in measured.values() for each in matrices(values).values()]
+    scenes = []
+    for owner, (steps, values) in measured.items():
+        weights = matrices(values)
+        at_hand = [step for step in at if steps.size and step >= steps[0]]
+        if not weights or not at_hand:
+            continue
+        film = lecture_pictures.update_film(
+            steps, weights, at_hand, drops_of(runs[owner]), beside, _owned("update:data ratio", owner)
+        )
+        alts = {}
+        for step in at_hand:
+            until = steps <= step
+            so_far = {name: each[until] for name, each in weights.items()}
+            alts[step] = f"Update to data ratios up to step {step:,}: {ends(steps[until], so_far)}"
+        scenes.append(Scene(_named("update_data_ratio", owner, runs), film, alts))
+    return scenes
+
+
+def _raster_scenes(runs: Mapping[str, Run]) -> list[Scene]:
+    tags = in_order({tag for run in runs.values() for each in run.diagnostics.rasters.values() for tag in each})
+    scenes = []
+    for tag in tags:
+        for owner, run in runs.items():
+            rasters = {step: each[tag] for step, each in sorted(run.diagnostics.rasters.items()) if tag in each}
+            rasters = {step: each for step, each in rasters.items() if each.shape == next(iter(rasters.values())).shape}
+            if not rasters:
+                continue
+            name = f"saturated units, {spoken(tag.partition('/')[2])}"
+            alts = {
+                step: f"{name} at step {step:,}: {each.mean():.1%} of {each.shape[1]} units times "
+                f"{each.shape[0]} examples saturated, {each.all(0).sum()} units on every example."
+                for step, each in rasters.items()
+            }
+            film = lecture_pictures.raster_film(rasters, _owned(name, owner))
+            scenes.append(Scene(_named(re.sub(r"[^\w]", "-", tag), owner, runs), film, alts))
+    return scenes
+
+
+def _owned(title: str, owner: str) -> str:
+    return f"{owner}: {title}" if owner else title
+
+
+def _named(kind: str, owner: str, runs: Iterable[str]) -> str:
+    """Unique in the page, whatever the runs are called."""
+    places = list(runs)
+    return f"{kind}-{'ab'[places.index(owner)]}" if len(places) > 1 else kind
+
+
+def four_pictures(run: Run, steps: Iterable[int]) -> list[Picture]:
+    """The lecture's four pictures in one, at each of these steps that has distributions, to be saved."""
     update_steps, updates = run.diagnostics.quantity("update_data_ratio")
+    groups = [groups_by_step(run, kind) for kind in DISTRIBUTIONS]
     kept = []
-    for step in sorted({min(steps), max(steps)}) if steps else []:
+    for step in sorted(set(steps) & set(run.diagnostics.histograms)):
         until = update_steps <= step
-        activations, activation_grads, weight_grads = (_group(run, kind, step) for kind in DISTRIBUTIONS)
+        activations, activation_grads, weight_grads = (group.get(step, {}) for group in groups)
         figure = lecture_pictures.four_pictures(
             activations,
             activation_grads,
@@ -98,36 +191,37 @@ def last_four_pictures(run: Run) -> list[Picture]:
             {name: each[until] for name, each in matrices(updates).items()},
             f"step {step:,}",
         )
-        kept.append(Picture(f"four_pictures-{step}", figure, f"The lecture's four pictures at step {step:,}."))
+        kept.append(Picture(f"four_pictures_{step}", figure, f"The lecture's four pictures at step {step:,}."))
     return kept
 
 
-def _group(run: Run, kind: str, step: int) -> dict[str, tuple[Floats, Floats]]:
-    found = {
-        tag.partition("/")[2]: each
-        for tag, each in sorted(run.diagnostics.histograms.get(step, {}).items())
-        if tag.startswith(f"{kind}/")
-    }
-    hidden = {name: each for name, each in found.items() if name != "output"}
-    return hidden if kind.startswith("activation") and hidden else found
+def groups_by_step(run: Run, kind: str) -> dict[int, dict[str, Histogram]]:
+    """Histograms of a kind by step and by layer or parameter; of activations those of the hidden layers."""
+    found = {}
+    for step, tags in sorted(run.diagnostics.histograms.items()):
+        each: dict[str, Histogram] = {
+            tag.partition("/")[2]: tags[tag] for tag in in_order(tags) if tag.startswith(f"{kind}/")
+        }
+        hidden = {name: histogram for name, histogram in each.items() if name != "output"}
+        if each:
+            found[step] = hidden if kind.startswith("activation") and hidden else each
+    return found
 
 
 def matrices(values: Mapping[str, Floats]) -> dict[str, Floats]:
     """Weights of two dimensions: neither biases nor BatchNorm's weight and bias."""
-    return {name: each for name, each in values.items() if not re.search(r"bias$|batchnorm", name)}
+    return {name: values[name] for name in in_order(values) if not re.search(r"bias$|batchnorm", name)}
 
 
 def chosen(steps: Iterable[int], most: int) -> list[int]:
+    """At most so many of the steps, evenly by place, the first and the last among them, and OPENING where it is one."""
     steps = sorted(steps)
-    places = np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int)
-    return [steps[place] for place in dict.fromkeys(places.tolist())]
+    places = np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int).tolist()
+    picked = {steps[place] for place in places}
+    if OPENING in steps and OPENING not in picked and most > 2:
+        picked = (picked - {min(picked - {steps[0], steps[-1]}, key=lambda step: abs(step - OPENING))}) | {OPENING}
+    return sorted(picked)
 
 
-def frames_of(label: str, steps: list[int], pictures: Mapping[int, list[Picture]], small: bool = False) -> Frames:
-    keys = chosen(steps, KEY_FRAMES)
-    return Frames(label, [Frame(step, pictures[step], step in keys) for step in steps], small)
-
-
-def missing(what: str, run: Run) -> Note:
-    why = "it was trained with callbacks=none" if not run.config.get("callbacks") else "diagnostics.jsonl has none"
-    return Note(f"Not measured in this run: {what} ({why}).", missing=True)
+def missing(what: str) -> Note:
+    return Note(what, missing=True)

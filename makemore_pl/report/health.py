@@ -1,49 +1,39 @@
-"""How healthy a run was: saturation, updates, BatchNorm, embeddings."""
+"""How healthy a run was: its layers, updates, BatchNorm, embeddings."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from makemore_pl.figures import comparisons, lecture_pictures
-from makemore_pl.figures.series import running_mean
-from makemore_pl.report.evolution import FRAMES, chosen, frames_of, matrices, missing
+from makemore_pl.figures import comparisons, curves, lecture_pictures
+from makemore_pl.figures.canvas import in_order, spoken
+from makemore_pl.figures.series import Floats
+from makemore_pl.report.evolution import OPENING, SHARES, drops_of, matrices, missing, smooth
 from makemore_pl.report.run_directory import Run, read_embedding
 from makemore_pl.report.section import Block, Note, Picture, Pictures, Table
-from makemore_pl.report.wording import ends, from_to, number
+from makemore_pl.report.wording import ends, from_to, number, significant
 
-RASTERS = 15
-"""At most, over all layers and steps."""
 FIRST_BOUND, LATER_BOUND = 0.25, 0.15
 """Of saturation, in the first tanh layer and in later ones: between what gain 5/3 gives and what gain 2 does."""
+LAYER_QUANTITIES = {
+    "activation_std": "activation std",
+    "preactivation_std": "preactivation std",
+    "saturation": "saturation",
+    "saturation_excess": "saturation excess",
+    "dead_units": "dead units",
+    "linear_share": "linear share",
+    "activation_grad_std": "gradient std",
+}
+"""Tags, and what a table calls them."""
+DEEP = 3
+"""Layers from which on depth is worth a picture."""
 
 
-def saturation(run: Run) -> list[Block]:
+def layers(run: Run) -> list[Block]:
     blocks: list[Block] = []
-    rasters = run.diagnostics.rasters
-    layers = max((len(each) for each in rasters.values()), default=0)
-    if layers:
-        steps = chosen(rasters, max(2, min(FRAMES, RASTERS // layers)))
-        pictures = {
-            step: [
-                Picture(
-                    f"{tag.replace('/', '-').replace('.', '-')}-{step}",
-                    lecture_pictures.saturation_raster(raster, tag.partition("/")[2]),
-                    f"{tag} at step {step:,}: {raster.mean():.1%} of {raster.shape[1]} units times "
-                    f"{raster.shape[0]} examples saturated, {raster.all(0).sum()} units on every example.",
-                    kept=step == steps[-1],
-                )
-                for tag, raster in sorted(rasters[step].items())
-            ]
-            for step in steps
-        }
-        blocks.append(
-            Note(
-                "White: |activation| > 0.97, where tanh passes on less than 6 % of its gradient. A column white from "
-                "top to bottom is a dead unit."
-            )
-        )
-        blocks.append(frames_of("Saturated units", steps, pictures, small=layers > 1))
+    if depth := _depth(run):
+        blocks.append(Note("How a signal spreads through the depth of the network, which is what the gain decides."))
+        blocks.append(Pictures(depth))
     bounds = {"bound": FIRST_BOUND}
     if len(run.diagnostics.quantity("saturation")[1]) > 1:
         bounds = {"bound, first layer": FIRST_BOUND, "bound, later ones": LATER_BOUND}
@@ -61,77 +51,131 @@ def saturation(run: Run) -> list[Block]:
         blocks.append(Note(reading))
     if table := _layers(run):
         blocks.append(table)
-    if not blocks:
-        return [missing("saturation", run)]
-    return blocks
+    return blocks or [missing("the layers")]
+
+
+def at(run: Run, quantity: str, step: int) -> dict[str, float]:
+    """By layer, the last number at or before a step."""
+    steps, by_layer = run.diagnostics.quantity(quantity)
+    found = {}
+    for layer in in_order(by_layer):
+        until = by_layer[layer][(steps <= step) & np.isfinite(by_layer[layer])]
+        if until.size:
+            found[layer] = float(until[-1])
+    return found
+
+
+def _depth(run: Run) -> list[Picture]:
+    last = run.diagnostics.last_step or 0
+    at_steps = sorted({0, min(OPENING, last), last})
+    pictures = []
+    for quantity, title in (
+        ("activation_std", "spread of the activations over depth"),
+        ("activation_grad_std", "spread of their gradients over depth"),
+    ):
+        by_step = {f"step {step:,}": at(run, quantity, step) for step in at_steps}
+        by_step = {step: by for step, by in by_step.items() if len(by) >= DEEP}
+        if by_step:
+            told = "; ".join(
+                f"{step}: {', '.join(f'{spoken(layer)} {significant(each)}' for layer, each in by.items())}"
+                for step, by in by_step.items()
+            )
+            figure = curves.over_depth(by_step, title, "std")
+            pictures.append(Picture(f"{quantity}_over_depth", figure, f"{title}. {told}."))
+    return pictures
 
 
 def _over_bound(run: Run) -> str:
-    steps, layers = run.diagnostics.quantity("saturation")
-    last = {name: float(running_mean(steps, each)[-1]) for name, each in sorted(layers.items())}
+    last = at(run, "saturation", run.diagnostics.last_step or 0)
     bounds = {name: LATER_BOUND if place else FIRST_BOUND for place, name in enumerate(last)}
-    over = [f"{name} ({number(each, 2)})" for name, each in last.items() if each > bounds[name]]
+    over = [f"{spoken(name)} ({significant(each)})" for name, each in last.items() if each > bounds[name]]
     if not last:
         return ""
     rule = f"the bounds, {FIRST_BOUND} in the first layer and {LATER_BOUND} in later ones (gain 5/3 gives about 0.2)"
-    return f"Over {rule}: {', '.join(over)}." if over else f"In the end all layers are within {rule}."
+    return (
+        f"Saturation over {rule}: {', '.join(over)}."
+        if over
+        else f"In the end the saturation of all layers is within {rule}."
+    )
 
 
 def _layers(run: Run) -> Table | None:
-    quantities = {
-        "activation_std": "activation std",
-        "preactivation_std": "preactivation std",
-        "saturation": "saturation",
-        "saturation_excess": "saturation excess",
-        "dead_units": "dead units",
-        "linear_share": "linear share",
-        "activation_grad_std": "gradient std",
-    }
-    measured = {name: run.diagnostics.quantity(name)[1] for name in quantities}
+    measured = {name: run.diagnostics.quantity(name)[1] for name in LAYER_QUANTITIES}
     measured = {name: each for name, each in measured.items() if each}
-    layers = sorted({layer for each in measured.values() for layer in each})
-    if not layers:
+    names = in_order({layer for each in measured.values() for layer in each})
+    if not names:
         return None
-    rows = [[layer, *(from_to(each.get(layer)) for each in measured.values())] for layer in layers]
-    return Table("Layers: first watched step → last", ["layer", *(quantities[name] for name in measured)], rows)
+    rows = [[spoken(layer), *(from_to(each.get(layer)) for each in measured.values())] for layer in names]
+    return Table("Layers: first watched step → last", ["layer", *(LAYER_QUANTITIES[name] for name in measured)], rows)
 
 
 def updates(run: Run) -> list[Block]:
     steps, updates = run.diagnostics.quantity("update_data_ratio")
     updates = matrices(updates)
     if not updates:
-        return [missing("update:data ratios", run)]
+        return [missing("update:data ratios")]
     low, high = lecture_pictures.BAND_OF_UPDATES
-    smooth = {name: running_mean(steps, each) for name, each in updates.items()}
+    means = {name: smooth(run, "update_data_ratio", steps, each) for name, each in updates.items()}
     picture = Picture(
-        "update_data_ratio",
-        lecture_pictures.update_ratios(steps, smooth),
-        f"Update to data ratios, log10: {ends(steps, smooth)}",
-        "Means over up to 21 watched steps. Shaded: the band. Dotted: the lecture's line.",
+        "update_data_ratio_over_steps",
+        lecture_pictures.update_ratios(steps, means, raw=updates, drops=drops_of(run)),
+        f"Update to data ratios, log10: {ends(steps, means)}",
+        "Lines: means of up to 21 watched steps, points: each. Shaded: the band. Dotted: the lecture's line.",
     )
     ratios = _line_pictures(run, {"grad_data_ratio": ("grad:data ratio", "std(grad) / std(weight)", {})})
-    tail = slice(-max(1, len(steps) // 10), None)
+    phases = phases_of(run, steps)
     rows: list[list[Any]] = []
     for name, each in updates.items():
-        ratio = float(np.nanmedian(each[tail])) if np.isfinite(each[tail]).any() else float("nan")
         grad = run.diagnostics.quantity("grad_data_ratio")[1].get(name)
-        verdict = "inside" if low <= ratio <= high else "below" if ratio < low else "above" if ratio > high else "–"
-        rows.append([name, number(ratio, 2), verdict, from_to(grad)])
-    columns = ["weight", "update:data, log10", "band", "grad:data, first → last"]
+        rows.append([spoken(name), *(_judged(each[seen], shift) for seen, shift in phases.values()), from_to(grad)])
+    fallen = [f"{shift:.1f}".replace("-", "−") for _, shift in phases.values() if shift]
+    dropped = f" The learning rate has dropped by then, and the band with it: by {fallen[-1]}." if fallen else ""
     return [
         Note(
             f"How large a step is beside what it changes, in powers of ten. The lecture's line is −3; the band, "
             f"{number(low, 1)} to {number(high, 1)}, is where the lecture's own healthy networks move too: with "
-            "BatchNorm they sit at −1.9 to −2.3."
+            f"BatchNorm they sit at −1.9 to −2.3.{dropped}"
         ),
         Pictures([picture, *ratios]),
-        Table("Weights: median of the last tenth of the watched steps", columns, rows),
+        Table(
+            "Weights: update:data ratio, log10, medians, and whether they are inside the band",
+            ["weight", *phases, "grad:data, first → last"],
+            rows,
+        ),
     ]
+
+
+def phases_of(run: Run, steps: "np.ndarray[Any, Any]") -> dict[str, tuple["np.ndarray[Any, Any]", float]]:
+    """When an update is judged: by name which of the steps, and how far the learning rate has fallen, as log10.
+
+    The start; where the rate drops, the last fifth of the watched steps before; and those of the last tenth of the run.
+    """
+    lr_steps, lrs = run.diagnostics.tag("lr")
+    drops = drops_of(run)
+    last = int(steps[-1])
+    begun = steps <= (min(OPENING, last / 4))
+    begun &= steps >= steps[begun.sum() // 2]  # its second half: the first steps are of another size
+    found = {f"start, to step {steps[begun][-1]:,}": (begun, 0.0)}
+    if drops.size and (steps < drops[0]).any():
+        before = steps < drops[0]
+        before &= steps >= steps[before][-max(1, before.sum() // 5)]
+        found[f"before the drop at {int(drops[0]):,}"] = (before, 0.0)
+    shift = float(np.log10(lrs[-1] / lrs[lr_steps < drops[0]][-1])) if drops.size else 0.0
+    found["end"] = (steps >= (max(last * 0.9, drops[-1]) if drops.size else last * 0.9), shift)
+    return {name: (seen, shift) for name, (seen, shift) in found.items() if seen.any()}
+
+
+def _judged(ratios: Floats, shift: float) -> str:
+    if not np.isfinite(ratios).any():
+        return "–"
+    low, high = (bound + shift for bound in lecture_pictures.BAND_OF_UPDATES)
+    ratio = float(np.median(ratios[np.isfinite(ratios)]))
+    return f"{number(ratio, 2)} {'below' if ratio < low else 'above' if ratio > high else 'inside'}"
 
 
 def batchnorm(run: Run) -> list[Block]:
     if run.get("model.batchnorm") == "none":
-        return [Note("This network has no BatchNorm.", missing=True)]
+        return []
     shown = _line_pictures(
         run,
         {
@@ -143,7 +187,7 @@ def batchnorm(run: Run) -> list[Block]:
         },
     )
     if not shown:
-        return [missing("BatchNorm", run)]
+        return [missing("BatchNorm")]
     return [
         Note(
             "Eval mode uses running statistics. Where they keep up with the network, their distance from a minibatch's "
@@ -158,7 +202,7 @@ def embeddings(run: Run) -> list[Block]:
     try:
         characters, embedding = read_embedding(run.directory)
     except ValueError as error:
-        return [Note(f"{error} So there are no embeddings to show.", missing=True)]
+        return [missing(f"the embeddings ({str(error).removesuffix('.')})")]
     picture = Picture(
         "embeddings",
         comparisons.embeddings_2d(embedding, characters),
@@ -172,10 +216,13 @@ def _line_pictures(run: Run, wanted: Mapping[str, tuple[str, str, Mapping[str, f
     pictures = []
     for quantity, (title, label, references) in wanted.items():
         steps, values = run.diagnostics.quantity(quantity)
-        smooth = {name: running_mean(steps, each) for name, each in sorted(values.items()) if np.isfinite(each).any()}
-        if any(each.any() for each in smooth.values()):  # all zero: the table says so
-            figure = lecture_pictures.lines(
-                steps, smooth, title, label, references, log_values=quantity == "grad_data_ratio"
-            )
-            pictures.append(Picture(quantity, figure, f"{title}: {ends(steps, smooth)}"))
+        values = {name: values[name] for name in in_order(values) if np.isfinite(values[name]).any()}
+        means = {name: smooth(run, quantity, steps, each) for name, each in values.items()}
+        if any(each.any() for each in means.values()):  # all zero: the table says so
+            figure = curves.lines(
+                steps, means, title, label, references,
+                log_values=quantity == "grad_data_ratio", raw={} if quantity in SHARES else values,
+                drops=drops_of(run),
+            )  # fmt: skip
+            pictures.append(Picture(f"{quantity}_over_steps", figure, f"{title}: {ends(steps, means)}"))
     return pictures

@@ -43,7 +43,7 @@ def grids(
 
 
 def _levels(settings: Sequence[Row], key: str) -> list[Any]:
-    values = list(dict.fromkeys(row.setting.get(key) for row in settings))
+    values = list({repr(value): value for row in settings for value in (row.setting.get(key),)}.values())  # maybe lists
     return sorted(values) if all(map(is_number, values)) else values
 
 

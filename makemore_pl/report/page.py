@@ -8,24 +8,30 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from makemore_pl.figures.canvas import png
 from makemore_pl.files import write_atomically
-from makemore_pl.report import run_story, sweep_story
+from makemore_pl.report import pair_story, run_story, sweep_story
 from makemore_pl.report.run_directory import is_run, read_run
 from makemore_pl.report.section import Page
 from makemore_pl.report.sweep_directory import is_sweep
 
 
-def tell(directory: Path, defaults: Mapping[str, Any] | None = None, start: Mapping[str, Any] | None = None) -> Page:
+def tell(
+    directory: Path,
+    defaults: Mapping[str, Any] | None = None,
+    start: Mapping[str, Any] | None = None,
+    place: Path | None = None,
+) -> Page:
     """The page of a run directory or a sweep directory.
 
     Args:
         defaults: the default config, to say what a run changed.
         start: what the run's experiment alone composes to, to say how to run it again where its command is not kept.
+        place: the folder of the page, by default the directory.
 
     Raises:
         ValueError: it is neither, or a file of it can't be read.
     """
     if is_run(directory):
-        return run_story.tell(read_run(directory), defaults, start)
+        return run_story.tell(read_run(directory), defaults, start, place)
     if is_sweep(directory):
         return sweep_story.tell_directory(directory)
     raise ValueError(
@@ -57,8 +63,18 @@ def write_report(
         ValueError: as tell.
     """
     path = output or directory / "report.html"
-    write_page(tell(directory, defaults, start), path)
+    write_page(tell(directory, defaults, start, path.parent), path)
     return path
+
+
+def write_pair(first: Path, second: Path, output: Path) -> Path:
+    """Write the page of two run directories side by side; returns its path.
+
+    Raises:
+        ValueError: one is no run directory, or a file of it can't be read.
+    """
+    write_atomically(output, render(pair_story.tell(read_run(first), read_run(second))))
+    return output
 
 
 def write_page(page: Page, path: Path) -> None:

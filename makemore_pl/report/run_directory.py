@@ -65,6 +65,9 @@ class Run:
     overrides: list[str] | None
     """What was typed after `scripts/train.py`, where Hydra kept it."""
     findings: list[dict[str, Any]]
+    """What the doctor found, from findings.json."""
+    diagnosis: dict[str, Any] = field(default_factory=dict)
+    """All of findings.json; empty where no doctor has looked."""
 
     @property
     def name(self) -> str:
@@ -93,16 +96,15 @@ def read_run(directory: Path, kinds: Collection[str] = KINDS) -> Run:
     """
     if not is_run(directory):
         raise ValueError(f"{directory} is not a run directory: it has no config.yaml.")
-    findings = read_json(directory / "findings.json", [])
-    if isinstance(findings, dict):
-        findings = findings.get("findings", [])
+    diagnosis = read_json(directory / "findings.json", {}, (dict,))
     return Run(
         directory,
         read_yaml(directory / "config.yaml", dict),
         read_json(directory / "metrics.json", {}),
         read_diagnostics(directory / "diagnostics.jsonl", kinds),
         read_overrides(directory),
-        [each for each in findings if isinstance(each, dict)],
+        [each for each in diagnosis.get("findings", []) if isinstance(each, dict)],
+        diagnosis,
     )
 
 
@@ -203,22 +205,25 @@ def read_yaml(path: Path, kind: type) -> Any:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
         content = None
     if not isinstance(content, kind):
         raise ValueError(f"{path} can't be read: it is not YAML of the expected form.")
     return content
 
 
-def read_json(path: Path, default: Any) -> Any:
-    """A JSON file, or the default where there is none.
+def read_json(path: Path, default: Any, kind: type | tuple[type, ...] = dict) -> Any:
+    """A JSON file of a kind, or of one of several, or the default where there is none.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is something else.
     """
     if not path.is_file():
         return default
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} can't be read: {error}.") from None
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} can't be read: it is not JSON of the expected form.")
+    return content

@@ -2,14 +2,16 @@
 
 import importlib.metadata
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from makemore_pl.report import evolution, health
 from makemore_pl.report.command import differences, overrides, typed
 from makemore_pl.report.run_directory import Run, flatten, recorded
-from makemore_pl.report.section import Block, Code, Names, Note, Page, Section, Table, Tiles
-from makemore_pl.report.wording import number, plain, show, signed
+from makemore_pl.report.section import Block, Code, Names, Note, Page, Picture, Section, Table, Tiles
+from makemore_pl.report.verdict import verdict
+from makemore_pl.report.wording import listed, number, show, signed
 
 LECTURE = {
     "original": (2.1245, 2.1682),
@@ -24,31 +26,56 @@ DECISIVE = ("data", "model", "optim", "seed")
 """Settings that decide the losses, the number of steps aside."""
 
 
-def tell(run: Run, defaults: Mapping[str, Any] | None = None, start: Mapping[str, Any] | None = None) -> Page:
+def tell(
+    run: Run,
+    defaults: Mapping[str, Any] | None = None,
+    start: Mapping[str, Any] | None = None,
+    place: Path | None = None,
+) -> Page:
     """The page of a run.
 
     Args:
         defaults: the default config; without it the page does not say what differs.
         start: what its experiment alone composes to; without it the page knows less of how to run it again.
+        place: the folder of the page, by default the run's directory.
     """
     differing = differences(run.config, defaults) if defaults is not None else {}
     sections = [
         Section("What was run", _what(run, differing, defaults is not None)),
         Section("Final losses", _final(run, start)),
         Section("Loss", evolution.loss(run)),
-        Section("The four pictures", evolution.four_pictures(run)),
-        Section("Saturation", health.saturation(run)),
+        Section("Step by step", evolution.step_by_step({"": run})),
+        Section("Layers", health.layers(run)),
         Section("Updates", health.updates(run)),
         Section("BatchNorm", health.batchnorm(run)),
         Section("Embeddings", health.embeddings(run)),
-        *([Section("Findings", _findings(run.findings))] if run.findings else []),
         Section("Names", _names(run)),
         Section("How to run it again", _again(run, start or defaults)),
     ]
-    return Page(run.name, _sentence(run), sections, evolution.last_four_pictures(run))
+    told, absent = told_and_absent(sections)
+    if absent:
+        why = " (it was trained with callbacks=none)" if not run.config.get("callbacks") else ""
+        told.insert(-1, Section("Not measured", [Note(f"This page has nothing on {listed(absent)}{why}.")]))
+    return Page(run.name, sentence(run), [*verdict(run, place or run.directory), *told], lambda: _kept(run))
 
 
-def _sentence(run: Run) -> str:
+def _kept(run: Run) -> list[Picture]:
+    steps = run.diagnostics.histograms
+    return evolution.four_pictures(run, {min(steps), max(steps)} if steps else ())
+
+
+def told_and_absent(sections: Sequence[Section]) -> tuple[list[Section], list[str]]:
+    """The sections that have something to say, and what the others are missing."""
+    told, absent = [], []
+    for section in sections:
+        if all(isinstance(block, Note) and block.missing for block in section.blocks):
+            absent += [block.text for block in section.blocks if isinstance(block, Note)]
+        else:
+            told.append(section)
+    return told, absent
+
+
+def sentence(run: Run) -> str:
     layers = run.get("model.n_layers")
     batchnorm = run.get("model.batchnorm")
     places = {
@@ -76,7 +103,7 @@ def _what(run: Run, differing: Mapping[str, tuple[Any, Any]], compared: bool) ->
     if not run.metrics:
         step = run.diagnostics.last_step
         until = f"it was last watched at step {step:,}" if step is not None else "nothing was watched yet"
-        blocks.append(Note(f"This run is not finished: it has no metrics.json, and {until}.", missing=True))
+        blocks.append(Note(f"This run is not finished: it has no metrics.json, and {until}."))
     if differing:
         settings = [[key, show(value), show(default)] for key, (value, default) in differing.items()]
         blocks.append(Table("Settings that differ from the defaults", ["setting", "value", "default"], settings))
@@ -89,7 +116,7 @@ def _what(run: Run, differing: Mapping[str, tuple[Any, Any]], compared: bool) ->
 def _final(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
     metrics = run.metrics
     if "val/loss" not in metrics:
-        return [Note("The run has no final losses yet.", missing=True)]
+        return [evolution.missing("final losses")]
     tiles = [
         ("val loss", number(metrics.get("val/loss")), "nats, whole split"),
         ("train loss", number(metrics.get("train/loss")), "nats, whole split"),
@@ -147,20 +174,10 @@ def _beginning(metrics: Mapping[str, Any]) -> str:
     return f"Its first minibatch cost {initial:.4f} nats where a uniform guess costs {uniform:.4f}: {judged}."
 
 
-def _findings(findings: list[dict[str, Any]]) -> list[Block]:
-    keys = [
-        key
-        for key in ("severity", "id", "layer", "step", "value", "bound", "source", "prescription")
-        if any(key in each for each in findings)
-    ]
-    rows = [[plain(each.get(key, "")) for key in keys] for each in findings]
-    return [Table("What the doctor found", keys, rows)]
-
-
 def _names(run: Run) -> list[Block]:
     texts = {step: each["samples"] for step, each in sorted(run.diagnostics.texts.items()) if each.get("samples")}
     if not texts:
-        return [evolution.missing("generated names", run)]
+        return [evolution.missing("generated names")]
     columns = [(f"step {step:,}", texts[step]) for step in evolution.chosen(texts, 3)]
     note = [Note("A * marks names that are in the word list.")] if any("*" in n for _, c in columns for n in c) else []
     return [Names(columns), *note]

@@ -1,14 +1,15 @@
 """What a page is made of: sections of blocks, rendered by templates that know one block each."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from makemore_pl.figures.canvas import inline, svg
+from makemore_pl.figures.canvas import coloured, inline, svg
+from makemore_pl.figures.film import Film, panel
 
 
 @dataclass(slots=True)
@@ -37,13 +38,36 @@ class Picture:
 
 
 @dataclass(slots=True)
-class Frame:
-    """Pictures of one step."""
+class Scene:
+    """A picture that moves with the slider. Its axes are in the page once, each step refers to them."""
 
-    step: int
-    pictures: list[Picture]
-    key: bool
-    """Whether it is shown where there is no slider: on paper, without JavaScript."""
+    name: str
+    """Unique in the page."""
+    film: Film
+    alts: Mapping[int, str]
+    """What it says, by step."""
+
+    @property
+    def stage(self) -> Markup:
+        """What stays: an SVG without size, to refer to."""
+        whole = inline(svg(self.film.stage), self.name, "")
+        inside = whole[whole.index(">") + 1 : whole.rindex("</svg>")]
+        x, y, width, height = panel(self.film.stage.axes[0])
+        clip = f'<rect x="{x:.1f}" y="{y - 3:.1f}" width="{width:.1f}" height="{height + 3:.1f}"/>'
+        return Markup(
+            f'<svg class="stage" aria-hidden="true"><defs><clipPath id="{self.name}-panel">{clip}</clipPath>'
+            f'<g id="{self.name}-stage">{inside}</g></defs></svg>'
+        )
+
+    def at(self, step: int) -> Markup:
+        """The picture at a step; at one that it has not, the last before it, or the first."""
+        shown = max((each for each in self.film.moves if each <= step), default=min(self.film.moves))
+        width, height = self.film.stage.get_size_inches() * 72
+        return Markup(
+            f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(self.alts[shown])}">'
+            f'<use href="#{self.name}-stage"/>'
+            f'<g clip-path="url(#{self.name}-panel)">{coloured(self.film.moves[shown])}</g></svg>'
+        )
 
 
 @dataclass(slots=True)
@@ -52,6 +76,30 @@ class Note:
     text: str
     missing: bool = False
     """Says why there is nothing to see."""
+
+
+@dataclass(slots=True)
+class Finding:
+    """One of the doctor's, and below it those that follow from it."""
+
+    id: str
+    severity: str
+    colour: str
+    """Severity among those that the page has a colour for."""
+    message: str
+    details: str
+    link: str
+    remedies: list[tuple[str, str]]
+    """What to type, which may be nothing, and why."""
+    followers: list["Finding"]
+
+
+@dataclass(slots=True)
+class Verdict:
+    kind: ClassVar = "verdict"
+    lead: str
+    findings: list[Finding]
+    abstained: list[str]
 
 
 @dataclass(slots=True)
@@ -91,13 +139,15 @@ class Pictures:
 
 @dataclass(slots=True)
 class Frames:
-    """The same pictures at several steps: a slider, or small multiples of the key frames."""
+    """Scenes at several steps, under one slider; where there is none, on paper or without JavaScript, at the keys."""
 
     kind: ClassVar = "frames"
     label: str
-    frames: list[Frame]
-    small: bool = False
-    """Three beside each other, where there is room."""
+    steps: Sequence[int]
+    scenes: Sequence[Scene]
+    keys: Sequence[int]
+    opening: int
+    """The step at which the slider stands at first."""
 
 
 @dataclass(slots=True)
@@ -116,7 +166,7 @@ class Code:
     """Folded behind this, where given."""
 
 
-Block = Note | Tiles | Table | Pictures | Frames | Names | Code
+Block = Note | Verdict | Tiles | Table | Pictures | Frames | Names | Code
 
 
 @dataclass(slots=True)
@@ -134,8 +184,8 @@ class Page:
     title: str
     lead: str
     sections: list[Section]
-    kept: list[Picture] = field(default_factory=list)
-    """Pictures to be saved that the page itself does not show."""
+    kept: Callable[[], list[Picture]] = list
+    """Draws pictures to be saved that the page itself does not show."""
 
     def pictures(self) -> list[Picture]:
         """Every picture that is to be saved."""
@@ -143,12 +193,6 @@ class Page:
             picture
             for section in self.sections
             for block in section.blocks
-            for picture in (
-                block.pictures
-                if isinstance(block, Pictures)
-                else [each for frame in block.frames for each in frame.pictures]
-                if isinstance(block, Frames)
-                else []
-            )
+            for picture in (block.pictures if isinstance(block, Pictures) else [])
         ]
-        return [picture for picture in [*shown, *self.kept] if picture.kept]
+        return [picture for picture in [*shown, *self.kept()] if picture.kept]

@@ -5,6 +5,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from makemore_pl.files import write_atomically
@@ -13,6 +14,7 @@ from makemore_pl.report.run_directory import Run
 from makemore_pl.report.section import Picture
 from makemore_pl.report.sweep_directory import (
     Mean,
+    comparable,
     compared,
     correlations,
     failures,
@@ -26,7 +28,7 @@ from makemore_pl.report.sweep_directory import (
 )
 from makemore_pl.report.wording import number, show, significant
 
-METRICS = ("train/loss", "val/loss", "test/loss", "initial_loss", "steps", "seconds")
+METRICS = ("train/loss", "val/loss", "test/loss", "initial_loss", "steps", "stopped_by", "seconds")
 DIAGNOSTICS = (
     "saturation",
     "activation_std",
@@ -41,21 +43,50 @@ LINKED = ("map_val_loss", "curves")
 """Figures that summary.md shows."""
 
 
-def write_summary(directory: Path) -> Path:
-    """Write summary.csv, summary.md, report.html and its figures into the sweep directory; returns summary.md's path.
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Settings that can be compared, best validation loss first, as cells of a table."""
+
+    label: str
+    """What tells these from the other jobs; nothing where there are no others."""
+    columns: list[str]
+    cells: list[list[str]]
+    best: str
+    """The job of the best setting that has the lowest validation loss; nothing where none is finished."""
+
+
+def write_summary(directory: Path) -> list[Ranking]:
+    """Write summary.csv, summary.md, report.html and its figures into the sweep directory; returns what won.
 
     Raises:
         ValueError: where there are no jobs.
     """
     runs = read_runs(directory)
     keys = varied_keys(runs)
+    rankings = [_ranking(label, group) for label, group in comparable(runs).items()]
     write_atomically(directory / "summary.csv", _csv(runs, keys))
     page = tell(directory)
     write_page(page, directory / "report.html")
     pictures = [picture for picture in page.pictures() if picture.name in LINKED]
     failed = lost_jobs(directory) | {run.directory.name: reason for run, reason in failures(runs)}
-    write_atomically(directory / "summary.md", _markdown(directory.name, runs, keys, failed, pictures))
-    return directory / "summary.md"
+    write_atomically(directory / "summary.md", _markdown(directory.name, runs, keys, rankings, failed, pictures))
+    return rankings
+
+
+def _ranking(label: str, runs: Sequence[Run]) -> Ranking:
+    settings = independent_keys(runs, varied_keys(runs))
+    ordered = sorted(rows(runs, settings), key=lambda row: _or_last(row.metric("val/loss").mean))
+    cells = []
+    for row in ordered:
+        val, train = row.metric("val/loss"), row.metric("train/loss")
+        cells.append([*(show(value) for value in row.setting.values()), _spread(val), _spread(train), f"{val.n}"])
+    finished = [run for run in ordered[0].runs if run.metrics.get("val/loss") is not None] if ordered else []
+    best = min(finished, key=lambda run: _or_last(run.metrics["val/loss"]), default=None)
+    return Ranking(label, [*settings, "val loss", "train loss", "seeds"], cells, best.directory.name if best else "")
+
+
+def _or_last(loss: float) -> float:
+    return math.inf if math.isnan(loss) else loss
 
 
 def _setting(run: Run, key: str) -> str:
@@ -77,18 +108,17 @@ def _csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
 
 
 def _markdown(
-    name: str, runs: Sequence[Run], keys: Sequence[str], failed: Mapping[str, str], pictures: Sequence[Picture]
+    name: str,
+    runs: Sequence[Run],
+    keys: Sequence[str],
+    rankings: Sequence[Ranking],
+    failed: Mapping[str, str],
+    pictures: Sequence[Picture],
 ) -> str:
-    settings = independent_keys(runs, [key for key in keys if key != "seed"])
-    ordered = sorted(
-        rows(runs, settings), key=lambda row: (math.isnan(row.metric("val/loss").mean), row.metric("val/loss").mean)
-    )
-    means = []
-    for row in ordered:
-        val, train = row.metric("val/loss"), row.metric("train/loss")
-        means.append([*(show(value) for value in row.setting.values()), _spread(val), _spread(train), f"{val.n}"])
-    lines = [f"# {name}", "", "Losses in nats over whole splits, mean ± standard deviation over the seeds.", ""]
-    lines += _table([*settings, "val loss", "train loss", "seeds"], means)
+    lines = [f"# {_escaped(name)}", "", "Losses in nats over whole splits, mean ± standard deviation over the seeds."]
+    for ranking in rankings:
+        lines += ["", *([f"{_escaped(ranking.label)}:", ""] if ranking.label else [])]
+        lines += _table(ranking.columns, ranking.cells)
     for picture in pictures:
         lines += ["", f"![{_escaped(picture.alt)}](figures/{picture.name}.png)"]
     lines += ["", "Every job, with the last value of its diagnostics (mean of the layers):", "", *_jobs(runs, keys)]
@@ -99,11 +129,12 @@ def _markdown(
         lines += _table(["diagnostic", "step", "correlation", "jobs"], strongest)
     if failed:
         lines += ["", "Failed:", ""]
-        lines += [f"- {job}: {reason}" for job, reason in failed.items()]
+        lines += [f"- {_escaped(job)}: {_escaped(reason)}" for job, reason in failed.items()]
     if others := unfinished(runs):
         lines += ["", "Not finished:", ""]
         steps = [(run.directory.name, run.diagnostics.last_step) for run in others]
-        lines += [f"- {job}" if step is None else f"- {job}: last watched at step {step:,}" for job, step in steps]
+        reached = ["" if step is None else f": last watched at step {step:,}" for _, step in steps]
+        lines += [f"- {_escaped(job)}{end}" for (job, _), end in zip(steps, reached, strict=True)]
     return "\n".join(lines) + "\n"
 
 
@@ -116,15 +147,22 @@ def _jobs(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
         ends = ["–" if math.isnan(values[place]) else significant(values[place]) for values in last.values()]
         seconds = number(run.metrics.get("seconds"), 1)
         table.append([run.directory.name, *(_setting(run, key) for key in keys), *losses, *ends, seconds])
-    return _table(["job", *keys, "val loss", "train loss", *last, "seconds"], table)
+    columns = ["job", *keys, "val loss", "train loss", *last, "seconds"]
+    if any(run.metrics.get("stopped_by") for run in runs):
+        columns.append("stopped by")
+        table = [[*row, str(run.metrics.get("stopped_by") or "")] for row, run in zip(table, runs, strict=True)]
+    return _table(columns, table)
 
 
 def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(map(_escaped, row))} |" for row in (columns, ["---"] * len(columns), *cells)]
+    lines = [f"| {' | '.join(map(_escaped, row))} |" for row in (columns, *cells)]
+    return [lines[0], f"|{' --- |' * len(columns)}", *lines[1:]]
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([\\|\[\]])", r"\\\1", text)
+    """As Markdown that shows this text: no markup, no HTML, one line."""
+    # an underscore within a word is none of it, and nearly all of ours are within words
+    return re.sub(r"([\\`*\[\]<>|&~#!$]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
 
 
 def _spread(value: Mean) -> str:

@@ -27,7 +27,7 @@ UNVARIED = ("run_dir", "ckpt_path")
 EARLY = (200, 1000)
 """Steps whose diagnostics are held against the final loss."""
 FEWEST = 8
-"""Jobs below which a rank correlation is left out: with few, a strong one is luck."""
+"""Jobs of a group below which a rank correlation is left out: with few, a strong one is luck."""
 
 
 def is_sweep(directory: Path) -> bool:
@@ -97,6 +97,27 @@ def independent_keys(runs: Sequence[Run], keys: Iterable[str]) -> list[str]:
         if any(len(values) > 1 for values in seen.values()):
             chosen.append(key)
     return chosen
+
+
+def comparable(runs: Sequence[Run], *also: str) -> dict[str, list[Run]]:
+    """The runs in groups of equal steps and words, and of whatever config keys else, by what tells the groups apart.
+
+    Losses after other numbers of steps, or of other words, say nothing of the settings. Largest group first.
+    """
+    keys = ("trainer.max_steps", *also)
+    facts = [{key: show(run.get(key)) for key in keys} | {"words": _words(run, runs)} for run in runs]
+    apart = [key for key in (*keys, "words") if len({each[key] for each in facts}) > 1]
+    groups: dict[str, list[Run]] = {}
+    for run, each in zip(runs, facts, strict=True):
+        groups.setdefault(", ".join(f"{key}={each[key]}" for key in apart), []).append(run)
+    return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
+
+
+def _words(run: Run, runs: Sequence[Run]) -> str:
+    """The start of the fingerprint of a run's words, which an unfinished run does not have: its source's, or path's."""
+    named = [run, *(each for each in runs if each.config.get("data") == run.config.get("data"))]
+    found = [str(each.metrics["words_sha256"]) for each in named if each.metrics.get("words_sha256")]
+    return found[0][:8] if found else show(run.get("data.path") or run.get("data.source"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +204,10 @@ def layer_mean(diagnostics: Diagnostics, quantity: str, step: int | None) -> flo
 
 @dataclass(frozen=True, slots=True)
 class Correlation:
-    """Spearman's rank correlation of a diagnostic at an early step with the final validation loss over n jobs."""
+    """Spearman's rank correlation of a diagnostic at an early step with the final validation loss over n jobs.
+
+    `rho` is the mean over groups of comparable jobs, weighted by their sizes.
+    """
 
     quantity: str
     step: int
@@ -196,23 +220,32 @@ def correlations(
 ) -> list[Correlation]:
     """Of every diagnostic's layer mean, and of train/loss, with val/loss; strongest first, undefined ones left out.
 
-    Jobs without a final loss or without the diagnostic at that step do not count; FEWEST at least must be left.
+    Within groups of equal steps, words and batch size: between those the losses differ anyway, and a diagnostic that
+    only follows the batch size would seem to foretell them. Jobs without a final loss or without the diagnostic at that
+    step do not count; in a group FEWEST at least must be left.
     """
     tags = {tag for run in runs for tag in run.diagnostics.values}
     apart = ("train", "val", "lr", "baseline", "baseline_passed")
     if quantities is None:
         own = {tag.partition("/")[0] for tag in tags}
         quantities = sorted(own - set(apart)) + [tag for tag in ("train/loss",) if tag in tags]
+    groups = list(comparable(runs, "data.batch_size", "data.block_size").values())
     found = []
     for quantity in quantities:
         for step in steps:
-            pairs = [(layer_mean(run.diagnostics, quantity, step), run.metrics.get("val/loss")) for run in runs]
-            points = floats([pair for pair in pairs if pair[1] is not None]).reshape(-1, 2)
-            points = points[np.isfinite(points).all(1)]
-            rho = spearman(points[:, 0], points[:, 1])
-            if np.isfinite(rho) and len(points) >= FEWEST:
-                found.append(Correlation(quantity, step, rho, len(points)))
+            each = [_within(group, quantity, step) for group in groups]
+            each = [(rho, n) for rho, n in each if math.isfinite(rho)]
+            if n := sum(n for _, n in each):
+                found.append(Correlation(quantity, step, sum(rho * n for rho, n in each) / n, n))
     return sorted(found, key=lambda each: -abs(each.rho))
+
+
+def _within(group: Sequence[Run], quantity: str, step: int) -> tuple[float, int]:
+    """Rank correlation over one group and the number of its jobs; nan with fewer than FEWEST."""
+    pairs = [(layer_mean(run.diagnostics, quantity, step), run.metrics.get("val/loss")) for run in group]
+    points = floats([pair for pair in pairs if pair[1] is not None]).reshape(-1, 2)
+    points = points[np.isfinite(points).all(1)]
+    return (spearman(points[:, 0], points[:, 1]) if len(points) >= FEWEST else math.nan), len(points)
 
 
 def compared(found: Sequence[Correlation]) -> str:
@@ -220,7 +253,7 @@ def compared(found: Sequence[Correlation]) -> str:
     quantities, steps = {each.quantity for each in found}, {each.step for each in found}
     return (
         f"Compared: {len(found)} correlations (diagnostics: {len(quantities)}, steps: {len(steps)}); "
-        "among many, some are strong by chance."
+        "among many, some are strong by chance. Each is among jobs of equal steps, words and batch size."
     )
 
 

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 
 from makemore_pl.figures import comparisons
-from makemore_pl.figures.series import Floats, running_mean
+from makemore_pl.figures.series import Floats, drops, trailing_mean
 from makemore_pl.report.heat_map_grid import grids, is_number
 from makemore_pl.report.run_directory import Run, read_yaml, recorded
+from makemore_pl.report.run_story import told_and_absent
 from makemore_pl.report.section import Block, Code, Note, Page, Picture, Pictures, Section, Table
 from makemore_pl.report.sweep_directory import (
     EARLY,
     FEWEST,
     Mean,
     Row,
+    comparable,
     compared,
     correlations,
     failures,
@@ -38,7 +40,17 @@ MAPPED = {
     "batchnorm_mean_lag": "batchnorm_mean_lag, mean of the layers",
 }
 """Diagnostics beside the validation loss, at the last watched step."""
-HIGHLIGHTED = 3
+SPANS = {
+    "activation_std": (0.0, 1.0),
+    "saturation": (0.0, 1.0),
+    "update_data_ratio": (-5.0, -1.0),
+    "batchnorm_mean_lag": (0.0, 3.0),
+}
+"""Where the colours of a map begin and end: the same in every sweep, the ratio's middle at the lecture's -3."""
+LOSS_SPAN = 0.1, 1.0
+"""Nats that the colours of a map of losses span, at least and at most."""
+LEVELS = 8
+"""Of a setting, up to which curves are coloured by it."""
 
 
 def tell(runs: Sequence[Run], name: str, command: Sequence[str] | None, lost: Mapping[str, str] | None = None) -> Page:
@@ -53,9 +65,7 @@ def tell(runs: Sequence[Run], name: str, command: Sequence[str] | None, lost: Ma
     failed, others = failures(runs), unfinished(runs)
     sections = [
         Section("What was swept", _what(runs, keys)),
-        Section("Results", _results(settings, keys)),
-        Section("Maps", _maps(settings, keys)),
-        Section("Curves", _curves(settings)),
+        *_comparisons(comparable(runs)),
         Section("What foretells the end", _foretelling(runs)),
         Section("Failures", _failures(failed, [*keys, "seed"], lost or {})),
         *([Section("Not finished", _unfinished(others, [*keys, "seed"]))] if others else []),
@@ -68,7 +78,10 @@ def tell(runs: Sequence[Run], name: str, command: Sequence[str] | None, lost: Ma
         f"{'setting' if len(settings) == 1 else 'settings'} of {', '.join(keys) or 'nothing'}, "
         f"with {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}."
     )
-    return Page(name, lead, sections)
+    told, left_out = told_and_absent(sections)
+    if left_out:
+        told.insert(-1, Section("Left out", [Note(" ".join(left_out))]))
+    return Page(name, lead, told)
 
 
 def _what(runs: Sequence[Run], keys: Sequence[str]) -> list[Block]:
@@ -84,6 +97,20 @@ def _what(runs: Sequence[Run], keys: Sequence[str]) -> list[Block]:
     return [Table("Settings that differ between the jobs", ["setting", "values", "how many"], table)]
 
 
+def _comparisons(groups: Mapping[str, Sequence[Run]]) -> list[Section]:
+    """Results, maps and curves of what can be compared: of each group alone, where there are several."""
+    sections = []
+    for place, (label, runs) in enumerate(groups.items()):
+        keys = independent_keys(runs, varied_keys(runs))
+        settings = rows(runs, keys)
+        of, suffix = (f", {label}", f"_{place}" if place else "") if label else ("", "")
+        sections.append(Section(f"Results{of}", _results(settings, keys)))
+        if len(settings) > 1 or len(groups) == 1:
+            sections.append(Section(f"Maps{of}", _maps(settings, keys, suffix)))
+            sections.append(Section(f"Curves{of}", _curves(settings, suffix)))
+    return sections
+
+
 def _results(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
     vals = [row.metric("val/loss") for row in settings]
     if not any(val.n for val in vals):
@@ -96,8 +123,9 @@ def _results(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
         rate = row.metric("steps_per_second").mean
         cells = [(show(value), value if is_number(value) else show(value)) for value in row.setting.values()]
         seeds = f"{val.n} of {len(row.runs)}"
-        table.append([*cells, *losses, (f"{rate:,.0f}" if np.isfinite(rate) else "–", rate), (seeds, val.n)])
-    columns = [*keys, "val loss", "train loss", "test loss", "steps a second", "finished"]
+        pace = f"{rate:,.0f}" if np.isfinite(rate) else "–"
+        table.append([losses[0], *cells, *losses[1:], (pace, rate), (seeds, val.n)])
+    columns = ["val loss", *keys, "train loss", "test loss", "steps a second", "finished"]  # first, for narrow screens
     blocks: list[Block] = [Table("Mean ± standard deviation over the seeds", columns, table, sortable=True, best=0)]
     blocks.append(
         Note(f"Lowest validation loss: {settings[0].label or 'the only setting'}. {_told_apart(settings, vals)}")
@@ -120,7 +148,7 @@ def _cell(value: Mean) -> tuple[str, float]:
     return f"{number(value.mean)}{spread}", value.mean
 
 
-def _maps(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
+def _maps(settings: Sequence[Row], keys: Sequence[str], suffix: str) -> list[Block]:
     if not keys:
         return [Note("Only the seed was varied, so there is nothing to map.", missing=True)]
     measured = {tag.partition("/")[0] for row in settings for run in row.runs for tag in run.diagnostics.values}
@@ -136,12 +164,21 @@ def _maps(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
         panels = {label: grid for label, grid in panels.items() if np.isfinite(grid).any()}
         if not panels:
             continue
-        figure = comparisons.heat_map(panels, x_labels, y_labels, title, x_name, y_name, form)
-        pictures.append(Picture(f"map_{name}", figure, _read_out(title, panels, x_labels, y_labels, x_name, y_name)))
+        span = SPANS.get(name) if name != "val_loss" else _loss_span(panels)
+        figure = comparisons.heat_map(panels, x_labels, y_labels, title, x_name, y_name, form, span)
+        pictures.append(
+            Picture(f"map_{name}{suffix}", figure, _read_out(title, panels, x_labels, y_labels, x_name, y_name))
+        )
     return [
-        Note("Diagnostics at the last watched step; a dash where no job finished or measured it. Colours are by map."),
+        Note("Diagnostics at the last watched step; a dash where no job finished or measured it."),
         Pictures(pictures),
     ]
+
+
+def _loss_span(panels: Mapping[str, Floats]) -> tuple[float, float]:
+    losses = np.concatenate([grid[np.isfinite(grid)] for grid in panels.values()])
+    least, most = LOSS_SPAN
+    return losses.min(), losses.min() + min(max(np.ptp(losses), least), most)
 
 
 def _read_out(
@@ -155,18 +192,34 @@ def _read_out(
     return f"{title}, for {x_name} {', '.join(x_labels)}. {'; '.join(rows_read)}."
 
 
-def _curves(settings: Sequence[Row]) -> list[Block]:
+def _curves(settings: Sequence[Row], suffix: str) -> list[Block]:
     curves = {row.label or "all seeds": _curve(row.runs) for row in settings}
     curves = {label: curve for label, curve in curves.items() if curve[0].size}
     if not curves:
         return [Note("Not measured in these jobs: the training loss (diagnostics.jsonl has none).", missing=True)]
+    key = _colouring(settings)
+    groups = {row.label or "all seeds": f"{key}={show(row.setting[key])}" if key else "all seeds" for row in settings}
+    groups = {label: group for label, group in groups.items() if label in curves}
     finished = [row for row in settings if row.metric("val/loss").n and (row.label or "all seeds") in curves]
-    ranked = [row.label or "all seeds" for row in sorted(finished, key=lambda row: row.metric("val/loss").mean)]
-    highlight = list(dict.fromkeys([*ranked[:HIGHLIGHTED], *ranked[-1:]]))
-    alt = f"Training loss of {len(curves)} settings; lowest validation loss: {', '.join(ranked[:HIGHLIGHTED])}."
-    figure = comparisons.overlaid_curves(curves, "training loss, means over the seeds", "nats", highlight)
-    best = f"The best {len(highlight) - 1} by validation loss, and the worst." if len(highlight) > 1 else ""
-    return [Pictures([Picture("curves", figure, alt, best)])]
+    best = [row.label or "all seeds" for row in sorted(finished, key=lambda row: row.metric("val/loss").mean)][:3]
+    alt = f"Training loss of {len(curves)} settings; lowest validation loss: {', '.join(best)}."
+    figure = comparisons.overlaid_curves(curves, "training loss, means over the seeds", "nats", groups)
+    hint = "A curve says its settings where the pointer rests on it." if len(curves) > 1 else ""
+    return [Pictures([Picture(f"curves{suffix}", figure, alt, hint)])]
+
+
+def _colouring(settings: Sequence[Row]) -> str:
+    """The setting that curves are coloured by: of those with few values the one that the losses differ most by."""
+    best, widest = "", -1.0
+    for key in settings[0].setting:
+        by_level: dict[str, list[float]] = {}
+        for row in settings:
+            by_level.setdefault(show(row.setting[key]), []).append(row.metric("val/loss").mean)
+        means = [Mean.of(each).mean for each in by_level.values()]
+        width = float(np.nan_to_num(np.ptp(means)))
+        if len(by_level) <= LEVELS and width > widest:
+            best, widest = key, width
+    return best
 
 
 def _curve(runs: Sequence[Run]) -> tuple[Floats, Floats]:
@@ -175,7 +228,9 @@ def _curve(runs: Sequence[Run]) -> tuple[Floats, Floats]:
         steps, losses = run.diagnostics.tag("train/loss_mean")
         if not steps.size:
             steps, losses = run.diagnostics.tag("train/loss")
-        for step, loss in zip(steps.tolist(), running_mean(steps, losses).tolist(), strict=True):
+        for step, loss in zip(
+            steps.tolist(), trailing_mean(steps, losses, drops(*run.diagnostics.tag("lr"))).tolist(), strict=True
+        ):
             by_step.setdefault(step, []).append(loss)
     ordered = sorted(by_step)
     return np.array(ordered, dtype=np.float64), np.array([Mean.of(by_step[step]).mean for step in ordered])
@@ -185,7 +240,11 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
     found = correlations(runs)
     if not found:
         return [
-            Note(f"Too few finished jobs with diagnostics to correlate: at least {FEWEST} are needed.", missing=True)
+            Note(
+                f"Too few finished jobs to correlate: {FEWEST} are needed with diagnostics and equal steps, words and "
+                "batch size. Between jobs that differ in these, losses differ anyway.",
+                missing=True,
+            )
         ]
     by: dict[str, dict[int, tuple[float, int]]] = {}
     for each in found:
@@ -207,7 +266,7 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
 
 def _failures(failed: Sequence[tuple[Run, str]], keys: Sequence[str], lost: Mapping[str, str]) -> list[Block]:
     if not failed and not lost:
-        return [Note("No job failed.")]
+        return []
     table = [[job, "refused before it had a config", "–", words] for job, words in lost.items()]
     table += [[*_reached(run, keys), words] for run, words in failed]
     return [Table("Jobs that failed", ["job", "setting", "last step", "why"], table)]

@@ -1,10 +1,11 @@
 """Numbers and settings as words, for tables and alternative texts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from makemore_pl.figures.canvas import spoken
 from makemore_pl.figures.series import Floats
 
 
@@ -25,6 +26,11 @@ def plain(value: Any) -> str:
     return show(value) if value is not None else ""
 
 
+def listed(words: Iterable[str]) -> str:
+    *before, last = words
+    return f"{', '.join(before)} and {last}" if before else last
+
+
 def number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None or not np.isfinite(value) else f"{value:.{digits}f}".replace("-", "−")
 
@@ -43,4 +49,6 @@ def from_to(values: Floats | None) -> str:
 
 
 def ends(steps: Any, values: Mapping[str, Floats]) -> str:
-    return "; ".join(f"{name} {from_to(each)}" for name, each in values.items()) + f", to step {int(steps[-1]):,}."
+    return (
+        "; ".join(f"{spoken(name)} {from_to(each)}" for name, each in values.items()) + f", to step {int(steps[-1]):,}."
+    )

@@ -17,11 +17,18 @@ from makemore_pl.config import Config, resolve
 from makemore_pl.errors import USERS_MISTAKES, explain
 from makemore_pl.sweep.directory_names import job_name, sweep_name
 from makemore_pl.sweep.job import ALONE, COMMAND, METRICS, refuse_other_run
-from makemore_pl.sweep.launch import Sweep
+from makemore_pl.sweep.stopping import end_with_parent, stop_on_signals
+from makemore_pl.sweep.tally import Sweep
 
 OmegaConf.register_new_resolver(
     "job_name", lambda overrides, varied: job_name(list(overrides), varied.split("|") if varied else []), replace=True
 )
+
+OmegaConf.register_new_resolver("gpus_of", lambda accelerator: int(accelerator == "gpu"), replace=True)
+WORKERS_END_WITH_PARENT = {
+    "_target_": "hydra.utils.get_method",
+    "path": f"{end_with_parent.__module__}.{end_with_parent.__name__}",
+}
 
 
 class SweepCallback(Callback):
@@ -34,29 +41,37 @@ class SweepCallback(Callback):
             sys.exit(f"error: {explain(error)}")  # Hydra makes a warning of any other exception here
 
     def _set_up(self, config: DictConfig) -> None:
+        from makemore_pl.report.command import typed  # with numpy: --help has no need of it
+
         params = _parse([f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()])
-        typed = _parse(config.hydra.overrides.task)
-        choices = {key: list(_values(each)) for key, each in (params | typed).items()}
-        varied = [key.lstrip("+") for key, each in (params | typed).items() if each.is_sweep_override()]
+        given = _parse(config.hydra.overrides.task)
+        choices = {key: list(_values(each)) for key, each in (params | given).items()}
+        varied = [key.lstrip("+") for key, each in (params | given).items() if each.is_sweep_override()]
+        named_by = varied or [key.lstrip("+") for key in choices]  # one job, of -m with single values
         _refuse_nested_sweeps(config, choices.get("+experiment", []))
         combinations = [
             [f"{key}={value}" for key, value in zip(choices, values, strict=True)]
             for values in itertools.product(*choices.values())
         ]
-        jobs = [job_name(each, varied) for each in combinations]
-        fixed = {key.lstrip("+"): choices[key][0] for key, each in typed.items() if not each.is_sweep_override()}
+        jobs = [job_name(each, named_by) for each in combinations]
+        fixed = {key.lstrip("+"): choices[key][0] for key, each in given.items() if not each.is_sweep_override()}
         default = f"outputs/sweeps/{sweep_name(fixed, [key for key in varied if key not in params])}"
         overrides = config.hydra.overrides.hydra
         chosen = any(str(override).startswith("hydra.sweep.dir=") for override in overrides)
         # absolute: a job may run in another working directory
         directory = Path(config.hydra.sweep.dir if chosen else default).absolute()
         again = Sweep.current is not None
-        sweep = Sweep.current = Sweep.current or Sweep(directory, jobs)
-        quoted = str(directory).replace("'", "\\'")
+        if not again:
+            Sweep.current = Sweep(
+                directory, dict(zip(jobs, (_alone(each, bool(params)) for each in combinations), strict=True))
+            )
+            stop_on_signals()
+        sweep = Sweep.current
+        assert sweep
         with open_dict(config):
             config.hydra.sweep.dir = str(directory)
-            overrides.append(f"hydra.sweep.dir='{quoted}'")
-            overrides.append("hydra.sweep.subdir='${job_name:${hydra.overrides.task}," + "|".join(varied) + "}'")
+            overrides.append(f"hydra.sweep.dir={typed(str(directory))}")
+            overrides.append(f"hydra.sweep.subdir='${{job_name:${{hydra.overrides.task}},\"{'|'.join(named_by)}\"}}'")
             overrides.append("hydra.output_subdir=null")  # Hydra would write into finished jobs
             overrides.append("hydra.job_logging.root.handlers=[file]")
             overrides.append(f"+hydra.job.env_set.{COMMAND}={sweep.command}")
@@ -65,9 +80,17 @@ class SweepCallback(Callback):
                 config.hydra.sweeper.max_batch_size = 1
             if "batch_size" in config.hydra.launcher:
                 config.hydra.launcher.batch_size = 1  # joblib puts jobs after quickly skipped ones into one batch
+                with open_dict(config.hydra.launcher):
+                    config.hydra.launcher.initializer = WORKERS_END_WITH_PARENT
         if not again:
             for job, each in zip(jobs, combinations, strict=True):
                 _refuse_other_run(config, directory / job, each)
+
+
+def _alone(overrides: Sequence[str], from_file: bool) -> list[str]:
+    """What runs one job as a plain run; where its experiment is a sweep, that has to be said."""
+    typed = [each.removesuffix("=null") if each.startswith("~") else each for each in overrides]
+    return [*typed, "hydra.mode=RUN"] if from_file else typed
 
 
 def _refuse_other_run(config: DictConfig, directory: Path, overrides: list[str]) -> None:

@@ -3,13 +3,10 @@
 Everything that one job knows of another lies in the sweep directory, so it is the same with every launcher.
 """
 
-import hashlib
 import json
 import logging
 import math
-import multiprocessing
 import os
-import signal
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -25,6 +22,8 @@ from omegaconf import DictConfig
 from makemore_pl.config import Config, DataConfig, load_config, resolve
 from makemore_pl.errors import USERS_MISTAKES, explain
 from makemore_pl.files import write_atomically
+from makemore_pl.sweep.gpu import take_gpu
+from makemore_pl.sweep.stopping import end_worker, stopped_by
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +32,25 @@ FAILURE = "failure.json"
 FIGURES = "makemore_pl.diagnostics.Figures"
 LOCK = "running.lock"
 """Held while a job runs, by whatever process of whatever command; the kernel lets go of it when that dies."""
+GROUPS = ("data", "model", "optim", "trainer")
 _ELSEWHERE = "name another hydra.sweep.dir, or move this one away."
 COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"
 """Environment of the jobs: which command runs them; which are to run now, joined by |, all when missing."""
 
 
-def config_hash(config: Config) -> str:
-    """Of everything that decides the result: all but where it is written and how it is shown."""
-    trainer = replace(config.trainer, enable_progress_bar=True)
-    shown = replace(config, ckpt_path=None, trainer=trainer, callbacks=_last_pictures(config.callbacks))
-    text = json.dumps(asdict(shown), sort_keys=True).replace(json.dumps(config.run_dir)[1:-1], "")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def decisive(config: Config) -> dict[str, Any]:
+    """What decides the result, by dotted key: all but where it is written, how it is shown, and what only watches it.
+
+    Callbacks and loggers of makemore_pl change no bit of a run, so a run goes on whatever of them there are, and
+    wherever their classes have moved. Callbacks of others may change anything.
+    """
+    nested = asdict(config)
+    found = {f"{group}.{key}": each for group in GROUPS for key, each in nested[group].items()}
+    del found["trainer.enable_progress_bar"]
+    found |= {"experiment": config.experiment, "seed": config.seed}
+    others = {name: node for name, node in config.callbacks.items() if not node["_target_"].startswith("makemore_pl.")}
+    in_place = json.dumps(others, sort_keys=True).replace(json.dumps(config.run_dir)[1:-1], "")
+    return found | {f"callbacks.{name}": node for name, node in json.loads(in_place).items()}
 
 
 def _last_pictures(callbacks: dict[str, Any]) -> dict[str, Any]:
@@ -74,8 +81,6 @@ def run_job(raw: DictConfig) -> float:
     alone = os.environ.get(ALONE)
     if alone is not None and directory.name not in alone.split("|"):
         return math.nan
-    if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this process ends it on Ctrl-C
     try:
         config = resolve(raw)
     except USERS_MISTAKES as error:
@@ -88,6 +93,8 @@ def run_job(raw: DictConfig) -> float:
         raise ValueError("trainer.devices must be 1 in a sweep: jobs run side by side, each on one device.")
     if (directory / METRICS).exists():
         return _val_loss(directory)
+    if config.trainer.accelerator != "cpu":
+        take_gpu()
     with FileLock(directory / LOCK):  # waits where another command runs the same job
         try:
             return _run_locked(directory, config)
@@ -100,7 +107,7 @@ def _run_locked(directory: Path, config: Config) -> float:
     failure = directory / FAILURE
     if (directory / METRICS).exists():
         return _val_loss(directory)
-    if failure.exists() and json.loads(failure.read_text())["command"] == _command():
+    if read_failure(directory).get("command") == _command():
         return math.nan
     failure.unlink(missing_ok=True)
     try:
@@ -112,9 +119,9 @@ def _run_locked(directory: Path, config: Config) -> float:
         job = replace(config, ckpt_path=ckpt_path, trainer=trainer, callbacks=callbacks)
         return float(run(job, announce=False)["val/loss"])
     except BaseException as error:
-        # Lightning turns Ctrl-C into sys.exit
-        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
+        if stopped := stopped_by(error):
+            end_worker(stopped)
+            raise stopped from None
         fail(directory, _command(), in_a_line(error), traceback.format_exc())
         return math.nan
 
@@ -146,7 +153,27 @@ def _command() -> str:
 
 
 def _val_loss(directory: Path) -> float:
-    return float(json.loads((directory / METRICS).read_text())["val/loss"])
+    return float(_read_metrics(directory)["val/loss"])
+
+
+def _read_metrics(directory: Path) -> dict[str, Any]:
+    path = directory / METRICS
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        metrics = None
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("val/loss"), float):
+        raise ValueError(f"{path} is damaged. Remove it, and the same command runs this job again.")
+    return metrics
+
+
+def read_failure(directory: Path) -> dict[str, str]:
+    """What failure.json says, as fail has written it; empty where there is none, or none that can be read."""
+    try:
+        failure = json.loads((directory / FAILURE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # another command may have begun the job anew
+        return {}
+    return failure if isinstance(failure, dict) else {}
 
 
 def fail(directory: Path, command: str, reason: str, details: str = "") -> None:
@@ -160,11 +187,14 @@ def refuse_other_run(directory: Path, config: Config) -> None:
     """Raises ValueError for a directory that holds a run of another config, or a finished one of other words."""
     if not (directory / "config.yaml").exists():
         return
-    if config_hash(load_config(directory)) != config_hash(config):
-        raise ValueError(f"{directory} holds a run of another config: {_ELSEWHERE}")
+    theirs, ours = decisive(load_config(directory)), decisive(config)
+    keys = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
+    if keys:
+        differing = ", ".join(f"{key}={theirs.get(key)} (here {ours.get(key)})" for key in keys)
+        raise ValueError(f"{directory} holds a run of another config, {differing}: {_ELSEWHERE}")
     path = config.data.path
     if path and Path(path).exists() and (directory / METRICS).exists():
-        trained_on = json.loads((directory / METRICS).read_text()).get("words_sha256")
+        trained_on = _read_metrics(directory).get("words_sha256")
         if trained_on not in (None, _words(config.data.source, path, Path(path).stat().st_mtime_ns)):
             raise ValueError(f"{directory} holds a run on other words than {path} has now: {_ELSEWHERE}")
 

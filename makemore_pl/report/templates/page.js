@@ -4,13 +4,33 @@ document.documentElement.classList.add("js");
 for (const frames of document.querySelectorAll(".frames")) {
   const slider = frames.querySelector("input");
   const output = frames.querySelector("output");
+  const play = frames.querySelector(".play");
   const all = frames.querySelectorAll(".frame");
   const show = () => {
     all.forEach((frame, place) => frame.classList.toggle("current", place === Number(slider.value)));
     output.textContent = all[slider.value].dataset.step;
     slider.setAttribute("aria-valuetext", "step " + output.textContent);
   };
-  slider.addEventListener("input", show);
+  let playing = 0;
+  const stop = () => {
+    clearInterval(playing);
+    playing = 0;
+    play.setAttribute("aria-label", "Play");
+    frames.classList.remove("playing");
+  };
+  const advance = () => {
+    slider.value = Number(slider.value) + 1;
+    show();
+    if (slider.value === slider.max) stop();
+  };
+  play.addEventListener("click", () => {
+    if (playing) return stop();
+    if (slider.value === slider.max) { slider.value = 0; show(); }
+    play.setAttribute("aria-label", "Pause");
+    frames.classList.add("playing");
+    playing = setInterval(advance, 700);
+  });
+  slider.addEventListener("input", () => { stop(); show(); });
   show();
 }
 

@@ -1,0 +1,154 @@
+"""The GPU against the CPU over batch size and width, and where the one overtakes the other.
+
+Imports no torch: each row of the table is measured in a process of its own, benchmarks/gpu_row.py.
+"""
+
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import CONTENDERS
+from benchmarks.networks import BLOCK_SIZE, N_EMBD, VOCAB_SIZE
+from benchmarks.process import ROOT
+from benchmarks.tables import markdown
+
+BATCH_SIZES = (32, 512, 8_192, 65_536)
+WIDTHS = (200, 1_000, 4_096)
+ROWS = (
+    *[(32, 200), (65_536, 4_096), (512, 200), (8_192, 200), (512, 1_000), (65_536, 200)],
+    *[(512, 4_096), (8_192, 1_000), (32, 4_096), (32, 1_000), (8_192, 4_096), (65_536, 1_000)],
+)
+"""Batch sizes and widths, those first that tell most: time may not suffice for all."""
+OURS = ("3e", "3")
+MEASURED = ("1a", *OURS, "2")
+DEVICES = ("gpu", "cpu")
+HEADER = [
+    *["batch", "width", "parameters × batch"],
+    *[f"{contender} {device.upper()}" for contender in MEASURED for device in DEVICES],
+    "ours, CPU / GPU",
+]
+LEGEND = (
+    "µs a step of `batchnorm` at other sizes, one thread on the CPU. "
+    + "; ".join(f"{contender}: {CONTENDERS[contender]}" for contender in MEASURED)
+    + "; 3 with `engine=compile`. Empty: there was no time for it; –: left out or failed, as the JSON file says."
+)
+Cell = dict[str, Any]
+"""batch_size, n_hidden, contender, device, and us (of a step) or why there is none."""
+
+
+def measure(
+    output: Path,
+    surroundings: dict[str, Any],
+    rows: Iterable[tuple[int, int]],
+    minutes: float,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Writes `output` and the Markdown beside it after every cell; returns the last content."""
+    deadline = time.time() + 60 * minutes
+    write(output, {**surroundings, "gpu": None, "cells": []})
+    log = output.with_suffix(".log")
+    for batch_size, n_hidden in rows:
+        if time.time() > deadline:
+            say(f"The {minutes:g} minutes are over.")
+            break
+        command = [sys.executable, "-m", "benchmarks.gpu_row", *map(str, (output, batch_size, n_hidden, deadline))]
+        with log.open("a") as stream:
+            try:
+                # begins no cell after the deadline, and may end the last one unless that hangs
+                seconds = deadline + 120 - time.time()
+                done = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=stream, timeout=seconds)
+                code: int | str = done.returncode
+            except subprocess.TimeoutExpired:
+                code = "a timeout"
+        measured = of_size(read(output)["cells"], batch_size, n_hidden)
+        say(f"batch {batch_size:,}, width {n_hidden:,}: {', '.join(map(described, measured.values()))}")
+        if code:
+            say(f"Its process ended with {code}: see {log}.")
+    return read(output)
+
+
+def described(cell: Cell) -> str:
+    value = f"{cell['us']:,.0f} µs" if "us" in cell else cell["why"]
+    return f"{cell['contender']} {cell['device'].upper()} {value}"
+
+
+def read(output: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+    return content
+
+
+def write(output: Path, content: dict[str, Any]) -> None:
+    """The JSON file with the crossings of its cells, and the Markdown beside it."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    content["crossings"] = {str(width): crossing(content["cells"], width) for width in WIDTHS}
+    output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    sentence = "{date}, commit {commit}, torch {torch}, lightning {lightning}, Python {python}, {cpu}, {gpu}.".format(
+        **content | {"gpu": content["gpu"] or "no GPU"}
+    )
+    paragraphs = [sentence, markdown(HEADER, table(content["cells"])), LEGEND, crossing_sentence(content)]
+    output.with_suffix(".md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
+
+
+def of_size(cells: list[Cell], batch_size: int, n_hidden: int) -> dict[tuple[str, str], Cell]:
+    """The cells of one row, by contender and device."""
+    size = batch_size, n_hidden
+    return {
+        (cell["contender"], cell["device"]): cell for cell in cells if (cell["batch_size"], cell["n_hidden"]) == size
+    }
+
+
+def table(cells: list[Cell]) -> list[list[str]]:
+    """A row for each size that has a cell."""
+    rows = []
+    for batch_size, n_hidden in sorted({(cell["batch_size"], cell["n_hidden"]) for cell in cells}):
+        found = of_size(cells, batch_size, n_hidden)
+        columns = [found.get((contender, device)) for contender in MEASURED for device in DEVICES]
+        times = ["" if cell is None else f"{cell['us']:,.0f}" if "us" in cell else "–" for cell in columns]
+        ratio = advantage(cells, batch_size, n_hidden)
+        work = f"{parameters(n_hidden) * batch_size:,}"
+        rows.append([f"{batch_size:,}", f"{n_hidden:,}", work, *times, f"{ratio:.2f}" if ratio else ""])
+    return rows
+
+
+def advantage(cells: list[Cell], batch_size: int, n_hidden: int) -> float | None:
+    """Time of our best engine on the CPU over that on the GPU; None where either is not known."""
+    found = of_size(cells, batch_size, n_hidden)
+    cpu, gpu = (
+        min((found[ours, device]["us"] for ours in OURS if "us" in found.get((ours, device), {})), default=None)
+        for device in ("cpu", "gpu")
+    )
+    return cpu / gpu if cpu and gpu else None
+
+
+def parameters(n_hidden: int) -> int:
+    """Of the batchnorm network: embedding, hidden weights, BatchNorm, output weights and bias."""
+    return VOCAB_SIZE * N_EMBD + BLOCK_SIZE * N_EMBD * n_hidden + 2 * n_hidden + n_hidden * VOCAB_SIZE + VOCAB_SIZE
+
+
+def crossing(cells: list[Cell], n_hidden: int) -> float | None:
+    """Parameters times batch from which the GPU is faster at this width; None where that is not between two cells.
+
+    Between two batch sizes the logarithm of the ratio is taken to be linear in that of the batch size.
+    """
+    sizes = sorted({cell["batch_size"] for cell in cells})
+    known = [(size, ratio) for size in sizes if (ratio := advantage(cells, size, n_hidden))]
+    for (below, slower), (above, faster) in pairwise(known):
+        if slower < 1 <= faster:
+            share = -math.log(slower) / math.log(faster / slower)
+            return parameters(n_hidden) * below * (above / below) ** share
+    return None
+
+
+def crossing_sentence(content: dict[str, Any]) -> str:
+    if not content["gpu"]:
+        return "torch finds no GPU here: only the CPU was measured."
+    found = [f"{value:,.0f} at width {width}" for width, value in content["crossings"].items() if value]
+    if not found:
+        return "No crossing lies between two of these rows."
+    return f"The GPU overtakes the CPU at so many parameters × batch: {', '.join(found)}."

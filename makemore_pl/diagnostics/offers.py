@@ -1,0 +1,42 @@
+"""What a LightningModule may offer to the instruments. It needs none of it, and nothing has to be registered.
+
+An offer is recognised by name and signature, so a layer that happens to be called `probe` is not taken for one.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Strided(Protocol):
+    """Takes several optimizer steps a batch, of which Lightning sees the last one."""
+
+    def watched_step(self, batch: Any) -> int:
+        """The number of that step, counted from 0."""
+
+
+class Probed(Protocol):
+    """Has a fixed set of examples on which two ways to run its network can be compared."""
+
+    def probe(self) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
+        """The network, and a function from such a network to its 0-d loss on these examples."""
+
+
+class Averaged(Protocol):
+    """Knows the mean training loss of all steps since the watched one before."""
+
+    mean_loss: float
+
+
+def offer(module: nn.Module, name: str, *arguments: Any) -> Callable[..., Any] | None:
+    """The module's own method of that name, where it can be called with these arguments; else None."""
+    method = getattr(module, name, None)
+    if not inspect.ismethod(method):
+        return None
+    try:
+        inspect.signature(method).bind(*arguments)
+    except TypeError:
+        return None
+    return method

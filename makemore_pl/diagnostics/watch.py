@@ -1,0 +1,281 @@
+"""The one watch of a trainer: which steps are looked at, the one tap, and the one way from tensors to loggers."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from makemore_pl.diagnostics import dashboard
+from makemore_pl.diagnostics.host import LightningModule, Trainer
+from makemore_pl.diagnostics.offers import offer
+from makemore_pl.diagnostics.taps import Tap
+from makemore_pl.diagnostics.update import Update
+
+if TYPE_CHECKING:
+    from makemore_pl.diagnostics.callback import DiagnosticsCallback
+
+log = logging.getLogger(__name__)
+
+Arrays = dict[str, "np.ndarray[Any, np.dtype[np.float32]]"]
+
+
+PATIENCE = 100
+"""Steps of other optimizers that are looked into while one is waited for, which may never step again."""
+
+
+class Watch:
+    """Drives the diagnostics callbacks of one trainer through one fit.
+
+    Steps are counted from 0, one for each batch that ended with an optimizer step. In automatic optimization that is
+    the axis of `self.log`. Where a data module hands out strides, all watched steps are due; elsewhere each callback
+    says which. A step that is due stays due until an optimizer steps. If several do, in different batches, it waits for
+    all that have stepped since the step that was due before. With accumulated gradients, the last batch of a step is
+    looked at.
+
+    For callbacks that judge rather than measure: override `measured`, which gets all numbers of a step by tag.
+
+    Args:
+        callbacks: all diagnostics callbacks of the trainer, in order.
+        taken: steps that a resumed run has taken.
+    """
+
+    def __init__(self, trainer: Trainer, callbacks: "list[DiagnosticsCallback]", taken: int = 0) -> None:
+        self.trainer = trainer
+        self.callbacks = callbacks
+        self.tap = Tap()
+        self.taken = taken
+        """Steps so far."""
+        self.looking: list[DiagnosticsCallback] = []
+        """Those that look at this batch."""
+        self._shared: dict[object, Tensor] = {}
+        self._updates: dict[Optimizer, Update] = {}
+        """Of this batch."""
+        self._due: list[DiagnosticsCallback] = []
+        self._waiting: set[Optimizer] = set()
+        """Optimizers whose step is still to be seen."""
+        self._stepped: set[Optimizer] = set()
+        """In this batch."""
+        self._stepped_since: set[Optimizer] = set()
+        """Since the step that was due before this one."""
+        self._modules: list[tuple[DiagnosticsCallback, dict[str, nn.Module]]] = []
+        self._asked, self._patience = -1, PATIENCE
+        self._step, self._last = 0, False
+        self._last_step = math.inf
+        self._at, self._advance = 0, 0
+        self._watched_step: Callable[..., Any] | None = None
+        self._monitored: dict[str, Any] = {}
+        self._strides = self._complete = self._counted = False
+        self._handles: list[RemovableHandle] = []
+
+    @property
+    def scaled(self) -> bool:
+        """Whether gradients carry the scale of 16-bit precision until the optimizer steps."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
+    def once(self, key: object, compute: Callable[..., Tensor], *of: Any) -> Tensor:
+        """What compute(*of) gives, computed by the first callback that asks for this key in a batch."""
+        if key not in self._shared:
+            self._shared[key] = compute(*of)
+        return self._shared[key]
+
+    def start(self, pl_module: LightningModule) -> None:
+        self._monitored = self.trainer.callback_metrics  # asked for once: each time it waits for the device
+        self._at = self.trainer.global_step
+        self._advance = len(self.trainer.optimizers)
+        self._watched_step = offer(pl_module, "watched_step", None)
+        try:
+            self._last_step = self.trainer.estimated_stepping_batches - 1
+        except Exception:  # Lightning can't tell for some schedules; then `finish` shows the end
+            self._last_step = math.inf
+        config = getattr(getattr(self.trainer, "datamodule", None), "trainer_config", None)
+        every = getattr(config, "watch_every", 1)
+        self._strides = isinstance(every, int) and every > 1
+        self._complete = True  # nothing has been trained yet
+        if not self.trainer.optimizers:
+            log.warning("Diagnostics are left out: there is no optimizer whose steps they could follow.")
+        for optimizer in self.trainer.optimizers:
+            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+
+    def begin(self, pl_module: LightningModule, batch: Any) -> None:
+        """Before forward: find out who looks, and open the tap for them."""
+        trainer = self.trainer
+        last = False
+        if self._watched_step:
+            step = int(self._watched_step(batch))
+        elif pl_module.automatic_optimization:
+            step = trainer.global_step
+        else:
+            step = self.taken
+            # with several optimizers, global_step and max_steps count the steps of each
+            last = trainer.global_step + self._advance >= trainer.max_steps > 0
+        # EarlyStopping and max_time can't be foreseen
+        last |= step == self._last_step
+        self._at, self._step, self._last = trainer.global_step, step, last
+        self._stepped.clear()
+        newly = [each for each in self.callbacks if each.due(step, last, self._strides)]
+        if newly and step != self._asked:
+            self._asked = step
+            self._due = [each for each in self.callbacks if each in self._due or each in newly]
+            self._patience = self._patience if self._waiting else PATIENCE
+            self._waiting |= self._stepped_since or set(trainer.optimizers)
+            self._stepped_since = set()
+        self._forget()
+        if self._due and not trainer.barebones:
+            self._open(pl_module)
+
+    def _open(self, pl_module: LightningModule) -> None:
+        self.looking = list(self._due)
+        for callback in self.looking:
+            callback.values, callback.step, callback.last = {}, self._step, self._last
+            callback.attempt("this step", callback.begin, self.trainer, pl_module)
+            callback.attempt("modules", self._choose, callback, pl_module)
+        self.tap.open(pl_module, self._modules)
+
+    def _choose(self, callback: "DiagnosticsCallback", pl_module: LightningModule) -> None:
+        self._modules.append((callback, callback.modules(pl_module)))
+
+    def before_update(self, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Gradients are whole; once a batch, however often an optimizer evaluates or steps."""
+        self._stepped.add(optimizer)
+        if self.looking and optimizer not in self._updates:
+            self._updates[optimizer] = update = Update(optimizer, pl_module, self.scaled)
+            for callback in self.looking:
+                callback.attempt("gradients", callback.before_update, update)
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The optimizer's own hook, after clipping. In automatic optimization the closure holds the whole step."""
+        closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
+        if not self.looking or not callable(closure):
+            self._ready(optimizer)
+            return None
+
+        def evaluated() -> Any:
+            result = closure()
+            self._ready(optimizer)
+            return result
+
+        if len(args) > 1:
+            return (args[0], evaluated, *args[2:]), kwargs
+        return args, kwargs | {"closure": evaluated}
+
+    def _ready(self, optimizer: Optimizer) -> None:
+        pl_module = self.trainer.lightning_module
+        if not pl_module.automatic_optimization and optimizer not in self._stepped:
+            self.before_update(pl_module, optimizer)  # it was not asked to step through Lightning
+        update = self._updates.get(optimizer)
+        if update and not update.clipped:
+            update.clipped = True
+            for callback in self.looking:
+                callback.attempt("gradients after clipping", callback.after_clipping, update)
+
+    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        update = self._updates.get(optimizer)
+        if update and update.clipped:
+            for callback in self.looking:
+                callback.attempt("the update", callback.after_update, update)
+
+    def end(self, pl_module: LightningModule) -> None:
+        """After the batch: measure, fetch, log."""
+        if self._stepped:
+            self.taken = self._step + 1
+            self._advance = self.trainer.global_step - self._at or self._advance
+            self._stepped_since |= self._stepped
+            self._complete = False
+        if not self.looking:
+            return
+        if self._stepped & self._waiting:
+            self._measure(pl_module)
+            self._waiting -= self._stepped
+            self._complete = self._last
+        elif self._stepped:
+            self._patience -= 1
+        # else gradients are still being accumulated
+        if not (self._waiting and self._patience):
+            self._waiting, self._due = set(), []
+        self._forget()
+
+    def _measure(self, pl_module: LightningModule) -> None:
+        self._tell_calls()
+        for callback, modules in self._modules:
+            if callback.reads_gradients:
+                for layer, module in modules.items():
+                    if (grad := self.tap.gradient(module)) is not None:
+                        callback.attempt(f"gradient of {layer}", callback.see_gradient, layer, module, grad)
+        for callback in self.looking:
+            callback.attempt("this step", callback.end, self.trainer, pl_module)
+        values = {tag: value for callback in self.looking for tag, value in callback.values.items()}
+        numbers, arrays = fetch(values)
+        for callback in self.callbacks:
+            arguments = self.trainer, pl_module, self._step, numbers, arrays
+            callback.attempt("what it shows", callback.measured, *arguments)
+        dashboard.log_numbers(self.trainer, numbers, self._step)
+        # for EarlyStopping and ModelCheckpoint to monitor; self.log would cost more and add an epoch to every step
+        found = torch.tensor(list(numbers.values()))
+        self._monitored.update(zip(numbers, found.unbind(), strict=True))
+
+    def finish(self, pl_module: LightningModule) -> None:
+        """The run is over. Where its last step could not be foreseen, let callbacks show what they still can."""
+        if not self._complete and self.taken:
+            self._forget()
+            for callback in self.callbacks:
+                callback.attempt("the end of the run", callback.finish, self.trainer, pl_module, self.taken - 1)
+        self._complete = True
+
+    def _tell_calls(self) -> None:
+        """Once a run, for all callbacks together: which modules can't be measured as one would think."""
+        if self._counted:
+            return
+        self._counted = True
+        names = {module: layer for _, modules in self._modules for layer, module in modules.items()}
+        passages = {names[module]: passage for module, passage in self.tap.passages.items()}
+        idle = {layer: passage for layer, passage in passages.items() if not passage.calls}
+        transformed = [layer for layer, passage in idle.items() if passage.transformed]
+        asleep = [layer for layer, passage in idle.items() if passage.evaluations and not passage.transformed]
+        unused = [layer for layer in idle if layer not in transformed and layer not in asleep]
+        again = [f"{layer} ({passage.calls} times)" for layer, passage in passages.items() if passage.calls > 1]
+        for layers, what in (
+            (again, "ran more than once in a step: the first call is measured"),
+            (asleep, "ran in eval mode only: nothing is measured"),
+            (transformed, "ran inside a transform of torch.func only, where nothing can be measured"),
+            (unused, "did not run in the first watched step: nothing is measured while that is so"),
+        ):
+            if layers:
+                log.warning("Diagnostics: %s %s.", listed(layers), what)
+
+    def _forget(self) -> None:
+        self.tap.close()
+        for callback in self.looking:
+            callback.values, callback.step = {}, None
+        self.looking, self._modules, self._updates, self._shared = [], [], {}, {}
+
+    def close(self) -> None:
+        """Remove whatever hooks there are."""
+        self._forget()
+        while self._handles:
+            self._handles.pop().remove()
+
+
+def fetch(values: dict[str, Tensor]) -> tuple[dict[str, float], Arrays]:
+    """0-d tensors as numbers, others as flat arrays, by tag; in one transfer from the device."""
+    if not values:
+        return {}, {}
+    device = next(iter(values.values())).device
+    scalars = {tag: value.to(device, torch.float32) for tag, value in values.items() if value.ndim == 0}
+    others = {tag: value.to(device, torch.float32).flatten() for tag, value in values.items() if value.ndim > 0}
+    whole = torch.cat([*([torch.stack(list(scalars.values()))] if scalars else []), *others.values()]).cpu().numpy()
+    ends = np.cumsum([len(scalars), *map(len, others.values())])
+    pieces = np.split(whole[len(scalars) :], ends[1:-1] - len(scalars)) if others else []
+    return dict(zip(scalars, whole[: len(scalars)].tolist(), strict=True)), dict(zip(others, pieces, strict=True))
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

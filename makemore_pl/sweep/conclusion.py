@@ -1,0 +1,122 @@
+"""What a sweep says at its end: the table, the best command, where to look, what failed."""
+
+import io
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from makemore_pl.sweep.job import in_a_line
+from makemore_pl.sweep.tally import Sweep
+
+if TYPE_CHECKING:
+    from makemore_pl.report.summary import Ranking
+
+OLD = 600.0
+"""Seconds after which no write is still going on."""
+MOST = 20
+"""Rows of the table; the others are in summary.md."""
+
+
+def conclude(sweep: Sweep) -> None:
+    """Write the summary and print what is worth knowing.
+
+    Raises:
+        ValueError: with a table of the reasons, when jobs failed or there could be no summary.
+    """
+    failures = sweep.failures()
+    say(sweep.progress())
+    no_summary = _summarize(sweep) if sweep.finished() else ""
+    if failures:
+        rows = "\n".join(f"  {job}: {reason}" for job, reason in failures.items())
+        failed = f"{len(failures)} of {len(sweep.jobs)} jobs failed; the others are not affected:\n{rows}"
+        raise ValueError("\n".join(filter(None, (no_summary, failed))))
+    if no_summary:
+        raise ValueError(no_summary)
+
+
+def _summarize(sweep: Sweep) -> str:
+    """Write the summary and show it; returns why there is none, or nothing."""
+    try:
+        _clear(sweep.directory)
+        from makemore_pl.report.summary import write_summary  # draws, so only when there is something to draw
+
+        rankings = write_summary(sweep.directory)
+    except Exception as error:  # nothing may hide the failures
+        return f"There is no summary. {in_a_line(error)}"
+    seen, text = Console(), io.StringIO()
+    console = Console(file=text, width=seen.width, force_terminal=seen.is_terminal)
+    for ranking in rankings:
+        console.print(_table(ranking))
+    best = next((ranking.best for ranking in rankings if ranking.best in sweep.jobs), None)
+    lines = [("best", command(sweep.jobs[best]))] if best else []
+    lines += [("look", look(sweep))]
+    lines += [("as a page", _short(sweep.directory / "report.html"))]
+    lines += [("summary", _short(sweep.directory / name)) for name in ("summary.csv", "summary.md")]
+    _print(text.getvalue() + "".join(f"{label:<10} {line}\n" for label, line in lines))
+    return ""
+
+
+def _clear(directory: Path) -> None:
+    """Remove what kills have left half written; what is new may be another command's that is at it."""
+    for path in directory.rglob("*.part"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > OLD:
+                path.unlink()
+
+
+def say(line: str, start: str = "", end: str = "\n") -> None:
+    """Print on standard error. Nobody may be there to read it any more, and the jobs go on."""
+    with suppress(OSError):
+        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
+    except OSError:  # the reader has left, as `head` does: nothing may be left to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _table(ranking: "Ranking") -> Table:
+    title = "losses in nats, mean ± std over seeds"
+    table = Table(title=Text(f"{ranking.label}: {title}" if ranking.label else title))
+    for column in ranking.columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in ranking.cells[:MOST]:
+        table.add_row(*map(Text, row))
+    if len(ranking.cells) > MOST:
+        table.caption = f"{len(ranking.cells) - MOST} more settings in summary.md"
+    return table
+
+
+def look(sweep: Sweep) -> str:
+    """What shows the sweep in TensorBoard, while it runs and after."""
+    return shlex.join([_program("tensorboard"), "--logdir", _short(sweep.directory)])
+
+
+def command(overrides: Sequence[str]) -> str:
+    """What runs one job of a sweep alone, to be pasted into a shell in this directory."""
+    return shlex.join([_program("python"), _short(Path(sys.argv[0])), *overrides])
+
+
+def _program(name: str) -> str:
+    """A program of this environment; its path, where the shell would not find the same one."""
+    beside = Path(sys.executable).with_name(name)
+    found = [Path(folder) / name for folder in os.get_exec_path()]
+    first = next((path for path in found if path.is_file()), None)
+    return name if first == beside or not beside.exists() else _short(beside)
+
+
+def _short(path: Path) -> str:
+    """Relative where it lies below the working directory."""
+    absolute = Path(os.path.abspath(path))  # not resolved: the python of an environment is a link
+    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)

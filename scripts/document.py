@@ -1,0 +1,66 @@
+"""Writes docs/config.md, the reference of every setting, from the docstrings in makemore_pl/config.py."""
+
+import ast
+import inspect
+import json
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from makemore_pl import config
+from makemore_pl.files import write_atomically
+
+PAGE = Path(__file__).parents[1] / "docs" / "config.md"
+INTRODUCTION = """# Every setting
+
+<!-- Made by `make config` from the docstrings in makemore_pl/config.py: change those. -->
+
+`python scripts/train.py --cfg job +experiment=deep` prints the whole config of a run. Type a setting as `key=value`,
+without a leading `+`. Steps are optimizer steps, losses are in nats, shares are fractions from 0 to 1.
+"""
+
+
+def docstrings(schema: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass, in one line."""
+    (definition,) = ast.parse(inspect.getsource(schema)).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, text in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            assert isinstance(field.target, ast.Name)
+            found[field.target.id] = " ".join(str(text.value.value).split())
+    return found
+
+
+def typed(value: Any) -> str:
+    """A default as it is typed on the command line."""
+    if value == MISSING:
+        return "???"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def section(schema: type, prefix: str) -> list[str]:
+    """The rows of one table, and the tables of the dataclasses inside."""
+    texts, default = docstrings(schema), schema()
+    rows, inner = ["", "| setting | default | meaning |", "|---|---|---|"], []
+    for each in fields(schema):
+        value = getattr(default, each.name)
+        if is_dataclass(value):
+            summary = " ".join((type(value).__doc__ or "").split())
+            inner += ["", f"## {each.name}", "", summary, *section(type(value), f"{each.name}.")]
+        else:
+            meaning = texts[each.name].replace("|", "\\|")
+            shown = "open" if isinstance(value, dict) else f"`{typed(value)}`"
+            rows.append(f"| `{prefix}{each.name}` | {shown} | {meaning} |")
+    return [*rows, *inner]
+
+
+def page() -> str:
+    """The whole of docs/config.md."""
+    return INTRODUCTION + "\n".join(section(config.Config, "")) + "\n"
+
+
+if __name__ == "__main__":
+    write_atomically(PAGE, page())

@@ -1,0 +1,128 @@
+"""What a run says in the terminal. Run alone: pytest tests/test_announcement.py"""
+
+import logging
+import math
+import os
+import pty
+import shlex
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Compose
+
+from makemore_pl.announcement import NEXT, near, program, say_end
+from makemore_pl.progress import line
+
+METRICS = {
+    "experiment": "a[bold]b", "train/loss": 2.0, "val/loss": 2.1, "test/loss": 2.2, "val/perplexity": None,
+    "initial_loss": 3.3, "uniform_loss": 3.2958, "steps": 20, "seconds": 1.0,
+}  # fmt: skip
+
+
+class TestLine:
+    WHOLE = "step 12,000/200,000  train 2.12  val 2.13  15,400 steps/s  0:13 left"
+
+    def test_whole(self) -> None:
+        assert line(80, 12_000, 200_000, 2.123, 2.134, 15_400) == self.WHOLE
+
+    @pytest.mark.parametrize("width", range(1, 81))
+    def test_the_least_important_goes_first(self, width: int) -> None:
+        shown = line(width, 12_000, 200_000, 2.123, 2.134, 15_400)
+        assert len(shown) <= width
+        assert self.WHOLE.startswith(shown)
+        assert width < 19 or shown in ["  ".join(self.WHOLE.split("  ")[:n]) for n in range(1, 6)]
+
+    def test_what_is_not_known_is_left_out(self) -> None:
+        assert line(80, 5, 20, math.nan, math.nan, None) == "step 5/20"
+        assert line(80, 20, 20, 2.0, math.nan, 10.0) == "step 20/20  train 2.00  10 steps/s"
+        assert line(80, 0, 7200, 2.0, math.nan, 1.0).endswith("2:00:00 left")
+
+    def test_while_compiling_there_is_no_time_left(self) -> None:
+        assert line(80, 50, 20_000, 3.2, math.nan, 12.0, "compiling") == "step 50/20,000  compiling  train 3.20"
+
+
+@pytest.mark.parametrize("columns", [30, 80])
+def test_bar_in_a_terminal(columns: int) -> None:
+    """In a pseudoterminal: one line that is never wider than it, with both losses, and messages above it."""
+    program = (
+        "import sys, logging, math, hydra; from types import SimpleNamespace as N; import torch;"
+        "logging.basicConfig(level='INFO', stream=sys.stdout, format='%(message)s');"
+        "from makemore_pl.progress import StepProgressBar;"
+        "bar, module = StepProgressBar(), N(mean_loss=2.5);"
+        "trainer = N(max_steps=200000, global_step=0, callback_metrics={});"
+        "bar.on_train_start(trainer, module); trainer.global_step = 50; bar.on_train_batch_end(trainer, module);"
+        "log = logging.getLogger('makemore_pl.stride.compiling'); log.info('Compiling the steps.');"
+        "log.info('Compiled.'); trainer.callback_metrics['val/loss'] = torch.tensor(2.25);"
+        "bar.on_validation_end(trainer, module); bar.on_train_end(trainer, module)"
+    )
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, columns))
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=slave, stderr=slave)
+    os.close(slave)
+    printed = b""
+    while True:
+        try:
+            more = os.read(master, 65536)
+        except OSError:
+            break
+        if not more:
+            break
+        printed += more
+    assert process.wait(60) == 0, printed
+    written = [each for part in printed.decode().splitlines() for each in part.split("\r")]
+    assert max(map(len, written)) <= columns
+    assert "Compiling the steps." in written
+    assert "Compiled." in written
+    assert any("compiling" in each for each in written), written
+    last = [each for each in written if each.startswith("step")][-1]
+    assert last.startswith("step 50/200,000  train 2.50")
+    assert ("val 2.25" in last) == (columns >= 80)
+
+
+class TestPaths:
+    def test_below_the_working_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert near(tmp_path / "a" / "b") == "a/b"
+        assert near(tmp_path.parent / "x") == str(tmp_path.parent / "x")
+
+    @pytest.mark.parametrize("name", ["a b", "x'y", "[red]", "$(touch f)", "é;"])
+    def test_as_the_shell_reads_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert shlex.split(near(tmp_path / name)) == [name]
+
+    def test_programs_of_this_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", "/nowhere")
+        assert Path(shlex.split(program("python"))[0]).samefile(Path(sys.executable).parent / "python")
+        monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+        assert program("python") == "python"
+
+
+def test_lines_at_the_end(small: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = tmp_path / "[red] a b"
+    run_dir.mkdir()
+    say_end(small("report=false", run_dir=run_dir), METRICS, [])
+    said = capsys.readouterr().out
+    assert "a[bold]b: losses in nats" in said
+    *_, page, following = said.splitlines()
+    script, directory = shlex.split(page)[-2:]
+    assert (Path(script).resolve(), directory) == (ROOT / "scripts" / "report.py", str(run_dir))
+    assert shlex.split(following)[-1] == str(run_dir), "names of this run, where the lecture has nothing to go on with"
+    assert list(run_dir.iterdir()) == []
+
+
+def test_a_page_that_fails_is_told_in_one_line(
+    small: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.yaml").write_text("- not a config")
+    with caplog.at_level(logging.WARNING):
+        say_end(small(run_dir=tmp_path), METRICS, [])
+    assert "The page could not be made (ValueError: " in caplog.text
+    assert "report.py" in capsys.readouterr().out
+
+
+def test_what_comes_next_can_be_typed() -> None:
+    experiments = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
+    assert {*NEXT, *NEXT.values()} <= experiments
