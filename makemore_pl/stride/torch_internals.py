@@ -29,15 +29,22 @@ INDUCTOR = {
 """How packages are compiled. When torch drops an option: delete it here, they only save time."""
 
 
+def leaves(tree: Any) -> list[Tensor]:
+    """The tensors of nested tuples and dicts."""
+    from torch.utils import _pytree
+
+    return _pytree.tree_leaves(tree)
+
+
 def flatten(tree: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any]]:
-    """The tensors of nested tuples and dicts, and the way back.
+    """The leaves, and the way back.
 
     torch.utils._pytree orders them as torch.export does. When it goes: torch.utils.pytree or optree.
     """
     from torch.utils import _pytree
 
-    leaves, spec = _pytree.tree_flatten(tree)
-    return leaves, lambda new: _pytree.tree_unflatten(new, spec)
+    tensors, spec = _pytree.tree_flatten(tree)
+    return tensors, lambda new: _pytree.tree_unflatten(new, spec)
 
 
 def trace(function: Callable[..., Any], tensors: list[Tensor]) -> torch.fx.GraphModule:
