@@ -10,8 +10,13 @@ ARGS ?=
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+<<<<<<< HEAD
 .PHONY: help install train test check format test-compile test-browser test-distributed test-torch test-gpu gpu \
 	benchmark parity lecture config soak fuzz endurance audit
+=======
+.PHONY: help install train test check format test-compile test-browser test-distributed test-gpu gpu benchmark parity \
+	lecture config soak fuzz endurance audit look readme
+>>>>>>> main
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -20,6 +25,10 @@ install: .venv/installed  ## Make the virtual environment .venv from requirement
 
 train: install  ## Train the lecture's network; pass overrides with ARGS="+experiment=batchnorm seed=2"
 	$(BIN)/python scripts/train.py $(if $(ARGS),$(ARGS),+experiment=kaiming)
+
+LOGDIR ?= outputs
+look: install  ## TensorBoard of outputs/; a run's dashboard.url has the address with its main cards pinned
+	$(BIN)/tensorboard --logdir $(LOGDIR)
 
 test: install  ## Run the tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)
@@ -35,6 +44,9 @@ format: install  ## Format the code
 
 test-compile: install  ## Every optimizer, placement and clipping, compiled (about 30 minutes)
 	$(BIN)/python -m pytest -m compile tests/test_stride.py $(ARGS)
+
+readme: install  ## Every command of README.md, as written, in a fresh clone (about 10 minutes)
+	$(BIN)/python -m pytest -m readme -s tests/test_readme.py $(ARGS)
 
 test-browser: install  ## The report pages in headless chromium, where it is installed
 	$(BIN)/python -m pytest -m browser $(ARGS)

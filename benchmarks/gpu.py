@@ -66,10 +66,13 @@ def measure(
                 code: int | str = done.returncode
             except subprocess.TimeoutExpired:
                 code = "a timeout"
-        measured = of_size(read(output)["cells"], batch_size, n_hidden)
+        content = read(output)
+        measured = of_size(content["cells"], batch_size, n_hidden)
         say(f"batch {batch_size:,}, width {n_hidden:,}: {', '.join(map(described, measured.values()))}")
         if code:
             say(f"Its process ended with {code}: see {log}.")
+        elif not content["gpu"]:
+            break
     return read(output)
 
 

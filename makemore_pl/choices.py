@@ -4,6 +4,9 @@ What a name stands for is in the table that is named beside it; a test says whic
 lists of their own because the tables import torch, and config.py must not.
 """
 
+import difflib
+from collections.abc import Iterable
+
 SOURCES = ("names", "lecture")
 """data.source: SOURCES in words.py."""
 ACTIVATIONS = ("tanh", "relu", "leaky_relu", "gelu", "silu", "sigmoid", "identity")
@@ -27,3 +30,9 @@ OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "rmsprop": ("alpha", "momentum", "eps", "weight_decay"),
 }
 """optim.name, and the settings of OptimConfig that each has beside lr: METHODS in stride/optimizers.py."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """' Did you mean ...?' with the nearest choice, '' where none is close."""
+    close = difflib.get_close_matches(word, list(choices), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

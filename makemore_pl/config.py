@@ -3,17 +3,22 @@
 Imports neither torch nor lightning, so that --help, --cfg and tab completion answer at once.
 """
 
-import difflib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from makemore_pl.choices import ACTIVATIONS, BATCHNORM_PLACEMENTS, INITS, OPTIMIZERS, SCHEDULES, SOURCES
+from makemore_pl.choices import (
+    ACTIVATIONS,
+    BATCHNORM_PLACEMENTS,
+    INITS,
+    OPTIMIZERS,
+    SCHEDULES,
+    SOURCES,
+    did_you_mean,
+)
 
 
 def _require(condition: bool, key: str, rule: str, value: object) -> None:
@@ -242,33 +247,6 @@ class Config:
                 if not isinstance(node, dict) or "_target_" not in node:
                     raise ValueError(f"{group}.{name} has no _target_, so there is nothing to build.")
 
-    def without_effect(self) -> list[str]:
-        """One sentence for each setting that the rest of the config makes powerless."""
-        model, optim, trainer = self.model, self.optim, self.trainer
-        powerless = {
-            "model.hidden_bias: a Linear straight before BatchNorm has no bias": model.batchnorm_pre
-            and model.hidden_bias,
-            "model.output_bias: a Linear straight before BatchNorm has no bias": model.batchnorm_output
-            and model.output_bias,
-            "model.bn_momentum: there is no BatchNorm": model.batchnorm == "none" and model.bn_momentum != 0.1,
-            "model.bn_eps: there is no BatchNorm": model.batchnorm == "none" and model.bn_eps != 1e-5,
-            "optim.decay_at: only schedule step_decay has it": optim.schedule != "step_decay" and optim.decay_at != 0.5,
-            "optim.decay_factor: schedule constant has no decay": optim.schedule == "constant"
-            and optim.decay_factor != 0.1,
-            **{
-                f"optim.{setting}: {optim.name} has none": getattr(optim, setting) != getattr(OptimConfig(), setting)
-                for setting in sorted({setting for settings in OPTIMIZERS.values() for setting in settings})
-                if setting not in OPTIMIZERS[optim.name]
-            },
-            "trainer.gradient_clip_algorithm: nothing is clipped without trainer.gradient_clip_val": not (
-                trainer.gradient_clip_val
-            )
-            and trainer.gradient_clip_algorithm != "norm",
-            "trainer.engine: with trainer.watch_every=1 no step is unwatched": trainer.watch_every == 1
-            and trainer.engine != "auto",
-        }
-        return [f"Without effect: {sentence}." for sentence, holds in powerless.items() if holds]
-
 
 def _keys(schema: Any, prefix: str = "") -> list[str]:
     keys = []
@@ -277,12 +255,6 @@ def _keys(schema: Any, prefix: str = "") -> list[str]:
         if is_dataclass(each.type):
             keys += _keys(each.type, f"{prefix}{each.name}.")
     return keys
-
-
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """' Did you mean ...?' with the nearest choice, '' where none is close."""
-    close = difflib.get_close_matches(word, list(choices), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def unknown_key(key: str) -> str:
@@ -310,30 +282,6 @@ def resolve(raw: DictConfig) -> Config:
     config = OmegaConf.to_object(raw)
     assert isinstance(config, Config)
     return config
-
-
-def _literal(value: Any) -> Any:
-    """With every interpolation escaped in OmegaConf's way."""
-    if isinstance(value, dict):
-        return {key: _literal(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_literal(each) for each in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
-
-
-def load_config(run_dir: Path) -> Config:
-    """The resolved config of a run. Nothing in it is resolved again: `${oc.env:HOME}` stays these words.
-
-    Raises:
-        ValueError: where there is none, or it does not fit the schema.
-    """
-    path = run_dir / "config.yaml"
-    if not path.is_file():
-        raise ValueError(f"{run_dir} is not a run directory: it has no config.yaml.")
-    literal = _literal(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
-    merged = OmegaConf.merge(OmegaConf.structured(Config), literal)
-    assert isinstance(merged, DictConfig)
-    return resolve(merged)
 
 
 ConfigStore.instance().store(name="schema", node=Config)

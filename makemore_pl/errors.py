@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from makemore_pl.config import did_you_mean, unknown_key
+from makemore_pl.choices import did_you_mean
+from makemore_pl.config import unknown_key
 
 USERS_MISTAKES = (ValueError, FloatingPointError, HydraException, OmegaConfBaseException)
 

@@ -31,6 +31,7 @@ from makemore_pl.files import write_atomically
 from makemore_pl.initialization import gain_of
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
+from makemore_pl.settings_without_effect import settings_without_effect
 from makemore_pl.stride.unwatched_steps import MOST_BYTES, Engine, compiled_call_length, steps_in_memory
 from makemore_pl.words import fingerprint
 
@@ -175,7 +176,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
     """
     run_dir = Path(config.run_dir)
     refuse_finished(run_dir, resuming=config.ckpt_path is not None)
-    for sentence in config.without_effect():
+    for sentence in settings_without_effect(config):
         log.warning(sentence)
     _quieten()
     torch.set_num_threads(config.trainer.threads)

@@ -25,6 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     output = arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, also by what it starts
     ends, code = time.monotonic() + 60 * arguments.minutes, 0
     if arguments.only != "figures":
         share = 1 if arguments.only else SHARE

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from makemore_pl.config import Config, load_config, resolve
+from makemore_pl.config import Config, resolve
 from makemore_pl.errors import USERS_MISTAKES, one_sentence
+from makemore_pl.stored_config import load_config
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from makemore_pl.config import load_config
 from makemore_pl.errors import one_sentence
+from makemore_pl.stored_config import load_config
 
 if TYPE_CHECKING:
     from makemore_pl.sample import Distributions, Name

@@ -13,8 +13,10 @@ from conftest import EXPERIMENTS, GROUPS, ROOT, Compose, Finished, python
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from makemore_pl.config import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig, load_config, resolve
+from makemore_pl.config import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig, resolve
 from makemore_pl.errors import explain
+from makemore_pl.settings_without_effect import settings_without_effect
+from makemore_pl.stored_config import load_config
 
 TrainScript = Callable[..., Finished]
 
@@ -197,7 +199,7 @@ def test_every_experiment_composes_under_its_own_name(compose: Compose) -> None:
         config = compose(f"+experiment={experiment}")
         assert isinstance(config, Config)
         assert config.experiment == experiment
-        assert config.without_effect() == [], "an experiment sets nothing that is without effect"
+        assert settings_without_effect(config) == [], "an experiment sets nothing that is without effect"
 
 
 @pytest.mark.parametrize("group", sorted(GROUPS - {"experiment", "hydra"}))
@@ -293,7 +295,7 @@ def test_every_field_of_the_schema_is_explained() -> None:
     ],
 )
 def test_without_effect(compose: Compose, overrides: tuple[str, ...], said: str) -> None:
-    assert compose(*overrides).without_effect() == [said]
+    assert settings_without_effect(compose(*overrides)) == [said]
 
 
 def test_what_has_an_effect_is_not_complained_of(compose: Compose) -> None:
@@ -301,9 +303,10 @@ def test_what_has_an_effect_is_not_complained_of(compose: Compose) -> None:
         "model.batchnorm=post", "model.hidden_bias=0.01", "model.output_bias=1", "model.bn_momentum=0.001",
         "optim.schedule=step_decay", "optim.decay_at=0.7", "optim.decay_factor=0.5", "trainer.engine=eager",
     )  # fmt: skip
-    assert config.without_effect() == []
-    assert compose("optim=adam", "optim.beta1=0.8").without_effect() == []
-    assert compose("optim=rmsprop", "optim.alpha=0.8", "optim.momentum=0.5", "optim.eps=1e-6").without_effect() == []
+    assert settings_without_effect(config) == []
+    assert settings_without_effect(compose("optim=adam", "optim.beta1=0.8")) == []
+    rmsprop = compose("optim=rmsprop", "optim.alpha=0.8", "optim.momentum=0.5", "optim.eps=1e-6")
+    assert settings_without_effect(rmsprop) == []
 
 
 def test_config_can_be_imported_without_torch() -> None:

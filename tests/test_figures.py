@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from makemore_pl.figures import canvas, comparisons, curves, lecture_pictures, series
+from makemore_pl.figures.fonts import drawable
 
 UNIT = ([-1.0, -0.5, 0.0, 0.5, 1.0], [1, 1, 2, 4])
 LAYERS = {"layers.0": UNIT, "layers.1": ([-1.0, 0.0, 1.0], [3, 1])}
@@ -540,9 +541,9 @@ def test_layers_are_told_apart_without_green(colours: dict[str, str]) -> None:
 
 def test_any_alphabet_is_drawn_by_fonts_that_exist_or_as_code_points() -> None:
     words = "中文あ한😀\u0378éñ−"  # U+0378 is no character, so no font has it
-    installed = {each for each in words if canvas.drawable(each) == each}
+    installed = {each for each in words if drawable(each) == each}
     assert {"é", "ñ", "−"} <= installed
-    assert canvas.drawable("a\u0378b") == "aU+0378b"
+    assert drawable("a\u0378b") == "aU+0378b"
     embedding = np.random.default_rng(1).normal(size=(1 + len(words), 3))
     heat_map = comparisons.heat_map({"": np.ones((len(words), 1))}, ["\u0378"], list(words), "中", "中", "中")
     for figure in (comparisons.embeddings_2d(embedding, "." + words), heat_map):

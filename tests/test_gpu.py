@@ -20,7 +20,8 @@ from test_train import NETWORKS, assert_same_bits, checkpoint, essence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from makemore_pl.checkpoint import load_module
-from makemore_pl.config import BATCHNORM_PLACEMENTS, Config, DataConfig
+from makemore_pl.choices import BATCHNORM_PLACEMENTS
+from makemore_pl.config import Config, DataConfig
 from makemore_pl.data import split_examples
 from makemore_pl.evaluate import recalibrate, split_loss
 from makemore_pl.model import MLP
@@ -85,7 +86,7 @@ def test_losses_and_networks_are_those_of_the_cpu(
 
 
 def test_matrix_products_keep_the_bits_of_float32(small: Compose, tmp_path: Path) -> None:
-    """TF32 would lose 13 of 24: a first loss would be off by some 1e-4."""
+    """TF32 keeps 11 of 24: this loss is then off by 1e-5 of itself or more, with all of them by 1e-7."""
     overrides = ("model.n_hidden=500", "model.output_scale=0.1", "data.batch_size=512", "trainer.max_steps=1")
     here = run(small(HERE, *overrides, run_dir=tmp_path / "here"))
     cpu = run(small("trainer=cpu", *overrides, run_dir=tmp_path / "cpu"))
@@ -338,7 +339,7 @@ def test_runs_on_the_cpu_leave_the_gpu_alone(words_file: Path, tmp_path: Path) -
         done = python(*script, cwd=tmp_path, TORCHINDUCTOR_CACHE_DIR=str(cache), **environment)
         assert done.code == 0, done.err
         assert done.out.count("initialized False") == 3, done.out
-    assert len(list((cache / "makemore_pl").glob("*.pt2"))) == 1
+    assert len(list(cache.rglob("*.pt2"))) == 1
 
 
 # --- whatever else a user does ---------------------------------------------------------------------------------------

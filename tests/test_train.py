@@ -19,10 +19,11 @@ from torch import Tensor
 
 from makemore_pl import data
 from makemore_pl.checkpoint import load_module, read_checkpoint
-from makemore_pl.config import Config, OptimConfig, TrainerConfig, load_config
+from makemore_pl.config import Config, OptimConfig, TrainerConfig
 from makemore_pl.errors import one_sentence
 from makemore_pl.evaluate import split_loss
 from makemore_pl.module import learning_rate
+from makemore_pl.stored_config import load_config
 from makemore_pl.train import build, choose_accelerator, choose_engine, choose_watch_every, run, write_atomically
 
 # What must survive resuming and must not feel watching: momentum buffers, Adam's moments and step count, running

@@ -4,17 +4,15 @@ import io
 import re
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import matplotlib as mpl
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from makemore_pl.figures.fonts import choose_fonts
 from makemore_pl.figures.series import Floats
 
 INK, MUTED, GRID, BAND, RULE = "#24292f", "#5b6571", "#dde2e7", "#dcece4", "#a4161a"
@@ -241,40 +239,9 @@ def mark_drops(ax: Axes, drops: Iterable[float]) -> None:
         )  # fmt: skip
 
 
-@cache
-def _family(character: str) -> str | None:
-    """An installed font that has this character, the usual one first; None where there is none."""
-    usual = font_manager.findfont(font_manager.FontProperties())
-    others = [font.fname for font in font_manager.fontManager.ttflist if "Last" not in font.name]  # Apple's last resort
-    for path in (usual, *others):
-        try:
-            font = font_manager.get_font(path)
-        except (OSError, RuntimeError):  # gone since the list was made, or of coloured bitmaps
-            continue
-        if font.get_char_index(ord(character)):
-            return font.family_name
-    return None
-
-
-def drawable(text: str) -> str:
-    """The text with the code point, such as U+4E2D, for each character that no installed font has."""
-    return "".join(each if each.isascii() or _family(each) else f"U+{ord(each):04X}" for each in text)
-
-
-def _choose_fonts(figure: Figure) -> None:
-    """Characters of any alphabet are drawn by fonts that have them, or as code points."""
-    for text in figure.findobj(Text):
-        content = text.get_text()
-        if not content.isascii():
-            families = [_family(each) for each in content if not each.isascii()]
-            others = [family for family in dict.fromkeys(families) if family not in (None, _family("a"))]
-            text.set_text(drawable(content))
-            text.set_fontfamily([*text.get_fontfamily(), *others])
-
-
 def svg(figure: Figure) -> str:
     """The figure as SVG text on white, the same bytes for the same figure."""
-    _choose_fonts(figure)
+    choose_fonts(figure)
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "makemore_pl"}):
         figure.savefig(
@@ -327,7 +294,7 @@ def _rounded(path: str) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    _choose_fonts(figure)
+    choose_fonts(figure)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return file.getvalue()

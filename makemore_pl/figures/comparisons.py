@@ -15,13 +15,13 @@ from makemore_pl.figures.canvas import (
     TEXT,
     canvas,
     caption,
-    drawable,
     legend,
     legend_rows,
     line_of,
     plain,
     step_axis,
 )
+from makemore_pl.figures.fonts import drawable
 from makemore_pl.figures.series import floats, limits, principal_components, thin
 
 VOWELS = "aeiou"

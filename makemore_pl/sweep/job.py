@@ -19,9 +19,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from makemore_pl.config import Config, DataConfig, load_config, resolve
+from makemore_pl.config import Config, DataConfig, resolve
 from makemore_pl.errors import USERS_MISTAKES, explain
 from makemore_pl.files import write_atomically
+from makemore_pl.stored_config import load_config
 from makemore_pl.sweep.gpu import take_gpu
 from makemore_pl.sweep.stopping import end_worker, stopped_by
 

@@ -1,0 +1,31 @@
+"""Settings that the rest of a config makes powerless: a run names them instead of ignoring them in silence."""
+
+from makemore_pl.choices import OPTIMIZERS
+from makemore_pl.config import Config, OptimConfig
+
+
+def settings_without_effect(config: Config) -> list[str]:
+    """One sentence for each setting that the rest of the config makes powerless."""
+    model, optim, trainer = config.model, config.optim, config.trainer
+    powerless = {
+        "model.hidden_bias: a Linear straight before BatchNorm has no bias": model.batchnorm_pre and model.hidden_bias,
+        "model.output_bias: a Linear straight before BatchNorm has no bias": model.batchnorm_output
+        and model.output_bias,
+        "model.bn_momentum: there is no BatchNorm": model.batchnorm == "none" and model.bn_momentum != 0.1,
+        "model.bn_eps: there is no BatchNorm": model.batchnorm == "none" and model.bn_eps != 1e-5,
+        "optim.decay_at: only schedule step_decay has it": optim.schedule != "step_decay" and optim.decay_at != 0.5,
+        "optim.decay_factor: schedule constant has no decay": optim.schedule == "constant"
+        and optim.decay_factor != 0.1,
+        **{
+            f"optim.{setting}: {optim.name} has none": getattr(optim, setting) != getattr(OptimConfig(), setting)
+            for setting in sorted({setting for settings in OPTIMIZERS.values() for setting in settings})
+            if setting not in OPTIMIZERS[optim.name]
+        },
+        "trainer.gradient_clip_algorithm: nothing is clipped without trainer.gradient_clip_val": not (
+            trainer.gradient_clip_val
+        )
+        and trainer.gradient_clip_algorithm != "norm",
+        "trainer.engine: with trainer.watch_every=1 no step is unwatched": trainer.watch_every == 1
+        and trainer.engine != "auto",
+    }
+    return [f"Without effect: {sentence}." for sentence, holds in powerless.items() if holds]

@@ -1,0 +1,33 @@
+"""The config of a run, read from its directory."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from makemore_pl.config import Config, resolve
+
+
+def _literal(value: Any) -> Any:
+    """With every interpolation escaped in OmegaConf's way."""
+    if isinstance(value, dict):
+        return {key: _literal(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_literal(each) for each in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def load_config(run_dir: Path) -> Config:
+    """The resolved config of a run. Nothing in it is resolved again: `${oc.env:HOME}` stays these words.
+
+    Raises:
+        ValueError: where there is none, or it does not fit the schema.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{run_dir} is not a run directory: it has no config.yaml.")
+    literal = _literal(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    merged = OmegaConf.merge(OmegaConf.structured(Config), literal)
+    assert isinstance(merged, DictConfig)
+    return resolve(merged)

@@ -1,0 +1,24 @@
+"""Where this repository has been copied to and can't be installed, as on a machine without network."""
+
+import json
+from pathlib import Path
+
+import torch
+from conftest import ROOT, python
+
+LEFT_OUT = ("makemore_pl", "__editable__", "pooch")
+
+
+def test_a_run_needs_no_metadata_of_ours_and_no_downloader(tmp_path: Path, words_file: Path) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for entry in Path(torch.__file__).parents[1].iterdir():
+        if not entry.name.startswith(LEFT_OUT):
+            (packages / entry.name).symlink_to(entry)
+    overrides = (f"data.path={words_file}", "trainer.max_steps=3", "logger=none", "callbacks=none", "trainer=cpu")
+    script = ("-S", ROOT / "scripts" / "train.py", *overrides, "hydra.run.dir=run")  # -S: no installed packages
+    done = python(*script, cwd=tmp_path, PYTHONPATH=f"{ROOT}:{packages}")
+    assert done.code == 0, done.err
+    versions = json.loads((tmp_path / "run" / "metrics.json").read_text())["versions"]
+    assert versions["makemore_pl"] is None
+    assert versions["torch"] == torch.__version__
