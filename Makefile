@@ -10,8 +10,13 @@ ARGS ?=
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+<<<<<<< HEAD
+.PHONY: help install train test check format test-compile test-browser test-distributed test-torch test-gpu gpu \
+	benchmark parity lecture config soak fuzz endurance audit
+=======
 .PHONY: help install train test check format test-compile test-browser test-distributed test-gpu gpu benchmark parity \
 	lecture config soak fuzz endurance audit look readme
+>>>>>>> main
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -49,6 +54,18 @@ test-browser: install  ## The report pages in headless chromium, where it is ins
 test-distributed: install  ## Sweeps on a two-node Ray cluster and through submitit; installs both
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[ray,slurm]"
 	$(BIN)/python -m pytest -m distributed $(ARGS)
+
+TORCH ?= 2.14.1
+
+test-torch: .venv-torch-$(TORCH)/installed  ## The tests with another torch, in an environment of its own: TORCH=2.14.1
+	.venv-torch-$(TORCH)/bin/python -m pytest -n 2 $(ARGS)
+
+.venv-torch-$(TORCH)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	grep -v '^torch==' requirements.lock > $(@D)/requirements.txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(@D)/requirements.txt torch==$(TORCH)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
 
 test-gpu: install  ## The tests that need a GPU; elsewhere they are skipped
 	$(BIN)/python -m pytest -m gpu -rs -W default $(ARGS) tests/test_gpu.py

@@ -50,7 +50,6 @@ class StrideClock(Callback):
                 self.counted += len(lrs)
             return losses
 
-        run.optimizer = unwatched.optimizer  # type: ignore[attr-defined]
         return run
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:

@@ -147,7 +147,7 @@ class MakemoreModule(LightningModule):
         assert self.unwatched is not None
         assert self.engine is not None
         losses: list[Tensor] = []
-        for x, y in batch.unwatched(self.engine.call_length):
+        for x, y in batch.unwatched(self.engine.call_length * self.engine.calls_in_slice):
             lrs = [learning_rate(first + i, self.optim, self.trainer.max_steps) for i in range(len(y))]
             losses.append(self.unwatched(x, y, lrs, first))
             first += len(y)

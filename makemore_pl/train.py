@@ -32,7 +32,7 @@ from makemore_pl.initialization import gain_of
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
 from makemore_pl.settings_without_effect import settings_without_effect
-from makemore_pl.stride.unwatched_steps import Engine, compiled_call_length, steps_in_memory
+from makemore_pl.stride.unwatched_steps import MOST_BYTES, Engine, compiled_call_length, steps_in_memory
 from makemore_pl.words import fingerprint
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,8 @@ def engine_of(config: Config, accelerator: str) -> Engine | None:
     masks = config.data.batch_size * 4 * config.model.n_hidden * config.model.n_layers if config.model.dropout else 0
     most = steps_in_memory(examples + masks)
     length = compiled_call_length(config.trainer.watch_every, most) if compiled else most
-    return Engine(length, compiled, falls_back=config.trainer.engine == "auto")
+    calls_in_slice = max(1, MOST_BYTES // (examples * length))
+    return Engine(length, compiled, config.trainer.engine == "auto", calls_in_slice)
 
 
 def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:

@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from makemore_pl.config import Config, resolve
+from makemore_pl.stride import package_cache
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
@@ -106,6 +107,13 @@ def small(composed_once: Callable[[tuple[str, ...]], DictConfig], words_file: Pa
         return resolve(OmegaConf.merge(raw, OmegaConf.from_dotlist([f"{k}={v}" for k, v in values.items()])))
 
     return composed
+
+
+@pytest.fixture
+def package_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where packages of compiled steps are kept, for this test alone; made when it is needed."""
+    monkeypatch.setattr(package_cache, "CHOSEN", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "strides"
 
 
 @pytest.fixture(scope="session")

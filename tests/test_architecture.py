@@ -147,3 +147,48 @@ def test_no_drawer_of_odds_and_ends() -> None:
 def test_files_can_be_read_in_one_sitting() -> None:
     long = {path.name: n for path in PACKAGE.rglob("*.py") if (n := len(path.read_text().splitlines())) > LONGEST_FILE}
     assert not long
+
+
+INTERNALS = {"stride/torch_internals.py", "lightning_internals.py"}
+"""Files for what torch and Lightning keep private."""
+ELSEWHERE = {
+    "diagnostics/callback.py": {"_generate_state_key"},
+    "diagnostics/dashboard.py": {"_prefix", "_get_file_writer"},
+    "diagnostics/taps.py": {"_C", "_functorch", "_current_graph_task_id", "_compiled_call_impl"},
+    "diagnostics/unit_axis.py": {"_ConvNd", "_InstanceNorm"},
+}
+"""Private names that are used where they are needed, and nowhere else."""
+PUBLIC = {"_BatchNorm", "_replace", "_exit"}
+"""Documented in spite of the underscore: the common class of all BatchNorms, a method of NamedTuple, os._exit."""
+
+
+def own_names(tree: ast.AST) -> set[str]:
+    """Names that a file defines: functions, classes, variables, attributes of self."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            found.add(node.attr)
+    return found
+
+
+def private_names(path: Path) -> set[str]:
+    """Names with a leading underscore that a file takes from other packages, as attributes or by import."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    taken = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for neighbour in path.parent.glob("*.py"):
+        taken -= own_names(ast.parse(neighbour.read_text(encoding="utf-8")))
+    taken |= {part for name in imported(path) for part in name.split(".") if not name.startswith("makemore_pl")}
+    return {name for name in taken if name.startswith("_") and not name.endswith("__")} - PUBLIC
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_private_names_of_others_stand_in_one_place(path: Path) -> None:
+    name = str(path.relative_to(PACKAGE))
+    if name in INTERNALS:
+        assert private_names(path), "this file is for nothing else"
+    else:
+        assert private_names(path) == ELSEWHERE.get(name, set())

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from makemore_pl import words as words_module
 from makemore_pl.config import DataConfig, TrainerConfig
 from makemore_pl.data import (
+    Minibatches,
     NamesDataModule,
     Vocabulary,
     examples,
@@ -388,6 +389,23 @@ def test_nothing_is_left_to_do_after_the_last_step() -> None:
 
 
 # --- minibatches -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [1, 4, 100])
+def test_a_stride_is_drawn_in_slices(small: Compose, most: int) -> None:
+    config = small()
+    cpu = torch.device("cpu")
+    whole = NamesDataModule(config.data, config.trainer, torch.Generator().manual_seed(3)).minibatches(10, cpu)
+    datamodule = NamesDataModule(config.data, config.trainer, torch.Generator().manual_seed(3))
+    batch = Minibatches(10, lambda count: datamodule.minibatches(count, cpu))
+    before = datamodule.generator.get_state()
+    assert len(batch) == 10
+    assert torch.equal(datamodule.generator.get_state(), before), "nothing is drawn before it is asked for"
+    slices = list(batch.unwatched(most))
+    assert [len(y) for _, y in slices][:-1] == [most] * (len(slices) - 1)
+    x, y = batch.watched()
+    assert torch.equal(torch.cat([*(x for x, _ in slices), x[None]]), whole[0])
+    assert torch.equal(torch.cat([*(y for _, y in slices), y[None]]), whole[1])
 
 
 @pytest.mark.parametrize("watch_every", [1, 7, 500])

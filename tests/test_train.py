@@ -266,7 +266,7 @@ def test_a_checkpoint_at_each_validation(small: Compose, tmp_path: Path) -> None
 def test_validation_loss_is_of_the_whole_split(
     small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, experiment: str
 ) -> None:
-    monkeypatch.setattr(data, "CHUNK", 7)  # and the last of them shorter
+    monkeypatch.setattr(data, "VALIDATION_BATCH", 7)  # and the last of them shorter
     config = small(f"+experiment={experiment}", "logger=jsonl", "trainer.max_steps=30")
     metrics = run(config)
     lines = [json.loads(line) for line in (tmp_path / "run" / "diagnostics.jsonl").read_text().splitlines()]
@@ -695,11 +695,11 @@ def test_gpu_where_there_is_none() -> None:
     assert choose_accelerator(TrainerConfig(accelerator="auto"), parameters=10**9, batch_size=32) == "cpu"
 
 
-def test_mixed_precision_watches_every_step_and_says_so(small: Compose, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_makes_every_step_watched_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="makemore_pl"):
-        recorder = fit(small("trainer.precision=bf16-mixed", "trainer.max_steps=8", "trainer.watch_every=500"))
-    assert recorder.after_batch == list(range(8))
-    assert caplog.messages == ["Every step is watched, as in plain Lightning, because of trainer.precision=bf16-mixed."]
+        assert choose_watch_every(TrainerConfig(precision="16-mixed", watch_every=500)) == 1
+    assert caplog.messages == ["Every step is watched, as in plain Lightning, because of trainer.precision=16-mixed."]
+    assert choose_watch_every(TrainerConfig(watch_every=500, precision="bf16-mixed")) == 500
     assert choose_watch_every(TrainerConfig(watch_every=500)) == 500
     assert choose_watch_every(TrainerConfig(watch_every=500, devices=2)) == 1
 

@@ -55,7 +55,7 @@ def compiled_scan(scan: Scan) -> CompiledScan:
     Raises:
         CompilingFailed: in one sentence, also at every later attempt of this process.
     """
-    name = repr((scan.name, surroundings(torch_internals.flatten(scan.carry)[0][0].device)))
+    name = repr((scan.name, surroundings(torch_internals.leaves(scan.carry)[0].device)))
     if name in _failures:
         raise CompilingFailed(_failures[name])
     if name not in _keys:
@@ -70,9 +70,15 @@ def compiled_scan(scan: Scan) -> CompiledScan:
     return _call_of(_packages[_keys[name]])
 
 
+def forget() -> None:
+    """As in a new process: what is wanted next comes from the cache."""
+    for memory in (_packages, _keys, _failures):
+        memory.clear()
+
+
 def _call_of(package: Package) -> CompiledScan:
     def run(carry: Any, xs: Any) -> tuple[list[Tensor], Tensor]:
-        *leaves, ys = package([*torch_internals.flatten(carry)[0], *torch_internals.flatten(xs)[0]])
+        *leaves, ys = package([*torch_internals.leaves(carry), *torch_internals.leaves(xs)])
         return leaves, ys
 
     return run
@@ -80,7 +86,7 @@ def _call_of(package: Package) -> CompiledScan:
 
 def _ready_package(scan: Scan) -> str:
     """Have the package of a scan in _packages; returns its key there."""
-    carry, x_leaves = torch_internals.flatten(scan.carry)[0], torch_internals.flatten(scan.xs)[0]
+    carry, x_leaves = torch_internals.leaves(scan.carry), torch_internals.leaves(scan.xs)
     graph = _trace(scan)
     device = carry[0].device
     key = _key(graph, [*carry, *x_leaves])
@@ -110,7 +116,7 @@ def _trace(scan: Scan) -> torch.fx.GraphModule:
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
         *new, y = scan.step(*unflatten(list(tensors)))
-        return (*torch_internals.flatten(new)[0], y)
+        return (*torch_internals.leaves(new), y)
 
     return torch_internals.trace(flat, leaves)
 
@@ -158,7 +164,7 @@ def _check(package: Package, scan: Scan) -> None:
     for i in range(len(xs[0])):
         *carry, y = scan.step(*carry, *unflatten_xs([each[i] for each in xs]))
         losses.append(y)
-    expected = [*torch_internals.flatten(tuple(carry))[0], torch.stack(losses)]
+    expected = [*torch_internals.leaves(tuple(carry)), torch.stack(losses)]
     for ours, theirs in zip((*leaves, ys), expected, strict=True):
         ours, theirs = ours.double(), theirs.double()
         error, size = (ours - theirs).norm().item(), theirs.norm().item()

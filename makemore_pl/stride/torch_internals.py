@@ -29,15 +29,22 @@ INDUCTOR = {
 """How packages are compiled. When torch drops an option: delete it here, they only save time."""
 
 
+def leaves(tree: Any) -> list[Tensor]:
+    """The tensors of nested tuples and dicts."""
+    from torch.utils import _pytree
+
+    return _pytree.tree_leaves(tree)
+
+
 def flatten(tree: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any]]:
-    """The tensors of nested tuples and dicts, and the way back.
+    """The leaves, and the way back.
 
     torch.utils._pytree orders them as torch.export does. When it goes: torch.utils.pytree or optree.
     """
     from torch.utils import _pytree
 
-    leaves, spec = _pytree.tree_flatten(tree)
-    return leaves, lambda new: _pytree.tree_unflatten(new, spec)
+    tensors, spec = _pytree.tree_flatten(tree)
+    return tensors, lambda new: _pytree.tree_unflatten(new, spec)
 
 
 def trace(function: Callable[..., Any], tensors: list[Tensor]) -> torch.fx.GraphModule:
@@ -62,7 +69,8 @@ def compile_package(program: torch.export.ExportedProgram, path: Path) -> None:
     """A package of AOTInductor. When it goes: torch.compile, which takes 10 s in every process (docs/adr/0005)."""
     from torch._inductor import aoti_compile_and_package
 
-    aoti_compile_and_package(program, package_path=str(path), inductor_configs=INDUCTOR)
+    # a copy: torch adds entries of its own to the dict that it gets
+    aoti_compile_and_package(program, package_path=str(path), inductor_configs={**INDUCTOR})
 
 
 def load_package(path: Path, device: torch.device) -> Package:

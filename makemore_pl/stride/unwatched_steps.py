@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MOST_STEPS = 150
 """In one call, where memory allows: few of a stride's steps are then left over."""
 MOST_BYTES = 2**27
-"""Of minibatches and dropout masks in one call."""
+"""Of the minibatches that are drawn at once, and of minibatches and dropout masks in one call."""
 
 
 class Engine(NamedTuple):
@@ -35,6 +35,8 @@ class Engine(NamedTuple):
     """Whether a call of exactly call_length steps is one compiled graph. Shorter ones always run step by step."""
     falls_back: bool = False
     """Whether to go on step by step where compiling fails, with a warning, instead of raising ValueError."""
+    calls_in_slice: int = 1
+    """Calls whose minibatches are drawn at once."""
 
 
 EAGER = Engine()
@@ -80,6 +82,7 @@ class Unwatched:
         self.optimizer = optimizer
         self.engine = engine
         self.autocast = autocast
+        self.name = repr((self.model, self.rule, autocast))
         self.parameters = dict(self.model.named_parameters())
         self.buffers = dict(self.model.named_buffers())
         self.dropout_shapes: dict[tuple[int, ...], dict[str, torch.Size]] = {}
@@ -196,10 +199,10 @@ class Unwatched:
         carry, xs = (parameters, self.buffers, state), (*minibatches, send(rates, x.device), masks)
         step = functional_step(self.model, self.rule, self.autocast)
         # one package for all runs of this shape: whatever may differ without another graph is an argument
-        name = repr((self.model, self.rule, self.autocast, x.shape, x.device))
+        name = f"{self.name} {x.shape} {x.device}"
         trial_xs = (*minibatches, send(trial_rates, x.device), masks)
         new, losses = compiled_scan(Scan(name, step, carry, xs, trial_xs))(carry, xs)
-        torch_internals.foreach_copy_(torch_internals.flatten(carry)[0], new)
+        torch_internals.foreach_copy_(torch_internals.leaves(carry), new)
         if self.rule.method.counts_steps:
             for each in self.optimizer.state.values():
                 each["step"] += len(lrs)
