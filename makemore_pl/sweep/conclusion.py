@@ -60,14 +60,14 @@ def _summarize(sweep: Sweep) -> str:
         console.print(_table(ranking))
     won = next((ranking for ranking in rankings if ranking.best in sweep.jobs), None)
     lines = [("best", command(sweep.jobs[won.best]))] if won else []
-    lines += [("look", look(sweep) + (_pin_cards(sweep.directory / won.best, won) if won else ""))]
+    lines += [("look", look(sweep) + (pin_cards(sweep.directory / won.best, won) if won else ""))]
     lines += [("as a page", short(sweep.directory / "report.html"))]
     lines += [("summary", short(sweep.directory / name)) for name in ("summary.csv", "summary.md")]
     _print(text.getvalue() + "".join(f"{label:<10} {line}\n" for label, line in lines))
     return ""
 
 
-def _pin_cards(best: Path, ranking: "Ranking") -> str:
+def pin_cards(best: Path, ranking: "Ranking") -> str:
     """Write dashboard.url beside the best job, a colour for each value of the first setting; empty where there is none.
 
     Returns:
