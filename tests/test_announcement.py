@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Compose
 
-from makemore_pl.announcement import NEXT, near, program, say_end
+from makemore_pl.announcement import NEXT, say_end
 from makemore_pl.progress import line
+from makemore_pl.shell import program, quoted
 
 METRICS = {
     "experiment": "a[bold]b", "train/loss": 2.0, "val/loss": 2.1, "test/loss": 2.2, "val/perplexity": None,
@@ -85,13 +86,13 @@ def test_bar_in_a_terminal(columns: int) -> None:
 class TestPaths:
     def test_below_the_working_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        assert near(tmp_path / "a" / "b") == "a/b"
-        assert near(tmp_path.parent / "x") == str(tmp_path.parent / "x")
+        assert quoted(tmp_path / "a" / "b") == "a/b"
+        assert quoted(tmp_path.parent / "x") == str(tmp_path.parent / "x")
 
     @pytest.mark.parametrize("name", ["a b", "x'y", "[red]", "$(touch f)", "é;"])
     def test_as_the_shell_reads_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         monkeypatch.chdir(tmp_path)
-        assert shlex.split(near(tmp_path / name)) == [name]
+        assert shlex.split(quoted(tmp_path / name)) == [name]
 
     def test_programs_of_this_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "/nowhere")

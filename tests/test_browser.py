@@ -90,6 +90,8 @@ addEventListener("load", () => {
   seen.outputs = [...document.querySelectorAll("output")].map((output) => output.textContent);
   const table = document.querySelector("table.sortable");
   if (table) {
+    const height = parseFloat(getComputedStyle(table).lineHeight);
+    seen.broken = [...table.querySelectorAll("tbody .numeric")].filter((each) => each.clientHeight > 2.2 * height).length;
     seen.first = table.tHead.rows[0].cells[0].textContent;
     const column = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === "val loss");
     const head = table.tHead.rows[0].cells[column];
@@ -175,6 +177,7 @@ def test_page_opens(pages: dict[str, str], tmp_path: Path, name: str, width: int
         assert ascending == sorted(ascending) == descending[::-1]
         if width == 390:
             assert seen["first"] == "val loss", "a phone shows little more than the first column"
+            assert seen["broken"] == 0, "of no number the digits stand below each other"
     else:
         assert seen["opening"] == [["100"]], "the last step up to 1,000"
         assert seen["steps"] == [["1,999"]], "one slider moves every picture"

@@ -26,6 +26,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from makemore_pl import pins
 from makemore_pl.config import resolve
 from makemore_pl.diagnostics import dashboard
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
@@ -58,7 +59,7 @@ def pinned(url: str) -> list[dict[str, Any]]:
 
 class TestUrl:
     def test_numbers_only(self) -> None:
-        cards = pinned(dashboard.url(TAGS))
+        cards = pinned(pins.url(TAGS))
         assert {card["plugin"] for card in cards} == {"scalars"}
         assert [card["tag"] for card in cards] == [
             "train/loss_mean", "val/loss", "activation_std/layers.0", "update_data_ratio/embedding.weight",
@@ -75,7 +76,7 @@ class TestUrl:
     }  # fmt: skip
 
     def test_pictures_take_the_place_of_numbers(self) -> None:
-        cards = pinned(dashboard.url(TAGS | self.PICTURES))
+        cards = pinned(pins.url(TAGS | self.PICTURES))
         assert [card["tag"] for card in cards] == [
             "train/loss_mean", "val/loss", "pictures/activations", "pictures/activation_gradients",
             "pictures/update_data_ratio", "pictures/weight_gradients", "pictures/saturation",
@@ -86,7 +87,7 @@ class TestUrl:
         }  # fmt: skip
 
     def test_pictures_under_each_name_that_the_run_may_have(self) -> None:
-        cards = pinned(dashboard.url(TAGS | self.PICTURES, runs=(".", "kaiming/today")))
+        cards = pinned(pins.url(TAGS | self.PICTURES, runs=(".", "kaiming/today")))
         assert [card["runId"] for card in cards if card["tag"] == "pictures/saturation"] == [
             "defaultExperimentId/.", "defaultExperimentId/kaiming/today"
         ]  # fmt: skip
@@ -96,21 +97,21 @@ class TestUrl:
         tags = {f"saturation/{layer}" for layer in layers}
         tags |= {f"update_data_ratio/{layer}.{each}" for layer in layers for each in ("linear.weight", "linear.bias")}
         tags |= {f"update_data_ratio/{layer}.batchnorm.weight" for layer in layers}
-        assert [card["tag"] for card in pinned(dashboard.url(tags))] == [
+        assert [card["tag"] for card in pinned(pins.url(tags))] == [
             *(f"update_data_ratio/{layer}.linear.weight" for layer in layers),
             *(f"saturation/{layer}" for layer in layers),
         ]
 
     def test_a_sweep_has_numbers_and_colours_by_a_setting(self) -> None:
-        address = dashboard.url(TAGS | self.PICTURES, runs=(), colour_by="gain=([^_]+)")
+        address = pins.url(TAGS | self.PICTURES, runs=(), colour_by="gain=([^_]+)")
         assert {card["plugin"] for card in pinned(address)} == {"scalars"}
         assert parse_qs(urlsplit(address).query)["runColorGroup"] == ["regex:gain=([^_]+)"]
 
     def test_nothing_logged(self) -> None:
-        assert pinned(dashboard.url([])) == []
+        assert pinned(pins.url([])) == []
 
     def test_port(self) -> None:
-        assert dashboard.url(TAGS, port=1234).startswith("http://localhost:1234/?pinnedCards=%5B%7B%22plugin")
+        assert pins.url(TAGS, port=1234).startswith("http://localhost:1234/?pinnedCards=%5B%7B%22plugin")
 
 
 def hparams_of(run_dir: Path) -> tuple[Any, Any]:
@@ -297,7 +298,7 @@ class TestBrowser:
         logger = JSONLinesLogger(str(finished))
         for line in logger.path.read_text(encoding="utf-8").splitlines():
             logger.tags |= {tag for kind in ("values", "images") for tag in json.loads(line).get(kind, {})}
-        page = self.text(dashboard.url(logger.tags, served), tmp_path)
+        page = self.text(pins.url(logger.tags, served), tmp_path)
         cards = page[page.index("Pinned") : page.index("activation_grad_std")]
         for tag in ("train/loss_mean", "val/loss", "pictures/activations", "pictures/spread_over_depth"):
             assert tag in cards

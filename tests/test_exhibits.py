@@ -73,7 +73,7 @@ def test_docstring_lists_exactly_the_tags_that_are_written(small: Compose, tmp_p
     for activation in ("tanh", "relu"):
         config = diagnosed(
             small, "logger=tensorboard", f"model.activation={activation}",
-            f"model.batchnorm={'none' if name == 'baselines' else 'pre'}",
+            f"model.n_layers={2 if name == 'figures' else 1}", f"model.batchnorm={'none' if name == 'baselines' else 'pre'}",
             "trainer.gradient_clip_val=0.5", f"trainer.max_steps={500 if name == 'baselines' else 6}",
             "optim=adam", "optim.lr=0.03", "trainer.watch_every=20", f"model.n_layers={3 if name == 'figures' else 1}",
             only=(name, "update_stats") if name == "figures" else (name,), run_dir=tmp_path / activation,
@@ -87,7 +87,13 @@ def test_docstring_lists_exactly_the_tags_that_are_written(small: Compose, tmp_p
                 quantity, _, owner = tag.partition("/")
                 if name == "figures" and quantity in ("update_data_ratio", "unmoved"):
                     continue
-                kind = "<parameter>" if owner in parameters else "<layer>" if owner in ("layers.0", "output") else owner
+                kind = (
+                    "<parameter>"
+                    if owner in parameters
+                    else "<layer>"
+                    if owner in ("layers.0", "layers.1", "output")
+                    else owner
+                )
                 tags.add(f"{quantity}/{kind}" if owner else quantity)
     assert json_lines == table(CLASSES[name])
     # the tag of the raster is that of a number, and TensorBoard shows the picture of it instead

@@ -195,6 +195,7 @@ def test_drops_are_marked() -> None:
         panel(curves.lines(STEPS, {"a": STEPS}, "", drops=[10])),
         panel(curves.loss_curve(STEPS, STEPS, [], [], {}, drops=[10])),
         panel(lecture_pictures.update_ratios(STEPS, UPDATES, drops=[10])),
+        panel(comparisons.overlaid_curves({"a": (STEPS, STEPS)}, "", "", {"a": "a"}, [10])),
     ):
         assert [10.0, 10.0] in [np.asarray(line.get_xdata()).tolist() for line in ax.lines]
         assert "lr drops" in [text.get_text() for text in ax.texts]

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from makemore_pl.report.command import differences, overrides, typed
 from makemore_pl.report.heat_map_grid import grids
 from makemore_pl.report.run_directory import Run, read_diagnostics, read_embedding, read_overrides, read_run
 from makemore_pl.report.section import Frames, Table
-from makemore_pl.report.summary import write_summary
+from makemore_pl.report.summary import Ranking, write_summary
 from makemore_pl.report.sweep_directory import (
     Mean,
     correlations,
@@ -46,6 +47,7 @@ from makemore_pl.report.sweep_directory import (
     unfinished,
     varied_keys,
 )
+from makemore_pl.sweep.conclusion import pin_cards
 from makemore_pl.sweep.job import decisive
 
 ROOT = Path(__file__).parents[1]
@@ -858,6 +860,23 @@ def test_page_of_a_sweep(sweep: Path) -> None:
     assert len([table for table in parsed.all("table") if table.get("class") == "sortable"]) == 1
     assert "2.2650 ± 0.0071" in parsed.text
     assert [row["class"] for row in parsed.all("tr") if "class" in row] == ["best"]
+
+
+def test_pins_of_a_sweep_have_a_colour_for_each_value(sweep: Path, tmp_path: Path) -> None:
+    won = Ranking("", ["model.gain", "val loss"], [], "0")
+    assert pin_cards(sweep / "0", won) == "  (cards pinned by dashboard.url)"
+    query = parse_qs(urlsplit((sweep / "dashboard.url").read_text()).query)
+    assert {card["plugin"] for card in json.loads(query["pinnedCards"][0])} == {"scalars"}
+    (colours,) = query["runColorGroup"]
+    for name, value in (
+        ("gain=0.5_seed=1", "0.5"),
+        ("batch_size=8_gain=pre_output_seed=1", "pre_output"),
+        ("gain=3", "3"),
+    ):
+        found = re.search(colours.removeprefix("regex:"), name)
+        assert found
+        assert found[1] == value
+    assert pin_cards(write_run(tmp_path / "job", watched=False), won) == ""
 
 
 def test_what_was_swept_is_in_order(tmp_path: Path) -> None:

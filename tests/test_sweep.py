@@ -424,7 +424,7 @@ def test_interrupted_and_killed_sweeps_go_on(
     told = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith(("best", "look", "as a page")))
     assert shlex.split(told["best"])[1:3] == [str(ROOT / "scripts" / "train.py"), f"data.path={words_file}"]
     assert best.name in shlex.split(told["best"])
-    assert told["look"].endswith("tensorboard --logdir sweep")
+    assert told["look"].endswith("tensorboard --logdir sweep"), "nothing was logged to be pinned"
     assert (tmp_path / told["as"].removeprefix("a page").strip()).is_file()
 
     before = {job: times(job) for job in jobs.values()}

@@ -30,7 +30,7 @@ class Figures(Distributions):
     | pictures/weight_gradients | of the gradient by the matrices of parameters | image |
     | pictures/update_data_ratio | the ratios of UpdateStats so far, the lecture's line at -3 | image |
     | pictures/saturation | examples by units of each tanh layer, white where abs(tanh) > 0.97 | image |
-    | pictures/spread_over_depth | standard deviation of activations and gradients by layer, from three on | image |
+    | pictures/spread_over_depth | standard deviation of activations and gradients by layer, from two on | image |
 
     Drawn at `steps`, as far as they are watched, and at the last step: drawing costs more than measuring many steps. A
     run that ends early shows the last step that was due, every `every_n_steps`. The PNG files lie in `figures/` of the
@@ -136,7 +136,7 @@ def pictures(
         {t.partition("/")[2]: each for t, each in histograms.items() if t.startswith(quantity)}
         for quantity in ("activations/", "activation_grads/")
     )
-    if len(activations) > 2:
+    if len(activations) > 1:
         figures["spread_over_depth"] = curves.spread_over_depth(
             activations, gradients, f"spread over depth, step {step:,}"
         )

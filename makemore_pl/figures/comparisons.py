@@ -18,6 +18,7 @@ from makemore_pl.figures.canvas import (
     legend,
     legend_rows,
     line_of,
+    mark_drops,
     plain,
     step_axis,
 )
@@ -113,12 +114,17 @@ def embeddings_2d(embedding: ArrayLike, characters: str) -> Figure:
 
 
 def overlaid_curves(
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str, ylabel: str, groups: Mapping[str, str]
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    title: str,
+    ylabel: str,
+    groups: Mapping[str, str],
+    drops: ArrayLike = (),
 ) -> Figure:
     """Many curves over linear steps, a colour for each group; each says its name where a pointer rests on it.
 
     Args:
         groups: the group of each curve, by its label; in the order of the legend.
+        drops: steps at which the learning rate drops.
     """
     levels = list(dict.fromkeys(groups.values()))
     apart = max(1, (len(LAYERS) - 1) // max(1, len(levels) - 1))  # few levels: colours far from each other
@@ -137,6 +143,7 @@ def overlaid_curves(
     shown = [curves[label] for label in best]  # what diverged does not set the scale
     if bounds := limits(*(floats(y)[floats(x) >= max(floats(x), default=0) / 10] for x, y in shown)):
         ax.set_ylim(*bounds)
+    mark_drops(ax, floats(drops))
     caption(ax, title, "step", ylabel, rows)
     legend(ax, 3)
     return figure

@@ -201,12 +201,12 @@ def four_pictures(
 
 
 def side_by_side(groups: Mapping[str, Mapping[str, Histogram]], xlabel: str) -> Figure:
-    """Distributions of several networks by title, in one row on one range."""
+    """Distributions of several networks by title, in one row on one range, the density logarithmic."""
     figure, panels = canvas(1, len(groups))
     for ax, (title, histograms) in zip(panels, groups.items(), strict=True):
-        _frame_distributions(ax, list(groups.values()), log=False, own_units=False)
+        _frame_distributions(ax, list(groups.values()), log=True, own_units=False)
         plot(ax, _density_curves(histograms, own_units=False))
-        caption(ax, title, xlabel, "density")
+        caption(ax, title, xlabel, _density(log=True))
         legend(ax)
     return figure
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from makemore_pl.figures import comparisons
-from makemore_pl.figures.series import Floats, drops, trailing_mean
+from makemore_pl.figures.series import Floats, trailing_mean
+from makemore_pl.report import evolution
 from makemore_pl.report.heat_map_grid import grids, is_number
 from makemore_pl.report.run_directory import Run, read_yaml, recorded
 from makemore_pl.report.run_story import told_and_absent
@@ -203,7 +204,8 @@ def _curves(settings: Sequence[Row], suffix: str) -> list[Block]:
     finished = [row for row in settings if row.metric("val/loss").n and (row.label or "all seeds") in curves]
     best = [row.label or "all seeds" for row in sorted(finished, key=lambda row: row.metric("val/loss").mean)][:3]
     alt = f"Training loss of {len(curves)} settings; lowest validation loss: {', '.join(best)}."
-    figure = comparisons.overlaid_curves(curves, "training loss, means over the seeds", "nats", groups)
+    drops = {step for row in settings for run in row.runs for step in evolution.drops_of(run).tolist()}
+    figure = comparisons.overlaid_curves(curves, "training loss, means over the seeds", "nats", groups, sorted(drops))
     hint = "A curve says its settings where the pointer rests on it." if len(curves) > 1 else ""
     return [Pictures([Picture(f"curves{suffix}", figure, alt, hint)])]
 
@@ -229,7 +231,7 @@ def _curve(runs: Sequence[Run]) -> tuple[Floats, Floats]:
         if not steps.size:
             steps, losses = run.diagnostics.tag("train/loss")
         for step, loss in zip(
-            steps.tolist(), trailing_mean(steps, losses, drops(*run.diagnostics.tag("lr"))).tolist(), strict=True
+            steps.tolist(), trailing_mean(steps, losses, evolution.drops_of(run)).tolist(), strict=True
         ):
             by_step.setdefault(step, []).append(loss)
     ordered = sorted(by_step)

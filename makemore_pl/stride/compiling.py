@@ -95,7 +95,7 @@ def _ready_package(scan: Scan) -> str:
     with package_cache.locked(key) as directory:
         path = package_cache.find(directory, key)
         if path is None:
-            log.info("Compiling the unwatched steps, once for this shape.")
+            log.info("Compiling the steps, once for a network of this shape.")
             started = time.perf_counter()
             new = directory / f"{key}.{platform.node()}-{os.getpid()}.part.pt2"
             try:

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from makemore_pl.files import write_atomically
+from makemore_pl.shell import program, quoted, short
 from makemore_pl.sweep.job import in_a_line
 from makemore_pl.sweep.tally import Sweep
 
@@ -56,13 +58,31 @@ def _summarize(sweep: Sweep) -> str:
     console = Console(file=text, width=seen.width, force_terminal=seen.is_terminal)
     for ranking in rankings:
         console.print(_table(ranking))
-    best = next((ranking.best for ranking in rankings if ranking.best in sweep.jobs), None)
-    lines = [("best", command(sweep.jobs[best]))] if best else []
-    lines += [("look", look(sweep))]
-    lines += [("as a page", _short(sweep.directory / "report.html"))]
-    lines += [("summary", _short(sweep.directory / name)) for name in ("summary.csv", "summary.md")]
+    won = next((ranking for ranking in rankings if ranking.best in sweep.jobs), None)
+    lines = [("best", command(sweep.jobs[won.best]))] if won else []
+    lines += [("look", look(sweep) + (pin_cards(sweep.directory / won.best, won) if won else ""))]
+    lines += [("as a page", short(sweep.directory / "report.html"))]
+    lines += [("summary", short(sweep.directory / name)) for name in ("summary.csv", "summary.md")]
     _print(text.getvalue() + "".join(f"{label:<10} {line}\n" for label, line in lines))
     return ""
+
+
+def pin_cards(best: Path, ranking: "Ranking") -> str:
+    """Write dashboard.url beside the best job, a colour for each value of the first setting; empty where there is none.
+
+    Returns:
+        what says so.
+    """
+    from makemore_pl.pins import url
+    from makemore_pl.report.run_directory import read_diagnostics
+
+    tags = read_diagnostics(best / "diagnostics.jsonl", ("values",)).values
+    if not tags:
+        return ""
+    swept = ranking.columns[0].rpartition(".")[2]
+    address = url(tags, runs=(), colour_by="" if swept == "val loss" else f"{swept}=(.+?)(?:_[a-z.]+=|$)")
+    write_atomically(best.parent / "dashboard.url", address + "\n")
+    return "  (cards pinned by dashboard.url)"
 
 
 def _clear(directory: Path) -> None:
@@ -100,23 +120,9 @@ def _table(ranking: "Ranking") -> Table:
 
 def look(sweep: Sweep) -> str:
     """What shows the sweep in TensorBoard, while it runs and after."""
-    return shlex.join([_program("tensorboard"), "--logdir", _short(sweep.directory)])
+    return f"{program('tensorboard')} --logdir {quoted(sweep.directory)}"
 
 
 def command(overrides: Sequence[str]) -> str:
     """What runs one job of a sweep alone, to be pasted into a shell in this directory."""
-    return shlex.join([_program("python"), _short(Path(sys.argv[0])), *overrides])
-
-
-def _program(name: str) -> str:
-    """A program of this environment; its path, where the shell would not find the same one."""
-    beside = Path(sys.executable).with_name(name)
-    found = [Path(folder) / name for folder in os.get_exec_path()]
-    first = next((path for path in found if path.is_file()), None)
-    return name if first == beside or not beside.exists() else _short(beside)
-
-
-def _short(path: Path) -> str:
-    """Relative where it lies below the working directory."""
-    absolute = Path(os.path.abspath(path))  # not resolved: the python of an environment is a link
-    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
+    return f"{program('python')} {quoted(Path(sys.argv[0]))} {shlex.join(overrides)}"
