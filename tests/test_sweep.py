@@ -88,7 +88,7 @@ def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[str]") -> N
 
 def of_session(session: int) -> list[str]:
     """The living processes of a session, by `ps`."""
-    listed = subprocess.run(["ps", "-eo", "sid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-wweo", "sid=,stat=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     return [args for sid, stat, args in rows if int(sid) == session and not stat.startswith("Z")]
 
@@ -393,8 +393,8 @@ def test_interrupted_and_killed_sweeps_go_on(
     assert "Traceback" not in err
 
     with started(script, *arguments, "hydra.launcher.n_jobs=2", cwd=tmp_path, **ENVIRONMENT, **fault) as process:
-        wait_until(lambda: is_waiting(2) and is_waiting(3), process)
-        os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: any("LokyProcess" in each for each in of_session(process.pid)), process)
+        os.kill(process.pid, signal.SIGKILL)  # before the workers have taken a job
         begun = time.monotonic()
         while of_session(process.pid):
             assert time.monotonic() - begun < 20, "workers end with their parent"
