@@ -1,10 +1,6 @@
 """What a run says of itself in the terminal: at its start what is run and where, at its end losses and what to open."""
 
 import logging
-import os
-import shlex
-import shutil
-import sys
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +14,7 @@ from rich.text import Text
 from makemore_pl.config import Config
 from makemore_pl.diagnostics.dashboard import custom_scalars_url, url
 from makemore_pl.files import write_atomically
+from makemore_pl.shell import near, program
 
 log = logging.getLogger(__name__)
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -35,19 +32,6 @@ NEXT = {
 """The experiment that the lecture goes on with."""
 LABEL = 13
 """Columns of what stands before each line."""
-
-
-def near(path: Path) -> str:
-    """A path as one types it into a shell: relative where it lies below the working directory, quoted where needed."""
-    whole = Path(os.path.abspath(path))
-    return shlex.quote(str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole))
-
-
-def program(name: str) -> str:
-    """A program of this Python's environment as one types it: its name alone where the shell finds the same one."""
-    own = Path(sys.executable).parent / name
-    found = shutil.which(name)
-    return name if not own.exists() or (found and Path(found).resolve() == own.resolve()) else near(own)
 
 
 def say_start(config: Config, parameters: int, words: int, first: int) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shlex
 import sys
 import time
@@ -14,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from makemore_pl.files import write_atomically
+from makemore_pl.shell import near, program
 from makemore_pl.sweep.job import in_a_line
 from makemore_pl.sweep.tally import Sweep
 
@@ -50,18 +53,19 @@ def _summarize(sweep: Sweep) -> str:
         from makemore_pl.report.summary import write_summary  # draws, so only when there is something to draw
 
         rankings = write_summary(sweep.directory)
+        best = next((ranking for ranking in rankings if ranking.best in sweep.jobs), None)
+        pins = best and _pin_cards(sweep, best)
     except Exception as error:  # nothing may hide the failures
         return f"There is no summary. {in_a_line(error)}"
     seen, text = Console(), io.StringIO()
     console = Console(file=text, width=seen.width, force_terminal=seen.is_terminal)
     for ranking in rankings:
         console.print(_table(ranking))
-    best = next((ranking.best for ranking in rankings if ranking.best in sweep.jobs), None)
-    lines = [("best", command(sweep.jobs[best]))] if best else []
-    lines += [("look", look(sweep))]
-    lines += [("as a page", _short(sweep.directory / "report.html"))]
-    lines += [("summary", _short(sweep.directory / name)) for name in ("summary.csv", "summary.md")]
-    _print(text.getvalue() + "".join(f"{label:<10} {line}\n" for label, line in lines))
+    lines = [("best", command(sweep.jobs[best.best]))] if best else []
+    lines += [("page", near(sweep.directory / "report.html")), ("TensorBoard", look(sweep))]
+    lines += [("its cards", near(pins))] if pins else []
+    lines += [("summary", near(sweep.directory / name)) for name in ("summary.csv", "summary.md")]
+    _print(text.getvalue() + "".join(f"{label:<13}{line}\n" for label, line in lines))
     return ""
 
 
@@ -100,23 +104,27 @@ def _table(ranking: "Ranking") -> Table:
 
 def look(sweep: Sweep) -> str:
     """What shows the sweep in TensorBoard, while it runs and after."""
-    return shlex.join([_program("tensorboard"), "--logdir", _short(sweep.directory)])
+    return f"{program('tensorboard')} --logdir {near(sweep.directory)}"
 
 
 def command(overrides: Sequence[str]) -> str:
     """What runs one job of a sweep alone, to be pasted into a shell in this directory."""
-    return shlex.join([_program("python"), _short(Path(sys.argv[0])), *overrides])
+    return f"{program('python')} {near(Path(sys.argv[0]))} {shlex.join(overrides)}"
 
 
-def _program(name: str) -> str:
-    """A program of this environment; its path, where the shell would not find the same one."""
-    beside = Path(sys.executable).with_name(name)
-    found = [Path(folder) / name for folder in os.get_exec_path()]
-    first = next((path for path in found if path.is_file()), None)
-    return name if first == beside or not beside.exists() else _short(beside)
+def _pin_cards(sweep: Sweep, ranking: "Ranking") -> Path | None:
+    """Write dashboard.url: TensorBoard with the main cards of these jobs, coloured by the first setting.
 
+    None where nothing was logged.
+    """
+    from makemore_pl.diagnostics.dashboard import custom_scalars_url, url
+    from makemore_pl.report.run_directory import read_run
 
-def _short(path: Path) -> str:
-    """Relative where it lies below the working directory."""
-    absolute = Path(os.path.abspath(path))  # not resolved: the python of an environment is a link
-    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
+    tags = read_run(sweep.directory / ranking.best, ("values",)).diagnostics.values
+    if not tags:
+        return None
+    label = ranking.columns[0].rpartition(".")[2]
+    colour_by = f"{re.escape(label)}=([^_/]+)" if f"{label}=" in ranking.best else ""
+    path = sweep.directory / "dashboard.url"
+    write_atomically(path, f"{url(tags, runs=(), colour_by=colour_by)}\n{custom_scalars_url()}\n")
+    return path
