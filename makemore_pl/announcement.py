@@ -14,7 +14,7 @@ from rich.text import Text
 from makemore_pl.config import Config
 from makemore_pl.files import write_atomically
 from makemore_pl.pins import custom_scalars_url, url
-from makemore_pl.shell import program, quoted
+from makemore_pl.shell import near, program
 
 log = logging.getLogger(__name__)
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -44,7 +44,7 @@ def say_start(config: Config, parameters: int, words: int, first: int) -> None:
     layers = f"{model.n_layers} hidden {'layer' if model.n_layers == 1 else 'layers'} of {model.n_hidden}"
     taken = f"resumed at step {first:,} of {steps}" if first else steps
     _line("training", f"{config.experiment}: {layers}, {parameters:,} parameters; {words:,} words; {taken}")
-    _line("written to", quoted(Path(config.run_dir)))
+    _line("written to", near(Path(config.run_dir)))
     if "tensorboard" in config.logger:
         _line("watch live", _tensorboard(config))
 
@@ -69,15 +69,15 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str]) -> N
     Console().print(table)
     python = program("python")
     page = _write_page(run_dir) if config.report else None
-    _line("page", quoted(page) if page else f"{python} {quoted(SCRIPTS / 'report.py')} {quoted(run_dir)}")
+    _line("page", near(page) if page else f"{python} {near(SCRIPTS / 'report.py')} {near(run_dir)}")
     if "tensorboard" in config.logger:
         address = url(tags, runs=(".", f"{run_dir.parent.name}/{run_dir.name}"))
         write_atomically(run_dir / "dashboard.url", f"{address}\n{custom_scalars_url()}\n")
         link = Text("dashboard.url", Style(link=address))
         _line("TensorBoard", _tensorboard(config), Text.assemble("  (cards pinned by ", link, ")"))
     following = NEXT.get(config.experiment)
-    script, rest = ("train.py", f"+experiment={following}") if following else ("sample.py", quoted(run_dir))
-    _line("try next", f"{python} {quoted(SCRIPTS / script)} {rest}")
+    script, rest = ("train.py", f"+experiment={following}") if following else ("sample.py", near(run_dir))
+    _line("try next", f"{python} {near(SCRIPTS / script)} {rest}")
 
 
 def _write_page(run_dir: Path) -> Path | None:
@@ -93,7 +93,7 @@ def _write_page(run_dir: Path) -> Path | None:
 
 
 def _tensorboard(config: Config) -> str:
-    return f"{program('tensorboard')} --logdir {quoted(Path(config.run_dir))}"
+    return f"{program('tensorboard')} --logdir {near(Path(config.run_dir))}"
 
 
 def _line(label: str, words: str, more: Text | None = None) -> None:

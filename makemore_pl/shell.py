@@ -1,25 +1,20 @@
-"""Paths and programs as one types them into a shell in this directory."""
+"""Paths and programs as a person pastes them into a shell."""
 
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 
-def short(path: Path) -> str:
-    """Relative where it lies below the working directory."""
-    absolute = Path(os.path.abspath(path))  # not resolved: the python of an environment is a link
-    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
-
-
-def quoted(path: Path) -> str:
-    """As short, quoted where a shell needs it."""
-    return shlex.quote(short(path))
+def near(path: Path) -> str:
+    """A path: relative where it lies below the working directory, quoted where needed."""
+    whole = Path(os.path.abspath(path))  # not resolved: the python of an environment is a link to another
+    return shlex.quote(str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole))
 
 
 def program(name: str) -> str:
-    """A program of this environment, quoted; its path, where the shell would not find the same one."""
-    beside = Path(sys.executable).with_name(name)
-    found = [Path(folder) / name for folder in os.get_exec_path()]
-    first = next((path for path in found if path.is_file()), None)
-    return name if first == beside or not beside.exists() else quoted(beside)
+    """A program of this Python's environment: its name alone where the shell finds that very one."""
+    own = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    return name if not own.exists() or (found and Path(found).absolute() == own) else near(own)

@@ -47,7 +47,11 @@ def compose(*overrides: str) -> Callable[..., Config]:
 def many_jobs(count: int, scratch: Path) -> None:
     """So many short runs one after another in this process, with the default callbacks and loggers."""
     composed = compose(
-        "trainer.max_steps=200", "trainer.engine=eager", "trainer.enable_progress_bar=false", "trainer=cpu"
+        "trainer.max_steps=200",
+        "trainer.engine=eager",
+        "trainer.enable_progress_bar=false",
+        "report=false",
+        "trainer=cpu",
     )
     print(f"{count} runs of 200 steps in one process, after run")
     for place in range(count):
@@ -73,7 +77,7 @@ def long_run(steps: int, scratch: Path) -> None:
 
     print(f"one run of {steps:,} steps, at step")
     node = {"_target_": f"{__name__}.looking"}
-    config = compose(f"trainer.max_steps={steps}", "trainer.enable_progress_bar=false", "trainer=cpu")(
+    config = compose(f"trainer.max_steps={steps}", "trainer.enable_progress_bar=false", "report=false", "trainer=cpu")(
         f"run_dir={scratch / 'long'}"
     )
     config.callbacks["looking"] = node
@@ -84,7 +88,7 @@ def long_run(steps: int, scratch: Path) -> None:
 def same_everywhere(scratch: Path) -> bool:
     """Whether one seed gives one set of losses in other processes, launchers, directories and locales."""
     setting = ["seed=5", "trainer.max_steps=300", "trainer.engine=eager", "trainer=cpu", "model.batchnorm=pre"]
-    setting += ["model.dropout=0.1", "logger=jsonl", "callbacks=none"]
+    setting += ["model.dropout=0.1", "logger=jsonl", "callbacks=none", "report=false"]
     there = scratch / "elsewhere é"
     there.mkdir()
     ways = {

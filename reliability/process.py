@@ -91,6 +91,6 @@ def start_sweep(overrides: Sequence[str], log: Path, environment: dict[str, str]
 
 def of_session(session: int) -> dict[int, str]:
     """Command lines of the processes of a session, by process id, as `ps` tells."""
-    listed = subprocess.run(["ps", "-eo", "pid=,sid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-wweo", "pid=,sid=,stat=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 3) for line in listed.splitlines()]
     return {int(pid): args for pid, sid, stat, args in rows if int(sid) == session and not stat.startswith("Z")}

@@ -52,7 +52,7 @@ def case(draw: random.Random, compiled: bool) -> list[str]:
 
 
 def fixed(words: Path) -> list[str]:
-    return ["trainer=cpu", "model.n_hidden=32", "data.batch_size=16", f"data.path={words}"]
+    return ["trainer=cpu", "model.n_hidden=32", "data.batch_size=16", f"data.path={words}", "report=false"]
 
 
 class Writes:

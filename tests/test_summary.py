@@ -69,6 +69,7 @@ def test_only_equal_steps_and_words_are_compared(tmp_path: Path) -> None:
 def test_one_kind_of_jobs_needs_no_label(tmp_path: Path) -> None:
     write(tmp_path / "a", 2.0)
     write(tmp_path / "b", None)
+    (tmp_path / "c" / "config.yaml").mkdir(parents=True)
     assert [*comparable(read_runs(tmp_path))] == [""]
 
 

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from conftest import ROOT, WORDS, Compose, Finished
@@ -88,7 +89,7 @@ def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[str]") -> N
 
 def of_session(session: int) -> list[str]:
     """The living processes of a session, by `ps`."""
-    listed = subprocess.run(["ps", "-eo", "sid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-wweo", "sid=,stat=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     return [args for sid, stat, args in rows if int(sid) == session and not stat.startswith("Z")]
 
@@ -247,6 +248,30 @@ def test_a_checkpoint_cut_short_by_a_kill_is_passed_over(
     )
 
 
+def test_a_sweep_ends_with_cards_coloured_by_what_was_swept(
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = Sweep(tmp_path, {f"gain={gain}_seed=1": [f"model.gain={gain}", "data.path=a b"] for gain in (1, 3)})
+    monkeypatch.setattr(Sweep, "current", sweep)
+    monkeypatch.chdir(tmp_path)
+
+    def main() -> None:
+        for job, overrides in sweep.jobs.items():
+            run(small("logger=jsonl", "callbacks=none", overrides[0], run_dir=tmp_path / job), announce=False)
+
+    launch(main)
+    out = capsys.readouterr().out
+    best = min(sweep.jobs, key=lambda job: losses(tmp_path / job)["val/loss"])
+    (line,) = (line for line in out.splitlines() if line.startswith("best "))
+    assert shlex.split(line)[-2:] == list(sweep.jobs[best])
+    assert [line.split()[1:] for line in out.splitlines() if line.startswith("its cards")] == [
+        ["cards", "dashboard.url"]
+    ]
+    address = unquote((tmp_path / "dashboard.url").read_text().splitlines()[0])
+    assert '"tag":"train/loss' in address
+    assert "runColorGroup=regex:gain=([^_/]+)" in address
+
+
 def test_what_ends_a_launch_does_not_hide_what_ran(four: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
         finish(four.directory / "a")
@@ -393,8 +418,8 @@ def test_interrupted_and_killed_sweeps_go_on(
     assert "Traceback" not in err
 
     with started(script, *arguments, "hydra.launcher.n_jobs=2", cwd=tmp_path, **ENVIRONMENT, **fault) as process:
-        wait_until(lambda: is_waiting(2) and is_waiting(3), process)
-        os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: any("LokyProcess" in each for each in of_session(process.pid)), process)
+        os.kill(process.pid, signal.SIGKILL)  # before the workers have taken a job
         begun = time.monotonic()
         while of_session(process.pid):
             assert time.monotonic() - begun < 20, "workers end with their parent"
@@ -413,7 +438,7 @@ def test_interrupted_and_killed_sweeps_go_on(
 
     code, out, err = train_script(*arguments, **ENVIRONMENT)
     assert code == 0, err
-    assert err.splitlines()[0] == f"3 jobs in {tmp_path / 'sweep'}"
+    assert err.splitlines()[0] == "3 jobs in sweep"
     assert "3 of 3 jobs done, 0 running, 0 waiting, 0 failed" in err
     assert times(jobs[1]) == finished
     for seed, job in jobs.items():
@@ -421,11 +446,12 @@ def test_interrupted_and_killed_sweeps_go_on(
         assert losses(job) == expected
         assert not (job / "running.lock").exists()
     best = min(jobs.values(), key=lambda job: losses(job)["val/loss"])
-    told = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith(("best", "look", "as a page")))
+    told = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith(("best", "page", "TensorBoard")))
     assert shlex.split(told["best"])[1:3] == [str(ROOT / "scripts" / "train.py"), f"data.path={words_file}"]
     assert best.name in shlex.split(told["best"])
-    assert told["look"].endswith("tensorboard --logdir sweep"), "nothing was logged to be pinned"
-    assert (tmp_path / told["as"].removeprefix("a page").strip()).is_file()
+    assert shlex.split(told["TensorBoard"], comments=False)[1:3] == ["--logdir", "sweep"]
+    assert (tmp_path / told["page"].strip()).is_file()
+    assert not (tmp_path / "sweep" / "dashboard.url").exists(), "these jobs log nothing"
 
     before = {job: times(job) for job in jobs.values()}
     arguments[arguments.index("seed=1,2,3")] = "seed=4,1"

@@ -36,7 +36,7 @@ def is_sweep(directory: Path) -> bool:
 
 def _job_directories(directory: Path) -> list[Path]:
     """Every folder below with a config.yaml of its own or, where a job failed before it wrote one, of Hydra's."""
-    found = {path.parent for path in directory.rglob("config.yaml")}
+    found = {path.parent for path in directory.rglob("config.yaml") if path.is_file()}
     jobs = {path.parent if path.name == ".hydra" else path for path in found}
     return sorted(jobs, key=lambda job: [(not part.isdigit(), part.zfill(9)) for part in job.parts])
 

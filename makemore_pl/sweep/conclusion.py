@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from makemore_pl.files import write_atomically
-from makemore_pl.shell import program, quoted, short
+from makemore_pl.shell import near, program
 from makemore_pl.sweep.job import in_a_line
 from makemore_pl.sweep.tally import Sweep
 
@@ -52,18 +52,18 @@ def _summarize(sweep: Sweep) -> str:
         from makemore_pl.report.summary import write_summary  # draws, so only when there is something to draw
 
         rankings = write_summary(sweep.directory)
+        won = next((ranking for ranking in rankings if ranking.best in sweep.jobs), None)
+        pinned = pin_cards(sweep.directory / won.best, won) if won else ""
     except Exception as error:  # nothing may hide the failures
         return f"There is no summary. {in_a_line(error)}"
     seen, text = Console(), io.StringIO()
     console = Console(file=text, width=seen.width, force_terminal=seen.is_terminal)
     for ranking in rankings:
         console.print(_table(ranking))
-    won = next((ranking for ranking in rankings if ranking.best in sweep.jobs), None)
     lines = [("best", command(sweep.jobs[won.best]))] if won else []
-    lines += [("look", look(sweep) + (pin_cards(sweep.directory / won.best, won) if won else ""))]
-    lines += [("as a page", short(sweep.directory / "report.html"))]
-    lines += [("summary", short(sweep.directory / name)) for name in ("summary.csv", "summary.md")]
-    _print(text.getvalue() + "".join(f"{label:<10} {line}\n" for label, line in lines))
+    lines += [("page", near(sweep.directory / "report.html")), ("TensorBoard", look(sweep) + pinned)]
+    lines += [("summary", near(sweep.directory / name)) for name in ("summary.csv", "summary.md")]
+    _print(text.getvalue() + "".join(f"{label:<13}{line}\n" for label, line in lines))
     return ""
 
 
@@ -120,9 +120,9 @@ def _table(ranking: "Ranking") -> Table:
 
 def look(sweep: Sweep) -> str:
     """What shows the sweep in TensorBoard, while it runs and after."""
-    return f"{program('tensorboard')} --logdir {quoted(sweep.directory)}"
+    return f"{program('tensorboard')} --logdir {near(sweep.directory)}"
 
 
 def command(overrides: Sequence[str]) -> str:
     """What runs one job of a sweep alone, to be pasted into a shell in this directory."""
-    return f"{program('python')} {quoted(Path(sys.argv[0]))} {shlex.join(overrides)}"
+    return f"{program('python')} {near(Path(sys.argv[0]))} {shlex.join(overrides)}"

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from makemore_pl.errors import USERS_MISTAKES, explain
+from makemore_pl.shell import near
 from makemore_pl.sweep.conclusion import conclude, look, say
 from makemore_pl.sweep.job import LOCK, fail, in_a_line
 from makemore_pl.sweep.stopping import Stopped
@@ -95,8 +96,8 @@ def _showing_progress() -> Iterator[None]:
         while Sweep.current is None:
             if stop.wait(0.1):
                 return
-        count = len(Sweep.current.jobs)
-        say(f"{count} {'job' if count == 1 else 'jobs'} in {Sweep.current.directory}\nlook       {look(Sweep.current)}")
+        count, where = len(Sweep.current.jobs), near(Sweep.current.directory)
+        say(f"{count} {'job' if count == 1 else 'jobs'} in {where}\nwatch live   {look(Sweep.current)}")
         while not stop.is_set():
             say(Sweep.current.progress(), "\r\x1b[2K" if terminal else "", "" if terminal else "\n")
             stop.wait(ON_TERMINAL if terminal else IN_FILE)
