@@ -1,10 +1,7 @@
 """What a run says of itself in the terminal: at its start what is run and where, at its end losses and what to open."""
 
 import logging
-import os
 import shlex
-import shutil
-import sys
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +12,12 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from makemore_pl.command_line import command, near, tensorboard
 from makemore_pl.config import Config
 from makemore_pl.diagnostics.dashboard import custom_scalars_url, url
 from makemore_pl.files import write_atomically
 
 log = logging.getLogger(__name__)
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 NEXT = {
     "original": "fix_softmax",
     "fix_softmax": "fix_saturation",
@@ -37,32 +34,20 @@ LABEL = 13
 """Columns of what stands before each line."""
 
 
-def near(path: Path) -> str:
-    """A path as one types it into a shell: relative where it lies below the working directory, quoted where needed."""
-    whole = Path(os.path.abspath(path))
-    return shlex.quote(str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole))
-
-
-def program(name: str) -> str:
-    """A program of this Python's environment as one types it: its name alone where the shell finds the same one."""
-    own = Path(sys.executable).parent / name
-    found = shutil.which(name)
-    return name if not own.exists() or (found and Path(found).resolve() == own.resolve()) else near(own)
-
-
 def say_start(config: Config, parameters: int, words: int, first: int) -> None:
     """What is run, where it is written, and how to watch it live.
 
     Args:
         first: the step that training begins with; not 0 where a run is resumed.
     """
+    run_dir = Path(config.run_dir)
     model, steps = config.model, f"{config.trainer.max_steps:,} steps"
     layers = f"{model.n_layers} hidden {'layer' if model.n_layers == 1 else 'layers'} of {model.n_hidden}"
     taken = f"resumed at step {first:,} of {steps}" if first else steps
     _line("training", f"{config.experiment}: {layers}, {parameters:,} parameters; {words:,} words; {taken}")
-    _line("written to", near(Path(config.run_dir)))
+    _line("written to", _quoted(run_dir))
     if "tensorboard" in config.logger:
-        _line("watch live", _tensorboard(config))
+        _line("watch live", tensorboard(run_dir))
 
 
 def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str]) -> None:
@@ -83,17 +68,16 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str]) -> N
     keys = ("train/loss", "val/loss", "test/loss", "val/perplexity", "initial_loss", "uniform_loss")
     table.add_row(*("-" if metrics[key] is None else f"{metrics[key]:.4f}" for key in keys))
     Console().print(table)
-    python = program("python")
     page = _write_page(run_dir) if config.report else None
-    _line("page", near(page) if page else f"{python} {near(SCRIPTS / 'report.py')} {near(run_dir)}")
+    _line("page", _quoted(page) if page else command("report.py", near(run_dir)))
     if "tensorboard" in config.logger:
         address = url(tags, runs=(".", f"{run_dir.parent.name}/{run_dir.name}"))
         write_atomically(run_dir / "dashboard.url", f"{address}\n{custom_scalars_url()}\n")
         link = Text("dashboard.url", Style(link=address))
-        _line("TensorBoard", _tensorboard(config), Text.assemble("  (cards pinned by ", link, ")"))
+        _line("TensorBoard", tensorboard(run_dir), Text.assemble("  (cards pinned by ", link, ")"))
     following = NEXT.get(config.experiment)
     script, rest = ("train.py", f"+experiment={following}") if following else ("sample.py", near(run_dir))
-    _line("try next", f"{python} {near(SCRIPTS / script)} {rest}")
+    _line("try next", command(script, rest))
 
 
 def _write_page(run_dir: Path) -> Path | None:
@@ -108,8 +92,8 @@ def _write_page(run_dir: Path) -> Path | None:
     return path
 
 
-def _tensorboard(config: Config) -> str:
-    return f"{program('tensorboard')} --logdir {near(Path(config.run_dir))}"
+def _quoted(path: Path) -> str:
+    return shlex.quote(near(path))
 
 
 def _line(label: str, words: str, more: Text | None = None) -> None:

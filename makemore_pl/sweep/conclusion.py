@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from makemore_pl.command_line import near, program, tensorboard
 from makemore_pl.sweep.job import in_a_line
 from makemore_pl.sweep.tally import Sweep
 
@@ -59,8 +60,8 @@ def _summarize(sweep: Sweep) -> str:
     best = next((ranking.best for ranking in rankings if ranking.best in sweep.jobs), None)
     lines = [("best", command(sweep.jobs[best]))] if best else []
     lines += [("look", look(sweep))]
-    lines += [("as a page", _short(sweep.directory / "report.html"))]
-    lines += [("summary", _short(sweep.directory / name)) for name in ("summary.csv", "summary.md")]
+    lines += [("as a page", shlex.quote(near(sweep.directory / "report.html")))]
+    lines += [("summary", shlex.quote(near(sweep.directory / name))) for name in ("summary.csv", "summary.md")]
     _print(text.getvalue() + "".join(f"{label:<10} {line}\n" for label, line in lines))
     return ""
 
@@ -100,23 +101,9 @@ def _table(ranking: "Ranking") -> Table:
 
 def look(sweep: Sweep) -> str:
     """What shows the sweep in TensorBoard, while it runs and after."""
-    return shlex.join([_program("tensorboard"), "--logdir", _short(sweep.directory)])
+    return tensorboard(sweep.directory)
 
 
 def command(overrides: Sequence[str]) -> str:
     """What runs one job of a sweep alone, to be pasted into a shell in this directory."""
-    return shlex.join([_program("python"), _short(Path(sys.argv[0])), *overrides])
-
-
-def _program(name: str) -> str:
-    """A program of this environment; its path, where the shell would not find the same one."""
-    beside = Path(sys.executable).with_name(name)
-    found = [Path(folder) / name for folder in os.get_exec_path()]
-    first = next((path for path in found if path.is_file()), None)
-    return name if first == beside or not beside.exists() else _short(beside)
-
-
-def _short(path: Path) -> str:
-    """Relative where it lies below the working directory."""
-    absolute = Path(os.path.abspath(path))  # not resolved: the python of an environment is a link
-    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
+    return shlex.join([*program("python"), near(Path(sys.argv[0])), *overrides])
