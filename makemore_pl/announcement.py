@@ -1,6 +1,7 @@
 """What a run says of itself in the terminal: at its start what is run and where, at its end losses and what to open."""
 
 import logging
+import shlex
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -11,13 +12,12 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from makemore_pl.command_line import command, near, tensorboard
 from makemore_pl.config import Config
 from makemore_pl.files import write_atomically
 from makemore_pl.pins import custom_scalars_url, url
-from makemore_pl.shell import near, program
 
 log = logging.getLogger(__name__)
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 NEXT = {
     "original": "fix_softmax",
     "fix_softmax": "fix_saturation",
@@ -40,13 +40,14 @@ def say_start(config: Config, parameters: int, words: int, first: int) -> None:
     Args:
         first: the step that training begins with; not 0 where a run is resumed.
     """
+    run_dir = Path(config.run_dir)
     model, steps = config.model, f"{config.trainer.max_steps:,} steps"
     layers = f"{model.n_layers} hidden {'layer' if model.n_layers == 1 else 'layers'} of {model.n_hidden}"
     taken = f"resumed at step {first:,} of {steps}" if first else steps
     _line("training", f"{config.experiment}: {layers}, {parameters:,} parameters; {words:,} words; {taken}")
-    _line("written to", near(Path(config.run_dir)))
+    _line("written to", _quoted(run_dir))
     if "tensorboard" in config.logger:
-        _line("watch live", _tensorboard(config))
+        _line("watch live", tensorboard(run_dir))
 
 
 def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str]) -> None:
@@ -67,17 +68,16 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str]) -> N
     keys = ("train/loss", "val/loss", "test/loss", "val/perplexity", "initial_loss", "uniform_loss")
     table.add_row(*("-" if metrics[key] is None else f"{metrics[key]:.4f}" for key in keys))
     Console().print(table)
-    python = program("python")
     page = _write_page(run_dir) if config.report else None
-    _line("page", near(page) if page else f"{python} {near(SCRIPTS / 'report.py')} {near(run_dir)}")
+    _line("page", _quoted(page) if page else command("report.py", near(run_dir)))
     if "tensorboard" in config.logger:
         address = url(tags, runs=(".", f"{run_dir.parent.name}/{run_dir.name}"))
         write_atomically(run_dir / "dashboard.url", f"{address}\n{custom_scalars_url()}\n")
         link = Text("dashboard.url", Style(link=address))
-        _line("TensorBoard", _tensorboard(config), Text.assemble("  (cards pinned by ", link, ")"))
+        _line("TensorBoard", tensorboard(run_dir), Text.assemble("  (cards pinned by ", link, ")"))
     following = NEXT.get(config.experiment)
     script, rest = ("train.py", f"+experiment={following}") if following else ("sample.py", near(run_dir))
-    _line("try next", f"{python} {near(SCRIPTS / script)} {rest}")
+    _line("try next", command(script, rest))
 
 
 def _write_page(run_dir: Path) -> Path | None:
@@ -92,8 +92,8 @@ def _write_page(run_dir: Path) -> Path | None:
     return path
 
 
-def _tensorboard(config: Config) -> str:
-    return f"{program('tensorboard')} --logdir {near(Path(config.run_dir))}"
+def _quoted(path: Path) -> str:
+    return shlex.quote(near(path))
 
 
 def _line(label: str, words: str, more: Text | None = None) -> None:

@@ -1,11 +1,11 @@
 """The config of a run, read from its directory."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from makemore_pl.command_line import literal
 from makemore_pl.config import Config, resolve
 
 
@@ -15,7 +15,7 @@ def _literal(value: Any) -> Any:
         return {key: _literal(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_literal(each) for each in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+    return literal(value) if isinstance(value, str) else value
 
 
 def load_config(run_dir: Path) -> Config:

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -22,6 +23,7 @@ from omegaconf import OmegaConf
 
 from makemore_pl.announcement import say_end, say_start
 from makemore_pl.checkpoint import check_resumable
+from makemore_pl.command_line import near, typed
 from makemore_pl.config import Config, TrainerConfig
 from makemore_pl.data import NamesDataModule
 from makemore_pl.diagnostics.dashboard import add_layout, log_hparams
@@ -244,9 +246,10 @@ def _commit() -> str | None:
 def refuse_finished(run_dir: Path, resuming: bool) -> None:
     """Raises ValueError for a directory that holds a finished run, unless resuming."""
     if (run_dir / "metrics.json").exists() and not resuming:
+        last = near(run_dir / "checkpoints" / "last.ckpt")
         raise ValueError(
             f"{run_dir} already holds a finished run: choose another hydra.run.dir, or resume it with "
-            f"ckpt_path={run_dir / 'checkpoints' / 'last.ckpt'}."
+            f"{shlex.quote(f'ckpt_path={typed(last)}')}"
         )
 
 

@@ -15,7 +15,6 @@ from conftest import ROOT, Compose
 
 from makemore_pl.announcement import NEXT, say_end
 from makemore_pl.progress import line
-from makemore_pl.shell import program, quoted
 
 METRICS = {
     "experiment": "a[bold]b", "train/loss": 2.0, "val/loss": 2.1, "test/loss": 2.2, "val/perplexity": None,
@@ -81,24 +80,6 @@ def test_bar_in_a_terminal(columns: int) -> None:
     last = [each for each in written if each.startswith("step")][-1]
     assert last.startswith("step 50/200,000  train 2.50")
     assert ("val 2.25" in last) == (columns >= 80)
-
-
-class TestPaths:
-    def test_below_the_working_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        assert quoted(tmp_path / "a" / "b") == "a/b"
-        assert quoted(tmp_path.parent / "x") == str(tmp_path.parent / "x")
-
-    @pytest.mark.parametrize("name", ["a b", "x'y", "[red]", "$(touch f)", "é;"])
-    def test_as_the_shell_reads_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        monkeypatch.chdir(tmp_path)
-        assert shlex.split(quoted(tmp_path / name)) == [name]
-
-    def test_programs_of_this_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("PATH", "/nowhere")
-        assert Path(shlex.split(program("python"))[0]).samefile(Path(sys.executable).parent / "python")
-        monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
-        assert program("python") == "python"
 
 
 def test_lines_at_the_end(small: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

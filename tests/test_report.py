@@ -26,10 +26,12 @@ from conftest import Compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from makemore_pl.command_line import typed
 from makemore_pl.config import Config
 from makemore_pl.report import evolution, health, page, pair_story
-from makemore_pl.report.command import differences, overrides, typed
+from makemore_pl.report.command import differences, overrides
 from makemore_pl.report.heat_map_grid import grids
 from makemore_pl.report.run_directory import Run, read_diagnostics, read_embedding, read_overrides, read_run
 from makemore_pl.report.section import Frames, Table
@@ -634,7 +636,26 @@ VALUES = st.one_of(
     st.integers(),
     st.floats(allow_nan=False),
     st.text(st.characters(exclude_categories=["Cc", "Cs"])),
-    st.sampled_from(["null", "True", "nan", "5", "1e-3", ".5", "a,b", " a ", "a b", "a=b", "'", '\\"', "\\", "#1"]),
+    st.sampled_from(
+        [
+            "null",
+            "True",
+            "nan",
+            "5",
+            "1e-3",
+            ".5",
+            "a,b",
+            " a ",
+            "a b",
+            "a=b",
+            "'",
+            '\\"',
+            "\\",
+            "#1",
+            "${x}",
+            "\\\\${x}",
+        ]
+    ),
 )
 
 
@@ -642,7 +663,7 @@ VALUES = st.one_of(
 def test_values_come_back_from_the_command_line(value: object) -> None:
     (override,) = OverridesParser.create().parse_overrides([f"key={typed(value)}"])
     assert not override.is_sweep_override()
-    assert override.value() == value
+    assert OmegaConf.to_container(OmegaConf.create({"key": override.value()}), resolve=True) == {"key": value}
 
 
 def test_a_run_from_its_command_is_the_same_run(compose: Compose, tmp_path: Path) -> None:

@@ -1,15 +1,14 @@
 """A config as what one types after `scripts/train.py`."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from makemore_pl.command_line import typed
 from makemore_pl.report.run_directory import flatten
 
 NOT_SETTINGS = ("callbacks", "logger", "run_dir", "ckpt_path", "experiment")
 SHOWN_ONLY = ("trainer.enable_progress_bar", "report")
 """Settings of how a run is shown; a job of a sweep has its own."""
-WORD = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)
 
 
 def differences(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -40,13 +39,13 @@ def _group(group: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str
     found = [f"~{group}.{name}" for name in theirs if name not in ours]
     for name, node in ours.items():
         if name not in theirs:
-            found.append(f"+{group}.{name}={typed(node)}")
+            found.append(f"+{group}.{name}={_typed(node)}")
             continue
         flat, start = flatten(node), flatten(theirs[name])
         found += [f"~{group}.{name}.{key}" for key in start if key not in flat]
         for key, value in flat.items():
             if key not in start or value != start[key]:
-                found.append(f"{'' if key in start else '+'}{group}.{name}.{key}={typed(value)}")
+                found.append(f"{'' if key in start else '+'}{group}.{name}.{key}={_typed(value)}")
     return found
 
 
@@ -59,17 +58,6 @@ def _placed(value: Any, run_dir: str) -> Any:
     return value.replace(run_dir, "${run_dir}") if isinstance(value, str) and run_dir else value
 
 
-def typed(value: Any) -> str:
-    """A value in Hydra's grammar of overrides, every digit of a number kept."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{typed(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(typed, value)) + "]"
-    if not isinstance(value, str) or WORD.fullmatch(value):
-        return str(value)
-    quotable = re.sub(r'(\\*)("|\Z)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), value)
-    return f'"{quotable}"'
+def _typed(placed: Any) -> str:
+    # of what _placed returns only its own interpolation is one
+    return typed(placed).replace(r"\${run_dir}", "${run_dir}")

@@ -1,13 +1,13 @@
 """The story of one run, in the order of the lecture: what was run, how it ended, and why."""
 
 import importlib.metadata
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from makemore_pl import command_line
 from makemore_pl.report import evolution, health
-from makemore_pl.report.command import differences, overrides, typed
+from makemore_pl.report.command import differences, overrides
 from makemore_pl.report.run_directory import Run, flatten, recorded
 from makemore_pl.report.section import Block, Code, Names, Note, Page, Picture, Section, Table, Tiles
 from makemore_pl.report.verdict import verdict
@@ -186,7 +186,7 @@ def _names(run: Run) -> list[Block]:
 def _again(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
     command = run.overrides
     if command is None:
-        command = [] if run.name == "default" else [f"+experiment={typed(run.name)}"]
+        command = [] if run.name == "default" else [f"+experiment={command_line.typed(run.name)}"]
         if (run.directory.parent / "multirun.yaml").is_file():
             command.append("hydra.mode=RUN")  # the experiment may be a sweep, of which this is one job
         command += overrides(run.config, start) if start else []
@@ -195,7 +195,7 @@ def _again(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
         rows += [[name, version] for name, version in _installed().items()]
         when = "when this page was made; the run did not record its own"
     return [
-        Code(shlex.join(["python", "scripts/train.py", *command])),
+        Code(command_line.command("train.py", *command)),
         Table(f"Versions {when}", ["package", "version"], rows),
     ]
 

@@ -1,12 +1,12 @@
 """The story of a sweep: what was varied, which setting won and by how much, and what could be seen early."""
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from makemore_pl import command_line
 from makemore_pl.figures import comparisons
 from makemore_pl.figures.series import Floats, trailing_mean
 from makemore_pl.report import evolution
@@ -292,7 +292,7 @@ def _again(command: Sequence[str] | None, runs: Sequence[Run]) -> list[Block]:
     blocks: list[Block] = [
         Note("The sweep did not record its command (multirun.yaml).", missing=True)
         if command is None
-        else Code(shlex.join(["python", "scripts/train.py", "-m", *command]))
+        else Code(command_line.command("train.py", "-m", *command))
     ]
     if rows := recorded(runs):
         blocks.append(Table("Versions of the jobs", ["package", "version"], rows))

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from makemore_pl.command_line import near, program, tensorboard
 from makemore_pl.files import write_atomically
-from makemore_pl.shell import near, program
 from makemore_pl.sweep.job import in_a_line
 from makemore_pl.sweep.tally import Sweep
 
@@ -61,8 +61,8 @@ def _summarize(sweep: Sweep) -> str:
     for ranking in rankings:
         console.print(_table(ranking))
     lines = [("best", command(sweep.jobs[won.best]))] if won else []
-    lines += [("page", near(sweep.directory / "report.html")), ("TensorBoard", look(sweep) + pinned)]
-    lines += [("summary", near(sweep.directory / name)) for name in ("summary.csv", "summary.md")]
+    lines += [("page", shlex.quote(near(sweep.directory / "report.html"))), ("TensorBoard", look(sweep) + pinned)]
+    lines += [("summary", shlex.quote(near(sweep.directory / name))) for name in ("summary.csv", "summary.md")]
     _print(text.getvalue() + "".join(f"{label:<13}{line}\n" for label, line in lines))
     return ""
 
@@ -120,9 +120,9 @@ def _table(ranking: "Ranking") -> Table:
 
 def look(sweep: Sweep) -> str:
     """What shows the sweep in TensorBoard, while it runs and after."""
-    return f"{program('tensorboard')} --logdir {near(sweep.directory)}"
+    return tensorboard(sweep.directory)
 
 
 def command(overrides: Sequence[str]) -> str:
     """What runs one job of a sweep alone, to be pasted into a shell in this directory."""
-    return f"{program('python')} {near(Path(sys.argv[0]))} {shlex.join(overrides)}"
+    return shlex.join([*program("python"), near(Path(sys.argv[0])), *overrides])

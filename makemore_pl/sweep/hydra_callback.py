@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from makemore_pl.command_line import typed
 from makemore_pl.config import Config, resolve
 from makemore_pl.errors import USERS_MISTAKES, explain
 from makemore_pl.sweep.directory_names import job_name, sweep_name
@@ -41,8 +42,6 @@ class SweepCallback(Callback):
             sys.exit(f"error: {explain(error)}")  # Hydra makes a warning of any other exception here
 
     def _set_up(self, config: DictConfig) -> None:
-        from makemore_pl.report.command import typed  # with numpy: --help has no need of it
-
         params = _parse([f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()])
         given = _parse(config.hydra.overrides.task)
         choices = {key: list(_values(each)) for key, each in (params | given).items()}

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from makemore_pl.command_line import near
 from makemore_pl.errors import USERS_MISTAKES, explain
-from makemore_pl.shell import near
 from makemore_pl.sweep.conclusion import conclude, look, say
 from makemore_pl.sweep.job import LOCK, fail, in_a_line
 from makemore_pl.sweep.stopping import Stopped
