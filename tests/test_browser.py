@@ -91,7 +91,8 @@ addEventListener("load", () => {
   const table = document.querySelector("table.sortable");
   if (table) {
     const height = parseFloat(getComputedStyle(table).lineHeight);
-    seen.broken = [...table.querySelectorAll("tbody .numeric")].filter((each) => each.clientHeight > 2.2 * height).length;
+    seen.broken = [...table.querySelectorAll("tbody .numeric")]
+      .filter((each) => each.clientHeight > 2.2 * height).length;
     seen.first = table.tHead.rows[0].cells[0].textContent;
     const column = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === "val loss");
     const head = table.tHead.rows[0].cells[column];
