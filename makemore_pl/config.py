@@ -168,6 +168,8 @@ class TrainerConfig:
     engine: str = "auto"
     """How unwatched steps run. compile: about a hundred in one compiled call; eager: a bare loop;
     auto: compile when the run is long enough to earn the compile time and there is a C++ compiler."""
+    matmul_precision: str = "highest"
+    """Of float32 matrix products on a GPU: highest; high or medium are faster with TensorFloat32 or bfloat16."""
     gradient_clip_val: float | None = None
     """Bound of the gradient's norm or values; null: no clipping."""
     gradient_clip_algorithm: str = "norm"
@@ -183,6 +185,7 @@ class TrainerConfig:
         _one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         _one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
         _one_of("trainer.engine", self.engine, ("auto", "compile", "eager"))
+        _one_of("trainer.matmul_precision", self.matmul_precision, ("highest", "high", "medium"))
         _one_of("trainer.gradient_clip_algorithm", self.gradient_clip_algorithm, ("norm", "value"))
         for name in ("devices", "max_steps", "val_check_interval", "watch_every", "threads"):
             _require(getattr(self, name) >= 1, f"trainer.{name}", "at least 1", getattr(self, name))

@@ -51,6 +51,10 @@ def one_sentence() -> Iterator[None]:
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt as stopped:
+        # of a run that has saved its last step, or before there was one
+        print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
+        sys.exit(getattr(stopped, "code", 130))
     finally:
         os.environ.pop("HYDRA_FULL_ERROR")
         if before is not None:

@@ -10,6 +10,8 @@ from tqdm import tqdm
 class StepProgressBar(ProgressBar):
     """One line for the whole run. Lightning's own bars count batches, which are strides here."""
 
+    watched_steps_suffice = True
+
     def __init__(self) -> None:
         super().__init__()
         self._bar: Any = None

@@ -34,6 +34,9 @@ class DiagnosticsCallback(Callback):
     those of all of them in one transfer from the device and logs the 0-d ones.
     """
 
+    watched_steps_suffice = True
+    """It reads what training does and changes nothing, so no step has to be watched for its sake."""
+
     def __init__(self, every_n_steps: int = 100) -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}.")

@@ -88,7 +88,7 @@ def run_job(raw: DictConfig) -> float:
         raise ValueError("trainer.devices must be 1 in a sweep: jobs run side by side, each on one device.")
     if (directory / METRICS).exists():
         return _val_loss(directory)
-    with FileLock(directory / LOCK):  # waits where another command runs the same job
+    with FileLock(directory / LOCK, is_singleton=True):  # waits where another command runs the same job
         try:
             return _run_locked(directory, config)
         finally:
