@@ -9,9 +9,14 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+FLOAT32 = 3.4e38
+"""The largest number that parameters and learning rates hold."""
+LARGEST_BLOCK = 1_024
+"""Characters of context: 230,000 examples of it take 2 GB."""
 BATCHNORM_PLACEMENTS = ("none", "pre", "post", "output", "pre_output")
 
 
@@ -40,8 +45,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _one_of("data.source", self.source, ("names", "lecture"))
-        _require(self.block_size >= 1, "data.block_size", "at least 1", self.block_size)
-        _require(self.batch_size >= 1, "data.batch_size", "at least 1", self.batch_size)
+        _require(1 <= self.block_size <= LARGEST_BLOCK, "data.block_size", f"1 to {LARGEST_BLOCK}", self.block_size)
+        _require(1 <= self.batch_size <= 2**24, "data.batch_size", "1 to 2**24", self.batch_size)
 
 
 @dataclass(slots=True)
@@ -77,16 +82,16 @@ class ModelConfig:
     """Share of each hidden layer's activations set to zero in training."""
 
     def __post_init__(self) -> None:
-        for name in ("n_embd", "n_hidden", "n_layers"):
-            _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        for name, most in (("n_embd", 65_536), ("n_hidden", 65_536), ("n_layers", 1_000)):
+            _require(1 <= getattr(self, name) <= most, f"model.{name}", f"1 to {most}", getattr(self, name))
         _one_of("model.activation", self.activation, ("tanh", "relu", "gelu", "identity"))
         _one_of("model.init", self.init, ("kaiming", "xavier", "small", "normal"))
         _one_of("model.batchnorm", self.batchnorm, BATCHNORM_PLACEMENTS)
-        _require(self.gain is None or self.gain > 0, "model.gain", "greater than 0", self.gain)
+        _require(self.gain is None or 0 < self.gain <= FLOAT32, "model.gain", "greater than 0, to 3.4e38", self.gain)
         for name in ("hidden_bias", "output_scale", "output_bias"):
-            _require(getattr(self, name) >= 0, f"model.{name}", "0 or greater", getattr(self, name))
+            _require(0 <= getattr(self, name) <= FLOAT32, f"model.{name}", "0 to 3.4e38", getattr(self, name))
         _require(0 < self.bn_momentum <= 1, "model.bn_momentum", "in (0, 1]", self.bn_momentum)
-        _require(self.bn_eps > 0, "model.bn_eps", "greater than 0", self.bn_eps)
+        _require(0 < self.bn_eps <= FLOAT32, "model.bn_eps", "greater than 0, to 3.4e38", self.bn_eps)
         _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
 
     @property
@@ -134,12 +139,12 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _one_of("optim.name", self.name, ("sgd", "adam", "adamw"))
         _one_of("optim.schedule", self.schedule, ("constant", "step_decay", "cosine"))
-        _require(self.lr > 0, "optim.lr", "greater than 0", self.lr)
+        _require(0 < self.lr <= FLOAT32, "optim.lr", "greater than 0, to 3.4e38", self.lr)
         _require(0 <= self.momentum < 1, "optim.momentum", "in [0, 1)", self.momentum)
         _require(0 <= self.beta1 < 1, "optim.beta1", "in [0, 1)", self.beta1)
         _require(0 <= self.beta2 < 1, "optim.beta2", "in [0, 1)", self.beta2)
-        _require(self.eps > 0, "optim.eps", "greater than 0", self.eps)
-        _require(self.weight_decay >= 0, "optim.weight_decay", "0 or greater", self.weight_decay)
+        _require(0 < self.eps <= FLOAT32, "optim.eps", "greater than 0, to 3.4e38", self.eps)
+        _require(0 <= self.weight_decay <= FLOAT32, "optim.weight_decay", "0 to 3.4e38", self.weight_decay)
         _require(0 <= self.decay_at <= 1, "optim.decay_at", "a fraction of the run, 0 to 1", self.decay_at)
         _require(0 <= self.decay_factor <= 1, "optim.decay_factor", "in [0, 1]", self.decay_factor)
         _require(self.warmup_steps >= 0, "optim.warmup_steps", "0 or greater", self.warmup_steps)
@@ -187,8 +192,11 @@ class TrainerConfig:
         _one_of("trainer.engine", self.engine, ("auto", "compile", "eager"))
         _one_of("trainer.matmul_precision", self.matmul_precision, ("highest", "high", "medium"))
         _one_of("trainer.gradient_clip_algorithm", self.gradient_clip_algorithm, ("norm", "value"))
-        for name in ("devices", "max_steps", "val_check_interval", "watch_every", "threads"):
-            _require(getattr(self, name) >= 1, f"trainer.{name}", "at least 1", getattr(self, name))
+        for name, most in (
+            ("devices", 1_024), ("max_steps", 2**53), ("val_check_interval", 2**53), ("watch_every", 2**53),
+            ("threads", 1_024),
+        ):  # fmt: skip
+            _require(1 <= getattr(self, name) <= most, f"trainer.{name}", f"1 to {most}", getattr(self, name))
         clip = self.gradient_clip_val
         _require(clip is None or clip > 0, "trainer.gradient_clip_val", "greater than 0, or null", clip)
 
@@ -225,6 +233,11 @@ class Config:
             raise ValueError(
                 f"data.batch_size={self.data.batch_size} can't be shared by trainer.devices={self.trainer.devices}: "
                 "make it a multiple."
+            )
+        if self.model.batchnorm != "none" and self.data.batch_size < 2 * self.trainer.devices:
+            raise ValueError(
+                f"data.batch_size={self.data.batch_size} on trainer.devices={self.trainer.devices} leaves BatchNorm "
+                f"one example on each: use data.batch_size of at least {2 * self.trainer.devices}."
             )
         if self.optim.warmup_steps >= self.trainer.max_steps:
             raise ValueError(
@@ -289,6 +302,8 @@ def _refuse_unknown(node: DictConfig, schema: Any, prefix: str = "") -> None:
         if key not in known:
             raise ValueError(unknown_key(f"{prefix}{key!s}"))
         if is_dataclass(known[str(key)]):
+            if not isinstance(node[key], DictConfig):
+                raise ValueError(f"{prefix}{key!s} must be a group of settings, got {node[key]!r}.")
             _refuse_unknown(node[key], known[str(key)], f"{prefix}{key!s}.")
 
 
@@ -313,7 +328,16 @@ def load_config(run_dir: Path) -> Config:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{run_dir} is not a run directory: it has no config.yaml.")
-    merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+    try:
+        loaded = OmegaConf.load(path)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
+        raise ValueError(f"{path} can't be read: it is not YAML ({type(error).__name__}).") from error
+    if not isinstance(loaded, DictConfig):
+        raise ValueError(f"{path} can't be read: it holds no keys.")
+    if "${" in path.read_text(encoding="utf-8"):
+        # a run's config is written resolved: a reference to the environment, or to a file, was put there by another
+        raise ValueError(f"{path} can't be read: it has a reference, ${{...}}, and a run's config has none.")
+    merged = OmegaConf.merge(OmegaConf.structured(Config), loaded)
     assert isinstance(merged, DictConfig)
     return resolve(merged)
 

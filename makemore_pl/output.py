@@ -1,23 +1,25 @@
 """What is printed for a person. A reader who has left, as `head` does, ends no run."""
 
-import os
+import logging
 import sys
+from contextlib import suppress
 
 from rich.console import Console
 from rich.table import Table
 
+log = logging.getLogger(__name__)
+
 
 def show(*parts: str | Table) -> None:
     """Print tables, and lines as they are, on standard output, as far as someone reads it."""
-    try:
-        console = Console()
-        for part in parts:
-            console.print(part, markup=False, highlight=False, soft_wrap=True)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        close()
-
-
-def close() -> None:
-    """Leave nothing to write to standard output at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # what is left is thrown away at exit, by one_sentence()
+    with suppress(BrokenPipeError):
+        try:
+            console = Console(file=sys.stdout)
+            for part in parts:
+                console.print(part, markup=False, highlight=False, soft_wrap=True)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            log.warning("Standard output can't be written: %s.", error.strerror)

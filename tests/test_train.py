@@ -5,29 +5,47 @@ import logging
 import math
 import os
 import pickle
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import EXPERIMENTS, WORDS, Compose, Finished
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor
+from omegaconf import OmegaConf
 from probes import HaltedError, Recorder
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from torch import Tensor
 
 from makemore_pl import data
 from makemore_pl.checkpoint import load_module, read_checkpoint
 from makemore_pl.config import Config, OptimConfig, TrainerConfig, load_config
+from makemore_pl.diagnostics import UpdateStats
 from makemore_pl.errors import one_sentence
 from makemore_pl.evaluate import split_loss
 from makemore_pl.interruption import SIGNALS, Stopped
 from makemore_pl.module import learning_rate
-from makemore_pl.train import build, choose_accelerator, choose_engine, choose_watch_every, run, write_atomically
+from makemore_pl.quoting import override
+from makemore_pl.train import (
+    acts_on_every_step,
+    build,
+    choose_accelerator,
+    choose_engine,
+    choose_watch_every,
+    run,
+    write_atomically,
+)
 
 # What must survive resuming and must not feel watching: momentum buffers, Adam's moments and step count, running
 # statistics, dropout's stream, clipping.
@@ -806,10 +824,95 @@ def test_a_checkpoint_that_lacks_something(small: Compose, finished: Path, path:
         del loaded[parent][key]
     else:
         del loaded[parent]
-    torch.save(loaded, finished)
-    assert str(finished) in refused(small(f"ckpt_path={finished}", "trainer.max_steps=30"))
+    handmade = finished.with_name("handmade") / "last.ckpt"
+    handmade.parent.mkdir()
+    torch.save(loaded, handmade)
+    assert refused(small(f"ckpt_path={handmade}", "trainer.max_steps=30")).startswith(f"{handmade} ")
 
 
 def test_checkpoints_do_not_go_through_tmpdir(small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     assert run(small())["steps"] == 20
+
+
+# --- Lightning's own callbacks ---------------------------------------------------------------------------------------
+
+
+def test_early_stopping_unchanged(small: Compose, tmp_path: Path) -> None:
+    stop = "+callbacks.e={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/loss,patience:1,min_delta:9}"
+    metrics = run(small(stop, "trainer.max_steps=100", "trainer.val_check_interval=10"))
+    assert (metrics["steps"], metrics["stopped_by"]) == (21, "EarlyStopping")
+    assert run(small(run_dir=tmp_path / "whole"))["stopped_by"] is None
+
+
+def test_a_metric_that_there_is_not_is_a_sentence(small: Compose) -> None:
+    stop = "+callbacks.e={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:nothing}"
+    assert refused(small(stop)).startswith("Early stopping conditioned on metric `nothing` which is not available")
+
+
+def test_a_checkpoint_callback_of_the_user(small: Compose, tmp_path: Path) -> None:
+    target = "lightning.pytorch.callbacks.ModelCheckpoint"
+    own = f"{{_target_:{target},dirpath:{tmp_path / 'own'},monitor:val/loss,save_top_k:3}}"
+    run(small(f"+callbacks.c={own}", "trainer.max_steps=60", "trainer.val_check_interval=20"))
+    assert len(list((tmp_path / "own").iterdir())) == 3
+
+
+def test_callbacks_that_act_on_each_step_see_each_step(small: Compose, caplog: pytest.LogCaptureFixture) -> None:
+    averaging = "+callbacks.e={_target_:lightning.pytorch.callbacks.EMAWeightAveraging}"
+    length = ("trainer.max_steps=12", "trainer.val_check_interval=5")
+    with caplog.at_level(logging.WARNING, logger="makemore_pl"):
+        unwatched = run(small(averaging, *length))
+    said = "Every step is watched, as in plain Lightning, because of the callback EMAWeightAveraging."
+    assert caplog.messages == [said]
+    shutil.rmtree(Path(small().run_dir))
+    assert run(small(averaging, *length, "trainer.watch_every=1"))["val/loss"] == unwatched["val/loss"]
+    assert not acts_on_every_step(LearningRateMonitor())
+    assert not acts_on_every_step(UpdateStats())
+    assert acts_on_every_step(LambdaCallback(on_train_batch_end=print))
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+def test_tensorboard_shows_each_point_once(small: Compose, tmp_path: Path) -> None:
+    overrides = ("logger=tensorboard", "trainer.max_steps=45", "trainer.watch_every=5", "trainer.val_check_interval=15")
+    threads = threading.active_count()
+    with pytest.raises(HaltedError):
+        run(small(*overrides, "+callbacks.halt={_target_:probes.Halt,step:28}"))
+    run(small(*overrides, f"ckpt_path={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}"))
+    accumulator = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    for tag in ("train/loss", "val/loss"):
+        steps = [event.step for event in accumulator.Scalars(tag)]
+        assert steps == sorted(set(steps)), tag
+    assert len(list((tmp_path / "run").glob("events*"))) == 2, "one a leg"
+    assert threading.active_count() == threads
+
+
+def test_an_infinite_parameter_is_found_when_every_step_is_watched(small: Compose) -> None:
+    said = stopped(small("model.hidden_bias=1e38", "model.n_hidden=400", "trainer.watch_every=1", "optim.lr=1e38"))
+    assert said.endswith("is not finite.")
+
+
+def test_a_run_that_has_diverged_says_so(small: Compose, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="makemore_pl"):
+        run(small("optim.lr=1e5"))
+    assert caplog.messages[-1].startswith("The run has diverged: its validation loss is ")
+
+
+def test_brackets_in_a_path_are_no_markup(small: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = tmp_path / "run[red]"
+    run(replace(small(), run_dir=str(run_dir)))
+    out = capsys.readouterr().out
+    assert f"run directory  {run_dir}\n" in out
+    assert f"--logdir '{run_dir}'\n" in out
+
+
+@given(st.text(max_size=20).filter(lambda text: not set(text) & set("\r\n\0")))
+@settings(deadline=None, max_examples=100)
+def test_a_quoted_override_is_read_as_it_was_meant(text: str) -> None:
+    (typed,) = shlex.split(override("ckpt_path", f"a{text}"))
+    read = OverridesParser.create().parse_override(typed).value()
+    config = OmegaConf.create({"ckpt_path": str(read)})
+    assert config.ckpt_path == f"a{text}"
