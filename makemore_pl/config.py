@@ -25,6 +25,11 @@ def _require(condition: bool, key: str, rule: str, value: object) -> None:
         raise ValueError(f"{key} must be {rule}, got {value!r}.")
 
 
+def _within(key: str, value: float, least: int, most: float) -> None:
+    _require(value >= least, key, f"at least {least}", value)
+    _require(value <= most, key, f"at most {most:,}".replace(",", "_"), value)
+
+
 def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{key} must be one of {', '.join(choices)}, got {value!r}.{did_you_mean(value, choices)}")
@@ -45,8 +50,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _one_of("data.source", self.source, ("names", "lecture"))
-        _require(1 <= self.block_size <= LARGEST_BLOCK, "data.block_size", f"1 to {LARGEST_BLOCK}", self.block_size)
-        _require(1 <= self.batch_size <= 2**24, "data.batch_size", "1 to 2**24", self.batch_size)
+        _within("data.block_size", self.block_size, 1, LARGEST_BLOCK)
+        _within("data.batch_size", self.batch_size, 1, 2**24)
 
 
 @dataclass(slots=True)
@@ -83,15 +88,18 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name, most in (("n_embd", 65_536), ("n_hidden", 65_536), ("n_layers", 1_000)):
-            _require(1 <= getattr(self, name) <= most, f"model.{name}", f"1 to {most}", getattr(self, name))
+            _within(f"model.{name}", getattr(self, name), 1, most)
         _one_of("model.activation", self.activation, ("tanh", "relu", "gelu", "identity"))
         _one_of("model.init", self.init, ("kaiming", "xavier", "small", "normal"))
         _one_of("model.batchnorm", self.batchnorm, BATCHNORM_PLACEMENTS)
-        _require(self.gain is None or 0 < self.gain <= FLOAT32, "model.gain", "greater than 0, to 3.4e38", self.gain)
+        _require(self.gain is None or self.gain > 0, "model.gain", "greater than 0", self.gain)
+        _require(self.gain is None or self.gain <= FLOAT32, "model.gain", "at most 3.4e38", self.gain)
         for name in ("hidden_bias", "output_scale", "output_bias"):
-            _require(0 <= getattr(self, name) <= FLOAT32, f"model.{name}", "0 to 3.4e38", getattr(self, name))
+            _require(getattr(self, name) >= 0, f"model.{name}", "0 or greater", getattr(self, name))
+            _require(getattr(self, name) <= FLOAT32, f"model.{name}", "at most 3.4e38", getattr(self, name))
         _require(0 < self.bn_momentum <= 1, "model.bn_momentum", "in (0, 1]", self.bn_momentum)
-        _require(0 < self.bn_eps <= FLOAT32, "model.bn_eps", "greater than 0, to 3.4e38", self.bn_eps)
+        _require(self.bn_eps > 0, "model.bn_eps", "greater than 0", self.bn_eps)
+        _require(self.bn_eps <= FLOAT32, "model.bn_eps", "at most 3.4e38", self.bn_eps)
         _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
 
     @property
@@ -139,12 +147,15 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _one_of("optim.name", self.name, ("sgd", "adam", "adamw"))
         _one_of("optim.schedule", self.schedule, ("constant", "step_decay", "cosine"))
-        _require(0 < self.lr <= FLOAT32, "optim.lr", "greater than 0, to 3.4e38", self.lr)
+        _require(self.lr > 0, "optim.lr", "greater than 0", self.lr)
+        _require(self.lr <= FLOAT32, "optim.lr", "at most 3.4e38", self.lr)
         _require(0 <= self.momentum < 1, "optim.momentum", "in [0, 1)", self.momentum)
         _require(0 <= self.beta1 < 1, "optim.beta1", "in [0, 1)", self.beta1)
         _require(0 <= self.beta2 < 1, "optim.beta2", "in [0, 1)", self.beta2)
-        _require(0 < self.eps <= FLOAT32, "optim.eps", "greater than 0, to 3.4e38", self.eps)
-        _require(0 <= self.weight_decay <= FLOAT32, "optim.weight_decay", "0 to 3.4e38", self.weight_decay)
+        _require(self.eps > 0, "optim.eps", "greater than 0", self.eps)
+        _require(self.eps <= FLOAT32, "optim.eps", "at most 3.4e38", self.eps)
+        _require(self.weight_decay >= 0, "optim.weight_decay", "0 or greater", self.weight_decay)
+        _require(self.weight_decay <= FLOAT32, "optim.weight_decay", "at most 3.4e38", self.weight_decay)
         _require(0 <= self.decay_at <= 1, "optim.decay_at", "a fraction of the run, 0 to 1", self.decay_at)
         _require(0 <= self.decay_factor <= 1, "optim.decay_factor", "in [0, 1]", self.decay_factor)
         _require(self.warmup_steps >= 0, "optim.warmup_steps", "0 or greater", self.warmup_steps)
@@ -196,7 +207,7 @@ class TrainerConfig:
             ("devices", 1_024), ("max_steps", 2**53), ("val_check_interval", 2**53), ("watch_every", 2**53),
             ("threads", 1_024),
         ):  # fmt: skip
-            _require(1 <= getattr(self, name) <= most, f"trainer.{name}", f"1 to {most}", getattr(self, name))
+            _within(f"trainer.{name}", getattr(self, name), 1, most)
         clip = self.gradient_clip_val
         _require(clip is None or clip > 0, "trainer.gradient_clip_val", "greater than 0, or null", clip)
 
