@@ -12,7 +12,7 @@ from conftest import EXPERIMENTS, GROUPS, ROOT, Compose, Finished, python
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from makemore_pl.config import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig, resolve
+from makemore_pl.config import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig, load_config, resolve
 from makemore_pl.errors import explain
 
 TrainScript = Callable[..., Finished]
@@ -318,9 +318,7 @@ def test_what_would_hang_or_crash_is_refused(compose: Compose, override: str, sa
     assert str(caught.value) == said
 
 
-@pytest.mark.parametrize(
-    "content", ["[" * 100_000, "a: [", "- a", "data: 3", "run_dir: ${oc.env:HOME}", "\xff\xfe\x00"]
-)
+@pytest.mark.parametrize("content", ["[" * 100_000, "a: [", "- a", "data: 3", "run_dir: ${oc.env:HOME}", "\xff\xfe"])
 def test_a_broken_config_of_a_run_is_a_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_bytes(content.encode("latin-1"))
     with pytest.raises((ValueError, OmegaConfBaseException)):
