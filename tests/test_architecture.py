@@ -65,7 +65,7 @@ def test_the_report_knows_neither_lightning_nor_hydra() -> None:
 def test_config_and_errors_import_no_torch(name: str) -> None:
     path = PACKAGE / f"{name}.py"
     assert not roots(path) & {"torch", "lightning", "torchmetrics"}
-    assert ours(path) <= {"config"}
+    assert ours(path) <= {"config", "quoting"}
 
 
 def test_what_the_network_drags_in() -> None:
@@ -79,7 +79,7 @@ def test_what_the_network_drags_in() -> None:
 
 
 RANKS = {
-    "config": 0, "files": 0, "module_copy": 0, "figures": 1, "errors": 1, "words": 1, "initialization": 1,
+    "config": 0, "files": 0, "quoting": 0, "output": 0, "interruption": 0, "module_copy": 0, "figures": 1, "errors": 1, "words": 1, "initialization": 1,
     "progress": 1, "model": 2, "stride": 2, "diagnostics": 2, "report": 2, "data": 3, "sample": 4, "module": 4,
     "checkpoint": 5, "callbacks": 5, "evaluate": 6, "train": 7, "sweep": 8,
 }  # fmt: skip
