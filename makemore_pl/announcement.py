@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +14,7 @@ from rich.text import Text
 from makemore_pl.command_line import command, near, tensorboard
 from makemore_pl.config import Config
 from makemore_pl.files import write_atomically
+from makemore_pl.output import show
 from makemore_pl.pins import custom_scalars_url, url
 
 log = logging.getLogger(__name__)
@@ -59,15 +59,16 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str]) -> N
         tags: what was logged, for the cards that TensorBoard pins.
     """
     run_dir = Path(config.run_dir)
+    stopped = f", stopped by {metrics['stopped_by']}" if metrics["stopped_by"] else ""
     table = Table(
         title=Text(f"{metrics['experiment']}: losses in nats, whole splits, eval mode"),
-        caption=Text(f"{metrics['steps']:,} steps in {metrics['seconds']:.1f} s"),
+        caption=Text(f"{metrics['steps']:,} steps in {metrics['seconds']:.1f} s{stopped}"),
     )
     for column in ("train", "val", "test", "val perplexity", "initial", "uniform, ln V"):
         table.add_column(column, justify="right")
     keys = ("train/loss", "val/loss", "test/loss", "val/perplexity", "initial_loss", "uniform_loss")
     table.add_row(*("-" if metrics[key] is None else f"{metrics[key]:.4f}" for key in keys))
-    Console().print(table)
+    show(table)
     page = _write_page(run_dir) if config.report else None
     _line("page", _quoted(page) if page else command("report.py", near(run_dir)))
     if "tensorboard" in config.logger:
@@ -98,4 +99,4 @@ def _quoted(path: Path) -> str:
 
 def _line(label: str, words: str, more: Text | None = None) -> None:
     # Text: no brackets of a path are markup; soft_wrap: a command is pasted in one piece
-    Console().print(Text(f"{label:<{LABEL}}") + Text(words) + (more or Text()), soft_wrap=True, highlight=False)
+    show(Text(f"{label:<{LABEL}}") + Text(words) + (more or Text()))

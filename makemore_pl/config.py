@@ -20,10 +20,20 @@ from makemore_pl.choices import (
     did_you_mean,
 )
 
+FLOAT32 = 3.4e38
+"""The largest number that parameters and learning rates hold."""
+LARGEST_BLOCK = 1_024
+"""Characters of context: 230,000 examples of it take 2 GB."""
+
 
 def _require(condition: bool, key: str, rule: str, value: object) -> None:
     if not condition:
         raise ValueError(f"{key} must be {rule}, got {value!r}.")
+
+
+def _within(key: str, value: float, least: int, most: float) -> None:
+    _require(value >= least, key, f"at least {least}", value)
+    _require(value <= most, key, f"at most {most:,}".replace(",", "_"), value)
 
 
 def _one_of(key: str, value: str, choices: Iterable[str]) -> None:
@@ -46,8 +56,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _one_of("data.source", self.source, SOURCES)
-        _require(self.block_size >= 1, "data.block_size", "at least 1", self.block_size)
-        _require(self.batch_size >= 1, "data.batch_size", "at least 1", self.batch_size)
+        _within("data.block_size", self.block_size, 1, LARGEST_BLOCK)
+        _within("data.batch_size", self.batch_size, 1, 2**24)
 
 
 @dataclass(slots=True)
@@ -83,16 +93,19 @@ class ModelConfig:
     """Share of each hidden layer's activations set to zero in training."""
 
     def __post_init__(self) -> None:
-        for name in ("n_embd", "n_hidden", "n_layers"):
-            _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        for name, most in (("n_embd", 65_536), ("n_hidden", 65_536), ("n_layers", 1_000)):
+            _within(f"model.{name}", getattr(self, name), 1, most)
         _one_of("model.activation", self.activation, ACTIVATIONS)
         _one_of("model.init", self.init, INITS)
         _one_of("model.batchnorm", self.batchnorm, BATCHNORM_PLACEMENTS)
         _require(self.gain is None or self.gain > 0, "model.gain", "greater than 0", self.gain)
+        _require(self.gain is None or self.gain <= FLOAT32, "model.gain", "at most 3.4e38", self.gain)
         for name in ("hidden_bias", "output_scale", "output_bias"):
             _require(getattr(self, name) >= 0, f"model.{name}", "0 or greater", getattr(self, name))
+            _require(getattr(self, name) <= FLOAT32, f"model.{name}", "at most 3.4e38", getattr(self, name))
         _require(0 < self.bn_momentum <= 1, "model.bn_momentum", "in (0, 1]", self.bn_momentum)
         _require(self.bn_eps > 0, "model.bn_eps", "greater than 0", self.bn_eps)
+        _require(self.bn_eps <= FLOAT32, "model.bn_eps", "at most 3.4e38", self.bn_eps)
         _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
 
     @property
@@ -143,12 +156,15 @@ class OptimConfig:
         _one_of("optim.name", self.name, OPTIMIZERS)
         _one_of("optim.schedule", self.schedule, SCHEDULES)
         _require(self.lr > 0, "optim.lr", "greater than 0", self.lr)
+        _require(self.lr <= FLOAT32, "optim.lr", "at most 3.4e38", self.lr)
         _require(0 <= self.momentum < 1, "optim.momentum", "in [0, 1)", self.momentum)
         _require(0 <= self.beta1 < 1, "optim.beta1", "in [0, 1)", self.beta1)
         _require(0 <= self.beta2 < 1, "optim.beta2", "in [0, 1)", self.beta2)
         _require(self.eps > 0, "optim.eps", "greater than 0", self.eps)
+        _require(self.eps <= FLOAT32, "optim.eps", "at most 3.4e38", self.eps)
         _require(0 <= self.alpha < 1, "optim.alpha", "in [0, 1)", self.alpha)
         _require(self.weight_decay >= 0, "optim.weight_decay", "0 or greater", self.weight_decay)
+        _require(self.weight_decay <= FLOAT32, "optim.weight_decay", "at most 3.4e38", self.weight_decay)
         _require(0 <= self.decay_at <= 1, "optim.decay_at", "a fraction of the run, 0 to 1", self.decay_at)
         _require(0 <= self.decay_factor <= 1, "optim.decay_factor", "in [0, 1]", self.decay_factor)
         _require(self.warmup_steps >= 0, "optim.warmup_steps", "0 or greater", self.warmup_steps)
@@ -180,6 +196,8 @@ class TrainerConfig:
     engine: str = "auto"
     """How unwatched steps run. compile: about a hundred in one compiled call; eager: a bare loop;
     auto: compile when the run is long enough to earn the compile time and there is a C++ compiler."""
+    matmul_precision: str = "highest"
+    """Of float32 matrix products on a GPU: highest; high or medium are faster with TensorFloat32 or bfloat16."""
     gradient_clip_val: float | None = None
     """Bound of the gradient's norm or values; null: no clipping."""
     gradient_clip_algorithm: str = "norm"
@@ -195,9 +213,13 @@ class TrainerConfig:
         _one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         _one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
         _one_of("trainer.engine", self.engine, ("auto", "compile", "eager"))
+        _one_of("trainer.matmul_precision", self.matmul_precision, ("highest", "high", "medium"))
         _one_of("trainer.gradient_clip_algorithm", self.gradient_clip_algorithm, ("norm", "value"))
-        for name in ("devices", "max_steps", "val_check_interval", "watch_every", "threads"):
-            _require(getattr(self, name) >= 1, f"trainer.{name}", "at least 1", getattr(self, name))
+        for name, most in (
+            ("devices", 1_024), ("max_steps", 2**53), ("val_check_interval", 2**53), ("watch_every", 2**53),
+            ("threads", 1_024),
+        ):  # fmt: skip
+            _within(f"trainer.{name}", getattr(self, name), 1, most)
         clip = self.gradient_clip_val
         _require(clip is None or clip > 0, "trainer.gradient_clip_val", "greater than 0, or null", clip)
 
@@ -237,6 +259,11 @@ class Config:
                 f"data.batch_size={self.data.batch_size} can't be shared by trainer.devices={self.trainer.devices}: "
                 "make it a multiple."
             )
+        if self.model.batchnorm != "none" and self.data.batch_size < 2 * self.trainer.devices:
+            raise ValueError(
+                f"data.batch_size={self.data.batch_size} on trainer.devices={self.trainer.devices} leaves BatchNorm "
+                f"one example on each: use data.batch_size of at least {2 * self.trainer.devices}."
+            )
         if self.optim.warmup_steps >= self.trainer.max_steps:
             raise ValueError(
                 f"optim.warmup_steps={self.optim.warmup_steps} must be less than "
@@ -269,6 +296,8 @@ def _refuse_unknown(node: DictConfig, schema: Any, prefix: str = "") -> None:
         if key not in known:
             raise ValueError(unknown_key(f"{prefix}{key!s}"))
         if is_dataclass(known[str(key)]):
+            if not isinstance(node[key], DictConfig):
+                raise ValueError(f"{prefix}{key!s} must be a group of settings, got {node[key]!r}.")
             _refuse_unknown(node[key], known[str(key)], f"{prefix}{key!s}.")
 
 

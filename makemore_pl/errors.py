@@ -1,15 +1,18 @@
 """A user's mistake ends in one sentence and exit code 1, never in a traceback."""
 
+import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from makemore_pl.choices import did_you_mean
+from makemore_pl.command_line import typed
 from makemore_pl.config import unknown_key
 
 USERS_MISTAKES = (ValueError, FloatingPointError, HydraException, OmegaConfBaseException)
@@ -25,6 +28,9 @@ def explain(error: BaseException) -> str:
             return unknown_key(key)
         return f"{key}: {first_line}"
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        return f"Hydra can't read {error.override}: quote its value, as in {shlex.quote(f'{key}={typed(value)}')}"
     if in_file := re.search(r"^Key '.*' not in '.*'\n\s+full_key: (\S+)", text, re.MULTILINE):
         return unknown_key(in_file[1])
     if "raised while composing config" in text:
@@ -45,6 +51,9 @@ def one_sentence() -> Iterator[None]:
     """
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
+    logging.raiseExceptions = False  # a log line that nobody can read ends nothing
+    if sys.stdout is None:  # closed, as by >&-
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         yield
     except USERS_MISTAKES as error:
@@ -52,7 +61,15 @@ def one_sentence() -> Iterator[None]:
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt as stopped:
+        # of a run that has saved its last step, or before there was one
+        print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
+        sys.exit(getattr(stopped, "code", 130))
     finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # the reader has left, as `head` does, or the disk is full
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         os.environ.pop("HYDRA_FULL_ERROR")
         if before is not None:
             os.environ["HYDRA_FULL_ERROR"] = before

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -11,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from makemore_pl.checkpoint import load_module
 from makemore_pl.config import DataConfig
 from makemore_pl.data import SPLITS, Vocabulary, split_examples
+from makemore_pl.output import show
 from makemore_pl.words import load_words
 
 CHUNK = 2_048
@@ -76,7 +76,20 @@ def recalibrate(model: nn.Module, x: Tensor) -> None:
         module.training = mode
 
 
-def evaluate(path: Path, config: DataConfig, recalibrated: bool) -> dict[str, dict[str, float]]:
+def device_of(accelerator: str) -> torch.device:
+    """The device of --accelerator cpu or gpu.
+
+    Raises:
+        ValueError: gpu where there is none.
+    """
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ValueError("--accelerator gpu: torch finds no GPU here.")
+    return torch.device("cuda" if accelerator == "gpu" else "cpu")
+
+
+def evaluate(
+    path: Path, config: DataConfig, recalibrated: bool, accelerator: str = "cpu"
+) -> dict[str, dict[str, float]]:
     """Losses of all splits from a checkpoint, by the statistics that BatchNorm used: running, then recalibrated.
 
     Raises:
@@ -84,6 +97,7 @@ def evaluate(path: Path, config: DataConfig, recalibrated: bool) -> dict[str, di
             where it is to be recalibrated.
     """
     module = load_module(path)
+    module.to(device_of(accelerator))
     words = load_words(config)
     if (vocabulary := Vocabulary.of(words)) != module.vocabulary:
         raise ValueError(
@@ -106,4 +120,4 @@ def print_losses(losses: dict[str, dict[str, float]]) -> None:
         table.add_column(split, justify="right")
     for statistics, row in losses.items():
         table.add_row(statistics, *(f"{row[split]:.4f}" for split in SPLITS))
-    Console().print(table)
+    show(table)

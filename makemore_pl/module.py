@@ -1,6 +1,7 @@
 """MakemoreModule: the MLP as a LightningModule that takes one stride a batch."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -82,6 +83,9 @@ class MakemoreModule(LightningModule):
         self.engine = engine
         self.initial_loss: float | None = None
         self.mean_loss = math.nan
+        self.started = time.perf_counter()
+        """When this leg of the run began."""
+        self._seconds_before = 0.0
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.val_perplexity = Perplexity()
 
@@ -94,6 +98,10 @@ class MakemoreModule(LightningModule):
         x, y = (each[:1024].to(self.device) for each in self.trainer.datamodule.examples["train"])  # type: ignore[attr-defined]
         return self.model, lambda network: cross_entropy(network(x), y)
 
+    def seconds(self) -> float:
+        """Of training so far, in all legs of a resumed run."""
+        return self._seconds_before + time.perf_counter() - self.started
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, block_size) -> (B, vocab_size) logits."""
         logits: Tensor = self.model(x)
@@ -103,6 +111,7 @@ class MakemoreModule(LightningModule):
         return build_optimizer(self.model.parameters(), self.optim)
 
     def on_train_start(self) -> None:
+        self.trainer.val_check_batch = float("inf")  # until the data module sets it for the first stride
         for logger in self.loggers:
             if isinstance(logger, JSONLinesLogger):
                 logger.resume_at(self.trainer.global_step)
@@ -173,6 +182,10 @@ class MakemoreModule(LightningModule):
         loss = self.val_loss.compute()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {self.trainer.global_step - 1}: the validation loss is not finite.")
+        # tanh holds what an infinite parameter does to the loss
+        for name, parameter in self.model.named_parameters():
+            if not all_finite([parameter]):
+                raise FloatingPointError(f"step {self.trainer.global_step - 1}: the parameter {name} is not finite.")
         metrics = {"val/loss": loss, "val/perplexity": self.val_perplexity.compute()}
         self.log_dict(metrics, logger=False, sync_dist=self.trainer.world_size > 1)
         self._emit({tag: value.item() for tag, value in metrics.items()}, self.trainer.global_step - 1)
@@ -188,12 +201,16 @@ class MakemoreModule(LightningModule):
         checkpoint["makemore_pl"] = {
             "initial_loss": self.initial_loss,
             "dropout_generator": torch.get_rng_state(),
-            "dropout_generators_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            # asking would initialize CUDA for a run on the CPU
+            "dropout_generators_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
+        checkpoint["seconds"] = self.seconds()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         ours = checkpoint["makemore_pl"]
-        self.initial_loss = ours["initial_loss"]
+        self.initial_loss = ours.get("initial_loss")
+        self._seconds_before = checkpoint.get("seconds", 0.0)
         torch.set_rng_state(ours["dropout_generator"].cpu())
-        if torch.cuda.is_available() and len(ours["dropout_generators_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([state.cpu() for state in ours["dropout_generators_cuda"]])
+        states = ours.get("dropout_generators_cuda", [])
+        if states and torch.cuda.is_available() and len(states) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([state.cpu() for state in states])

@@ -48,6 +48,8 @@ class StepProgressBar(ProgressBar):
     What is logged meanwhile stands above it.
     """
 
+    watched_steps_suffice = True
+
     def __init__(self) -> None:
         super().__init__()
         self._bar: Any = None

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from makemore_pl.command_line import literal
@@ -27,7 +28,13 @@ def load_config(run_dir: Path) -> Config:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{run_dir} is not a run directory: it has no config.yaml.")
-    literal = _literal(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
-    merged = OmegaConf.merge(OmegaConf.structured(Config), literal)
+    try:
+        loaded = OmegaConf.load(path)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
+        raise ValueError(f"{path} can't be read: it is not YAML ({type(error).__name__}).") from error
+    if not isinstance(loaded, DictConfig):
+        raise ValueError(f"{path} can't be read: it holds no keys.")
+    settings = _literal(OmegaConf.to_container(loaded, resolve=False))
+    merged = OmegaConf.merge(OmegaConf.structured(Config), settings)
     assert isinstance(merged, DictConfig)
     return resolve(merged)

@@ -7,8 +7,12 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import time
+import traceback
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -16,21 +20,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from hydra.utils import instantiate
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import (
+    DeviceStatsMonitor,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelSummary,
+    OnExceptionCheckpoint,
+    ProgressBar,
+    ThroughputMonitor,
+    Timer,
+)
 from omegaconf import OmegaConf
 
 from makemore_pl.announcement import say_end, say_start
-from makemore_pl.checkpoint import check_resumable
-from makemore_pl.command_line import near, typed
+from makemore_pl.checkpoint import BestCheckpoint, LastCheckpoint, WholeFiles, check_resumable, usable_checkpoint
+from makemore_pl.command_line import command, near, typed
 from makemore_pl.config import Config, TrainerConfig
 from makemore_pl.data import NamesDataModule
-from makemore_pl.diagnostics.dashboard import add_layout, log_hparams
+from makemore_pl.diagnostics.dashboard import add_layout, log_hparams, start_session
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.evaluate import split_loss
-from makemore_pl.files import write_atomically
+from makemore_pl.files import remove_parts, write_atomically
 from makemore_pl.initialization import gain_of
+from makemore_pl.interruption import Interruption, Stopped
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
 from makemore_pl.settings_without_effect import settings_without_effect
@@ -46,8 +63,21 @@ more than their arithmetic; the lecture's networks are at 400,000 to 1,500,000. 
 COMPILE_PAYS = 40_000
 """Unwatched steps from which compiling (10 to 30 s) costs less than it saves (about 0.4 ms a step)."""
 
+LOCK = "running.lock"
+"""Held while a run writes into its directory; the kernel lets go of it when the process dies."""
 
-CHECKPOINTING: dict[str, Any] = {"save_on_train_epoch_end": False, "enable_version_counter": False}
+ACTING = (
+    "on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+    "on_before_optimizer_step",
+)  # fmt: skip
+"""Hooks of a callback that may act on every batch or optimizer step."""
+LOOKING = (
+    ModelCheckpoint, EarlyStopping, LearningRateMonitor, Timer, ProgressBar, DeviceStatsMonitor, ModelSummary,
+    ThroughputMonitor, OnExceptionCheckpoint,
+)  # fmt: skip
+"""Lightning's callbacks for which the watched steps are enough."""
+ABSURD = 10
+"""Times ln V: a validation loss beyond is finite, but a run that has diverged."""
 
 
 def choose_accelerator(config: TrainerConfig, parameters: int, batch_size: int) -> str:
@@ -56,7 +86,8 @@ def choose_accelerator(config: TrainerConfig, parameters: int, batch_size: int) 
     Raises:
         ValueError: gpu where there is none.
     """
-    there_is_one = torch.cuda.is_available()
+    # not asked for where the CPU is wanted: asking initializes the driver
+    there_is_one = config.accelerator != "cpu" and torch.cuda.is_available()
     if config.accelerator == "gpu" and not there_is_one:
         raise ValueError("trainer.accelerator=gpu: torch finds no GPU here; use trainer=cpu or trainer=auto.")
     if config.accelerator != "auto":
@@ -71,9 +102,20 @@ def choose_accelerator(config: TrainerConfig, parameters: int, batch_size: int) 
     return chosen
 
 
-def choose_watch_every(config: TrainerConfig) -> int:
+def acts_on_every_step(callback: Callback) -> bool:
+    """Whether it has a hook for batches or optimizer steps and does not say `watched_steps_suffice = True`."""
+    if getattr(callback, "watched_steps_suffice", False):
+        return False
+    for hook in ACTING:
+        definer = next(each for each in type(callback).__mro__ if hook in vars(each))
+        if hook in vars(callback) or (definer is not Callback and not issubclass(definer, LOOKING)):
+            return True
+    return False
+
+
+def choose_watch_every(config: TrainerConfig, callbacks: Iterable[Callback] = ()) -> int:
     """1, with one line in the log, where an unwatched step could not be the same as a watched one."""
-    reasons = []
+    reasons = [f"the callback {type(each).__name__}" for each in callbacks if acts_on_every_step(each)]
     if config.devices > 1:
         reasons.append(f"trainer.devices={config.devices}")
     if config.precision == "16-mixed":  # its scaler skips steps
@@ -125,7 +167,8 @@ def engine_of(config: Config, accelerator: str) -> Engine | None:
 def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
     """Everything a run needs, from one generator and in the order of the lecture's random numbers."""
     run_dir = Path(config.run_dir)
-    watch_every = choose_watch_every(config.trainer)
+    users_callbacks = _instantiate(config.callbacks)
+    watch_every = choose_watch_every(config.trainer, users_callbacks)
     trainer_config = replace(config.trainer, watch_every=watch_every)
     generator = torch.Generator().manual_seed(config.seed)
     datamodule = NamesDataModule(config.data, trainer_config, generator)
@@ -136,11 +179,12 @@ def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
     accelerator = choose_accelerator(trainer_config, parameters, config.data.batch_size)
     module.engine = engine_of(replace(config, trainer=trainer_config), accelerator)
     callbacks = [
-        # after each validation, also in the middle of Lightning's one epoch; two, because `save_last` follows the best
-        ModelCheckpoint(run_dir / "checkpoints", "best", monitor="val/loss", **CHECKPOINTING),
-        ModelCheckpoint(run_dir / "checkpoints", "last", **CHECKPOINTING),
         *([StepProgressBar()] if trainer_config.enable_progress_bar else []),
-        *_instantiate(config.callbacks),
+        *users_callbacks,
+        # after each validation, also in the middle of Lightning's one epoch; two, because `save_last` follows the best;
+        # at the end, so that what a signal leaves behind holds the state of all the others
+        BestCheckpoint(run_dir / "checkpoints"),
+        LastCheckpoint(run_dir / "checkpoints"),
     ]
     trainer = Trainer(
         accelerator=accelerator,
@@ -152,11 +196,15 @@ def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
         gradient_clip_algorithm=trainer_config.gradient_clip_algorithm if trainer_config.gradient_clip_val else None,
         deterministic=trainer_config.deterministic,
         log_every_n_steps=1,
+        # read by Lightning's callbacks, as EarlyStopping; when to validate is decided by NamesDataModule
+        val_check_interval=trainer_config.val_check_interval,
+        check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         enable_model_summary=False,
         enable_progress_bar=trainer_config.enable_progress_bar,
         default_root_dir=run_dir,
         callbacks=callbacks,
+        plugins=[WholeFiles()],
         logger=_instantiate(config.logger) or False,
     )
     return trainer, module, datamodule
@@ -175,6 +223,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
 
     Raises:
         ValueError: for a user's mistake. FloatingPointError: where training stops being finite.
+        Stopped: by a signal; last.ckpt is then of the step where the run stood.
     """
     run_dir = Path(config.run_dir)
     refuse_finished(run_dir, resuming=config.ckpt_path is not None)
@@ -182,20 +231,44 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
         log.warning(sentence)
     _quieten()
     torch.set_num_threads(config.trainer.threads)
+    torch.set_float32_matmul_precision(config.trainer.matmul_precision)
     seed_everything(config.seed % 2**32, verbose=False)
-    trainer, module, datamodule = build(config)
-    first = check_resumable(Path(config.ckpt_path), config, datamodule) if config.ckpt_path else 0
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if config.ckpt_path:
+        config = replace(config, ckpt_path=str(usable_checkpoint(Path(config.ckpt_path))))
+    interruption = Interruption()
+    with _users_settings(), interruption:
+        trainer, module, datamodule = build(config)
+        first = check_resumable(Path(config.ckpt_path), config, datamodule) if config.ckpt_path else 0
+        trainer.callbacks.append(interruption)  # type: ignore[attr-defined]
+        try:
+            with _alone(run_dir) if trainer.is_global_zero else nullcontext():
+                refuse_finished(run_dir, resuming=config.ckpt_path is not None)
+                return _train(config, trainer, module, datamodule, first, announce)
+        except (KeyboardInterrupt, SystemExit) as ended:
+            # Lightning turns Ctrl-C into sys.exit
+            if interruption.code is None:
+                raise
+            raise Stopped(how_to_go_on(run_dir, trainer.global_step), interruption.code) from ended
+
+
+def _train(
+    config: Config, trainer: Trainer, module: MakemoreModule, datamodule: NamesDataModule, first: int, announce: bool
+) -> dict[str, Any]:
+    run_dir = Path(config.run_dir)
+    remove_parts(run_dir)
     write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
     (run_dir / "metrics.json").unlink(missing_ok=True)  # it marks a finished run
+    start_session(trainer, first)
     add_layout(trainer)
     if announce and trainer.is_global_zero:
         parameters = sum(parameter.numel() for parameter in module.parameters())
         say_start(config, parameters, len(datamodule.words), first)
-    started = time.perf_counter()
+    finals = FinalLosses(config)
+    trainer.callbacks.append(finals)  # type: ignore[attr-defined]
+    module.started = time.perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
-    seconds = time.perf_counter() - started
-    losses = {split: split_loss(module.model, x, y) for split, (x, y) in datamodule.examples.items()}
+    losses, seconds = finals.losses, finals.seconds
+    uniform = math.log(len(datamodule.vocabulary))
     metrics: dict[str, Any] = {
         "experiment": config.experiment,
         "seed": config.seed,
@@ -203,19 +276,21 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
         **{f"{split}/loss": loss for split, loss in losses.items()},
         "val/perplexity": math.exp(losses["val"]) if losses["val"] < 700 else None,  # beyond, no float holds it
         "steps": trainer.global_step,
+        "stopped_by": stopped_by(trainer),
         "seconds": round(seconds, 3),
-        "steps_per_second": round((trainer.global_step - first) / seconds, 1),
+        "steps_per_second": round(trainer.global_step / seconds, 1),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "words_sha256": fingerprint(datamodule.words),
-        "uniform_loss": math.log(len(datamodule.vocabulary)),
+        "uniform_loss": uniform,
         "commit": _commit(),
         "versions": {package: _version(package) for package in ("makemore_pl", "torch", "lightning", "hydra-core")},
     }
     if trainer.is_global_zero:
-        finals = {tag: metrics[tag] for tag in ("train/loss", "val/loss", "test/loss")}
-        hparams = {**asdict(config), "callbacks": None, "logger": None}
-        hparams["model"]["gain"] = gain_of(config.model.init, config.model.gain, config.model.activation)
-        log_hparams(trainer, hparams, finals)
+        if losses["val"] > ABSURD * uniform:
+            log.warning(
+                "The run has diverged: its validation loss is %.4g, and guessing has ln V = %.4g. "
+                "Try a smaller optim.lr.", losses["val"], uniform,
+            )  # fmt: skip
         write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         if announce:
             tags = {tag for logger in trainer.loggers if isinstance(logger, JSONLinesLogger) for tag in logger.tags}
@@ -228,6 +303,88 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:  # this one, where PYTHONPATH alone makes it importable
         return None
+
+
+class FinalLosses(Callback):
+    """Whole-split losses, on the device that trained and before the loggers are closed."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.losses: dict[str, float] = {}
+        self.seconds = math.nan
+        """Of training, in all legs of a resumed run."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MakemoreModule)
+        self.seconds = pl_module.seconds()
+        model = pl_module.model.to(trainer.strategy.root_device)
+        examples = trainer.datamodule.examples  # type: ignore[attr-defined]
+        self.losses = {split: split_loss(model, x, y) for split, (x, y) in examples.items()}
+        finals = {f"{split}/loss": loss for split, loss in self.losses.items()}
+        model_config = self.config.model
+        hparams = {**asdict(self.config), "callbacks": None, "logger": None}
+        hparams["model"]["gain"] = gain_of(model_config.init, model_config.gain, model_config.activation)
+        log_hparams(trainer, hparams, finals)
+
+
+def stopped_by(trainer: Trainer) -> str | None:
+    """The class of the callback that ended training before max_steps; None for a whole run."""
+    if trainer.global_step >= trainer.max_steps:
+        return None
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        stopped = isinstance(callback, EarlyStopping) and callback.stopping_reason.value
+        if stopped or (isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0):
+            return type(callback).__name__
+    return "a callback"
+
+
+@contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    # a singleton, so that a sweep's job, which holds it already, can take it once more
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_dir / LOCK, is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"Another process is training in {run_dir}: choose another hydra.run.dir.") from None
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            (run_dir / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def _users_settings() -> Iterator[None]:
+    """What Lightning refuses, and what the disk does, as a ValueError of one sentence."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except RuntimeError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        # raised by Lightning itself, and not by torch below it: a setting that does not fit
+        if not frames or "lightning" not in Path(frames[-1].filename).parts:
+            raise
+        raise ValueError(" ".join(str(error).split())) from error
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        raise ValueError(f"{error.strerror}{place}.") from error
+
+
+def how_to_go_on(run_dir: Path, step: int) -> str:
+    """Where a run has stopped, and the command that goes on from there."""
+    last = run_dir / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        return "stopped before there was anything to save; the same command starts again."
+    ours = ("ckpt_path=", "hydra.run.dir=", "run_dir=")
+    given = sys.argv[1:] if Path(sys.argv[0]).name == "train.py" else []
+    kept = [argument for argument in given if not argument.lstrip("+").startswith(ours)]
+    places = [f"hydra.run.dir={typed(near(run_dir))}", f"ckpt_path={typed(near(last))}"]
+    return f"stopped at step {step}; go on with: {command('train.py', *kept, *places)}"
 
 
 @cache
@@ -261,4 +418,6 @@ def _quieten() -> None:
     # resuming into the same directory, or from another one, is what was asked for
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
+    # as of a checkpoint from before a callback was renamed or left out: they hold nothing that training needs
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")

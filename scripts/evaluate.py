@@ -16,12 +16,17 @@ def main() -> None:
         action="store_true",
         help="also with BatchNorm's running statistics replaced by those of the whole training split",
     )
+    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
     arguments = parser.parse_args()
     config = load_config(arguments.run_directory)
+    import torch
+
     from makemore_pl.evaluate import evaluate, print_losses
 
+    torch.set_num_threads(config.trainer.threads)
+
     path = arguments.run_directory / "checkpoints" / f"{arguments.checkpoint}.ckpt"
-    print_losses(evaluate(path, config.data, recalibrated=arguments.recalibrate))
+    print_losses(evaluate(path, config.data, recalibrated=arguments.recalibrate, accelerator=arguments.accelerator))
 
 
 if __name__ == "__main__":

@@ -58,16 +58,15 @@ def main() -> None:
     import torch
 
     from makemore_pl.checkpoint import load_module
+    from makemore_pl.evaluate import device_of
     from makemore_pl.sample import Distributions, Settings, stream
     from makemore_pl.words import load_words
 
     given = vars(arguments) | {"run_directory": str(arguments.run_directory)}
     settings = Settings(**{key: given[key] for key in asdict(Settings()) if key in given})
-    if arguments.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ValueError("--accelerator gpu: torch finds no GPU here.")
     torch.set_num_threads(config.trainer.threads)
     module = load_module(arguments.run_directory / "checkpoints" / f"{arguments.checkpoint}.ckpt")
-    model = module.model.to("cuda" if arguments.accelerator == "gpu" else "cpu")
+    model = module.model.to(device_of(arguments.accelerator))
     network = (model, module.vocabulary, config.data.block_size)
     running = Distributions(*network, settings)
     if arguments.compare_batch_statistics:

@@ -1,24 +1,35 @@
 """Train one network, or sweep: python scripts/train.py +experiment=kaiming"""
 
+import math
+
 import hydra
 from omegaconf import DictConfig
 
 from makemore_pl.config import resolve
-from makemore_pl.errors import one_sentence
+from makemore_pl.errors import USERS_MISTAKES, one_sentence
 from makemore_pl.sweep.job import is_job, run_job
 from makemore_pl.sweep.launch import launch
+
+ended: list[BaseException] = []
+"""How a single run has ended. It is raised outside of Hydra, which would write a line of its own before it."""
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(raw: DictConfig) -> float:
     if is_job():
         return run_job(raw)
-    config = resolve(raw)
-    from makemore_pl.train import run  # torch and lightning only now: --help and --cfg answer at once
+    try:
+        config = resolve(raw)
+        from makemore_pl.train import run  # torch and lightning only now: --help and --cfg answer at once
 
-    return float(run(config)["val/loss"])
+        return float(run(config)["val/loss"])
+    except (*USERS_MISTAKES, KeyboardInterrupt) as error:
+        ended.append(error)
+        return math.nan
 
 
 if __name__ == "__main__":
     with one_sentence():
         launch(main)
+        if ended:
+            raise ended[0]

@@ -17,6 +17,8 @@ class Fault(Callback):
     `kill` waits for the job `beside`, which at its first try waits to be killed with it.
     """
 
+    watched_steps_suffice = True
+
     def __init__(self, how: str, step: int) -> None:
         self.how = how
         self.step = step

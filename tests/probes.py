@@ -1,5 +1,6 @@
 """Callbacks that tests put into a run by their dotted name."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ class HaltedError(Exception):
 class Halt(Callback):
     """Ends the run when a stride that starts at or after `step` begins."""
 
+    watched_steps_suffice = True
+
     def __init__(self, step: int) -> None:
         self.step = step
 
@@ -22,8 +25,24 @@ class Halt(Callback):
             raise HaltedError
 
 
+class Signal(Callback):
+    """Sends this process a signal once, when the stride that holds `step` has ended."""
+
+    watched_steps_suffice = True
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step = step
+        self.number = number
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step - 1 == self.step:
+            os.kill(os.getpid(), self.number)
+
+
 class Poison(Callback):
     """Multiplies a parameter by infinity after the first watched step that is not before `step`."""
+
+    watched_steps_suffice = True
 
     def __init__(self, step: int, parameter: str) -> None:
         self.step = step
@@ -60,12 +79,16 @@ class Recorder(Callback):
 class LogOnTheWay(Callback):
     """Logs the true step through Lightning's own log()."""
 
+    watched_steps_suffice = True
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         pl_module.log("true_step", float(trainer.global_step - 1))
 
 
 class ValidationLosses(Callback):
     """The validation losses, and how far last.ckpt has come when the next stride begins."""
+
+    watched_steps_suffice = True
 
     def __init__(self) -> None:
         self.by_step: dict[int, float] = {}

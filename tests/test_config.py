@@ -327,3 +327,26 @@ def test_what_a_run_has_written_is_not_resolved_again(tmp_path: Path, text: str)
     config = load_config(tmp_path)
     assert config.experiment == text
     assert config.callbacks["a"]["c"] == [text]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optim.lr=1e39", "optim.lr must be at most 3.4e38, got 1e+39."),
+        ("model.hidden_bias=1e39", "model.hidden_bias must be at most 3.4e38, got 1e+39."),
+        ("trainer.threads=1000000", "trainer.threads must be at most 1_024, got 1000000."),
+        ("data.block_size=1000000", "data.block_size must be at most 1_024, got 1000000."),
+        ("model.n_layers=1000000000", "model.n_layers must be at most 1_000, got 1000000000."),
+    ],
+)
+def test_what_would_hang_or_crash_is_refused(compose: Compose, override: str, said: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the sentence is compared)
+        compose(override)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "a: [", "- a", "data: 3", "\xff\xfe"])
+def test_a_broken_config_of_a_run_is_a_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.yaml").write_bytes(content.encode("latin-1"))
+    with pytest.raises((ValueError, OmegaConfBaseException)):
+        load_config(tmp_path)

@@ -238,7 +238,7 @@ def test_evaluate_refuses_in_one_sentence(small: Compose, tmp_path: Path, evalua
     last.write_bytes(last.read_bytes()[:1000])
     code, out, err = evaluate_here(run_dir)
     assert (code, out) == (1, "")
-    assert err.startswith(f"error: {last} is not a checkpoint, or is truncated (")
+    assert err.startswith(f"error: {last} is not a checkpoint, or is truncated or damaged (")
     last.unlink()
     assert evaluate_here(run_dir) == (1, "", f"error: There is no checkpoint {last}.\n")
     (run_dir / "config.yaml").write_text("data: {pth: x}\n")

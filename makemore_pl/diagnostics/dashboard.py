@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_only
 from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 from torch.utils.tensorboard.summary import hparams, text
@@ -53,6 +54,13 @@ def add_layout(trainer: Trainer) -> None:
     """Write the custom-scalars layout to every TensorBoard logger."""
     for logger in _tensorboards(trainer):
         logger.experiment.add_custom_scalars(LAYOUT)
+
+
+def start_session(trainer: Trainer, step: int) -> None:
+    """Make TensorBoard drop what an earlier process wrote from `step` on, which is measured again."""
+    for logger in _tensorboards(trainer):
+        session = SessionLog(status=SessionLog.START)
+        logger.experiment._get_file_writer().add_event(Event(session_log=session), step)
 
 
 def log_hparams(trainer: Trainer, config: dict[str, Any], metrics: dict[str, float]) -> None:

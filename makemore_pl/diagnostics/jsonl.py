@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import math
 import os
 from argparse import Namespace
@@ -14,7 +15,9 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from makemore_pl.diagnostics import host
 from makemore_pl.diagnostics.host import Logger
-from makemore_pl.files import write_atomically
+from makemore_pl.files import append, write_atomically
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 
@@ -96,7 +99,10 @@ class JSONLinesLogger(Logger):
         self._resumed = True
         if self.path.exists():
             text = self.path.read_text(encoding="utf-8", errors="replace")
-            kept = "".join(line + "\n" for line in text.splitlines() if _step(line) < step)
+            lines = text.splitlines()
+            if broken := [line for line in lines if line and _step(line) == math.inf]:
+                log.warning("%s: %d broken line(s) of an earlier run dropped.", self.path, len(broken))
+            kept = "".join(line + "\n" for line in lines if _step(line) < step)
             if kept != text:
                 write_atomically(self.path, kept)
 
@@ -116,7 +122,7 @@ class JSONLinesLogger(Logger):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         line = json.dumps({"version": VERSION, "step": self._step, kind: content}, allow_nan=False)
-        os.write(self._file, (line + "\n").encode())
+        append(self._file, (line + "\n").encode())
 
 
 def _step(line: str) -> float:

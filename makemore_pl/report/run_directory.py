@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import pickle
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ import yaml
 from numpy.typing import NDArray
 
 from makemore_pl.figures.series import Floats
+from makemore_pl.files import verify_archive
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 KINDS = ("values", "histograms", "rasters", "texts")
@@ -133,8 +137,9 @@ def read_diagnostics(path: Path, kinds: Collection[str] = KINDS) -> Diagnostics:
             if record["version"] != VERSION:
                 raise ValueError(f"version {record['version']!r} of the format, this program reads {VERSION}")
             _merge(read, record)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if number == len(lines) and isinstance(error, json.JSONDecodeError):
+                log.warning("%s: the last line is broken and left out.", path)
                 break
             raise ValueError(f"{path}, line {number}, can't be read: {error}.") from None
     return read
@@ -187,10 +192,14 @@ def read_embedding(directory: Path) -> tuple[str, Floats]:
     import torch  # only here: the rest of the report does without
 
     try:
+        verify_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         characters = "." + checkpoint["hyper_parameters"]["vocabulary"]
         embedding = checkpoint["state_dict"]["model.embedding.weight"].double().numpy()
-    except (RuntimeError, EOFError, OSError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except (
+        RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError,
+        pickle.UnpicklingError,
+    ) as error:  # fmt: skip
         raise ValueError(f"checkpoints/last.ckpt can't be read ({type(error).__name__}).") from error
     if len(characters) != len(embedding):
         raise ValueError(f"checkpoints/last.ckpt has {len(embedding)} embeddings for {len(characters)} characters.")

@@ -96,7 +96,7 @@ def run_job(raw: DictConfig) -> float:
         return _val_loss(directory)
     if config.trainer.accelerator != "cpu":
         take_gpu()
-    with FileLock(directory / LOCK):  # waits where another command runs the same job
+    with FileLock(directory / LOCK, is_singleton=True):  # waits where another command runs the same job
         try:
             return _run_locked(directory, config)
         finally:
