@@ -29,6 +29,8 @@ class DiagnosticsCallback(Callback):
     called when a run ends before its last step. What raises in one of these is logged and left out.
     """
 
+    watched_steps_suffice = True
+    """It changes nothing of training, so that no step has to be watched for its sake."""
     reads_gradients = False
     step: int | None = None
     """The step being looked at, None between."""
