@@ -1,11 +1,12 @@
 """Files that are whole or not there."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from makemore_pl.files import write_atomically
+from makemore_pl.files import append, remove_parts, verify_archive, whole_file, write_atomically
 
 
 def test_two_writers_do_not_share_a_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,3 +32,60 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as file:
+        file.write(b"half of the n")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_disk_has_all_of_it_before_it_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def kind(descriptor: int) -> str:
+        return "directory" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file"
+
+    monkeypatch.setattr(os, "fsync", lambda fd: (order.append(f"sync {kind(fd)}"), sync(fd)))
+    monkeypatch.setattr(Path, "replace", lambda path, to: (order.append("rename"), replace(path, to)))
+    write_atomically(tmp_path / "file", "text")
+    assert order == ["sync file", "rename", "sync directory"]
+
+
+def test_only_what_a_kill_has_left_is_removed(tmp_path: Path) -> None:
+    for name in ("last.ckpt.0123abcd.part", "last.ckpt", "mine.part"):
+        (tmp_path / name).touch()
+    remove_parts(tmp_path)
+    remove_parts(tmp_path / "missing")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "mine.part"]
+
+
+def test_short_writes_are_gone_on_with() -> None:
+    """A pipe that does not wait takes a part, as a nearly full disk does."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    content = os.urandom(3 * 2**16)
+    with pytest.raises(BlockingIOError):
+        append(writer, content)  # the first 64 KiB fit, and the rest is not dropped in silence
+    assert os.read(reader, len(content)) == content[: 2**16]
+    append(writer, content[:1000])
+    assert os.read(reader, 1000) == content[:1000]
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_changed_archive_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("weights", bytes(1000))
+    verify_archive(path)
+    content = bytearray(path.read_bytes())
+    content[500] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="weights"):
+        verify_archive(path)

@@ -240,12 +240,16 @@ def test_a_checkpoint_cut_short_by_a_kill_is_passed_over(
     (directory / "metrics.json").unlink()
     last = directory / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
+    best = last.with_name("best.ckpt")
+    best.write_bytes(best.read_bytes()[:1000])
     assert _run_locked(directory, small("logger=jsonl")) == expected["val/loss"]
     assert losses(directory) == {key: expected[key] for key in LOSSES}
     assert (directory / "diagnostics.jsonl").read_text() == written
-    assert "last.ckpt is not a checkpoint, or is truncated (RuntimeError). It is removed, and the job starts" in (
-        caplog.text
-    )
+    assert "last.ckpt is not a checkpoint, or is truncated or damaged (ValueError). The job starts from" in caplog.text
+    (directory / "metrics.json").unlink()
+    last.unlink()
+    assert _run_locked(directory, small("logger=jsonl")) == expected["val/loss"]
+    assert (directory / "diagnostics.jsonl").read_text() == written
 
 
 def test_a_sweep_ends_with_cards_coloured_by_what_was_swept(

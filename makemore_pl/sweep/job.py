@@ -115,7 +115,7 @@ def _run_locked(directory: Path, config: Config) -> float:
         from makemore_pl.train import run
 
         trainer = replace(config.trainer, enable_progress_bar=False)
-        ckpt_path = _whole_checkpoint(directory / "checkpoints" / "last.ckpt")
+        ckpt_path = _whole_checkpoint(directory / "checkpoints")
         callbacks = _last_pictures(config.callbacks)
         job = replace(config, ckpt_path=ckpt_path, trainer=trainer, callbacks=callbacks)
         return float(run(job, announce=False)["val/loss"])
@@ -127,19 +127,18 @@ def _run_locked(directory: Path, config: Config) -> float:
         return math.nan
 
 
-def _whole_checkpoint(path: Path) -> str | None:
-    """The path, to resume from; None without a checkpoint, and where a kill has cut it short, which is removed."""
-    if not path.exists():
+def _whole_checkpoint(directory: Path) -> str | None:
+    """The checkpoint to resume from; None without one that can be used."""
+    path = next((directory / name for name in ("last.ckpt", "best.ckpt") if (directory / name).is_file()), None)
+    if path is None:
         return None
-    from makemore_pl.checkpoint import read_checkpoint
+    from makemore_pl.checkpoint import usable_checkpoint
 
     try:
-        read_checkpoint(path)
+        return str(usable_checkpoint(path))
     except ValueError as error:
-        log.warning("%s It is removed, and the job starts from step 0.", error)
-        path.unlink()
+        log.warning("%s The job starts from step 0.", error)
         return None
-    return str(path)
 
 
 def in_a_line(error: BaseException) -> str:
