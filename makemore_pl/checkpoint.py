@@ -43,6 +43,24 @@ RESUMABLE = SHAPE | {
 """What resuming needs."""
 
 
+class KeptCheckpoint(ModelCheckpoint):
+    """best.ckpt or last.ckpt: after each validation, also in the middle of Lightning's one epoch."""
+
+    def __init__(self, directory: Path, name: str, monitor: str | None = None) -> None:
+        self.name = name
+        super().__init__(directory, name, monitor, save_on_train_epoch_end=False, enable_version_counter=False)
+
+    @property
+    def state_key(self) -> str:
+        """Not Lightning's, which is that of a user's ModelCheckpoint with the same monitor too."""
+        return f"makemore_pl.{self.name}"
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # checkpoints of earlier versions have Lightning's key
+        if super().state_key in checkpoint["callbacks"]:
+            checkpoint["callbacks"].setdefault(self.state_key, checkpoint["callbacks"][super().state_key])
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of ours, on the CPU, loaded with weights_only, after a look at its checksums.
 

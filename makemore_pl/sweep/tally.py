@@ -9,7 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from makemore_pl.sweep.job import LOCK, METRICS, read_failure
+from makemore_pl.run_lock import LOCK
+from makemore_pl.sweep.job import METRICS, read_failure
 
 TELLING = 0.05
 """Share of its steps that some job must have taken before a time left is told: the first ones compile and draw."""
