@@ -1,46 +1,55 @@
-"""Checkpoints: written whole, verified before use; plain tensors and numbers only, never code."""
+"""Checkpoints: written whole, verified before use, plain tensors and numbers only, never code."""
 
-import io
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from makemore_pl.choices import OPTIMIZERS
 from makemore_pl.config import Config, ModelConfig, OptimConfig
 from makemore_pl.data import NamesDataModule
-from makemore_pl.files import verify_archive, write_atomically
+from makemore_pl.files import verify_archive, whole_file
 from makemore_pl.module import MakemoreModule
-from makemore_pl.stride.finiteness import all_finite
 from makemore_pl.words import fingerprint
 
 log = logging.getLogger(__name__)
-Schema = TypeVar("Schema", ModelConfig, OptimConfig)
 
-CHECKPOINTING: dict[str, Any] = {"save_on_train_epoch_end": False, "enable_version_counter": False}
 OPTIMIZER_STATE = ("name", *sorted({setting for settings in OPTIMIZERS.values() for setting in settings}))
-
-
-SHAPE: dict[str, Any] = {
+READABLE: dict[str, Any] = {
+    "makemore_pl": {"dropout_generator": torch.Tensor},
     "global_step": int,
     "state_dict": dict,
     "hyper_parameters": {"vocabulary": str, "block_size": int, "model": dict, "optim": dict},
-    "makemore_pl": {"dropout_generator": torch.Tensor},
 }
-"""What reading needs of a checkpoint."""
-RESUMABLE = SHAPE | {
+"""What every use of a checkpoint needs: types by key."""
+RESUMABLE: dict[str, Any] = {
     "NamesDataModule": {"generator": torch.Tensor, "words": str},
     "optimizer_states": list,
     "callbacks": dict,
-    "loops": dict,
+    "loops": {"fit_loop": dict},
 }
-"""What resuming needs."""
+"""What resuming needs besides."""
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints beside their target and renames them, and reads them with a look at their checksums.
+
+    Lightning writes them to TMPDIR and moves them from there. That is two steps where TMPDIR is another file system,
+    and a kill between them leaves no checkpoint at all.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
 
 
 class KeptCheckpoint(ModelCheckpoint):
@@ -62,7 +71,7 @@ class KeptCheckpoint(ModelCheckpoint):
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of ours, on the CPU, loaded with weights_only, after a look at its checksums.
+    """A checkpoint of ours, on the CPU, loaded with weights_only when its checksums have been compared.
 
     Raises:
         ValueError: missing, truncated, damaged, or not a checkpoint of makemore_pl.
@@ -72,87 +81,42 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         verify_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises what it stumbles over: a dozen types for a truncated file
+    except Exception as error:  # torch.load raises what it stumbles over: a dozen types
         raise ValueError(f"{path} is not a checkpoint, or is truncated or damaged ({type(error).__name__}).") from error
     if not isinstance(checkpoint, dict) or "makemore_pl" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of makemore_pl.")
-    _refuse_incomplete(path, checkpoint, SHAPE)
+    _refuse_incomplete(path, checkpoint, READABLE)
     return checkpoint
 
 
-def _refuse_incomplete(path: Path, content: dict[str, Any], shape: dict[str, Any], prefix: str = "") -> None:
-    for key, expected in shape.items():
-        kind = dict if isinstance(expected, dict) else expected
-        if not isinstance(content.get(key), kind):
+def _refuse_incomplete(path: Path, content: dict[str, Any], needed: dict[str, Any], prefix: str = "") -> None:
+    for key, kind in needed.items():
+        if not isinstance(content.get(key), dict if isinstance(kind, dict) else kind):
             raise ValueError(f"{path} is not a whole checkpoint of makemore_pl: it lacks {prefix}{key}.")
-        if isinstance(expected, dict):
-            _refuse_incomplete(path, content[key], expected, f"{prefix}{key}.")
+        if isinstance(kind, dict):
+            _refuse_incomplete(path, content[key], kind, f"{prefix}{key}.")
 
 
 def usable_checkpoint(path: Path) -> Path:
-    """The path; where that checkpoint is damaged, best.ckpt beside it, said in one line.
+    """The path to resume from: this one or, where that is damaged, best.ckpt beside it, said in one line.
 
     Raises:
-        ValueError: neither can be read.
+        ValueError: there is no checkpoint, or neither can be used.
     """
     try:
-        read_checkpoint(path)
+        load_module(path)
     except ValueError as error:
         best = path.with_name("best.ckpt")
-        if best == path or not path.is_file() or not best.is_file():
+        if best == path or not path.is_file():
             raise
         try:
             step = read_checkpoint(best)["global_step"]
+            load_module(best)
         except ValueError:
             raise error from None
-        log.warning("%s Going on from best.ckpt, step %d.", error, step)
+        log.warning("%s Going on from best.ckpt beside it, at step %d.", error, step)
         return best
     return path
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Checkpoints written beside their target, synced and renamed, and read with a look at their checksums.
-
-    Lightning writes them to TMPDIR and moves them, which is no longer one step where that is another file system.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(path), buffer.getvalue())
-
-    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
-
-
-class BestCheckpoint(ModelCheckpoint):
-    """best.ckpt: after each validation, where it has the lowest loss so far."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, "best", monitor="val/loss", **CHECKPOINTING)
-
-    @property
-    def state_key(self) -> str:
-        """A key of its own, so that users can add a ModelCheckpoint with the same arguments."""
-        return "makemore_pl.best"
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """last.ckpt: after each validation, and where a signal stops the run between two strides."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, "last", **CHECKPOINTING)
-
-    @property
-    def state_key(self) -> str:
-        return "makemore_pl.last"
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save where the run stands, unless a parameter is not finite."""
-        if isinstance(exception, SIGTERMException) and all_finite(list(pl_module.parameters())):
-            assert self.dirpath is not None
-            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
 
 
 def check_resumable(path: Path, config: Config, datamodule: NamesDataModule) -> int:
@@ -174,17 +138,17 @@ def check_resumable(path: Path, config: Config, datamodule: NamesDataModule) -> 
         raise ValueError(f"{path} was trained on other words than these.")
     generator = torch.Generator()
     try:
+        generator.set_state(checkpoint["makemore_pl"]["dropout_generator"])
         generator.set_state(drawn["generator"])
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{path} can't be resumed from: its generator's state is damaged.") from error
-    # a field that is newer than the checkpoint has its default there
-    model, optim = _config(path, ModelConfig, hparams["model"]), _config(path, OptimConfig, hparams["optim"])
-    theirs = {"data.block_size": hparams["block_size"], "seed": generator.initial_seed()}
+        raise ValueError(f"{path} is not a whole checkpoint of makemore_pl: a generator has no state.") from error
+    module = _module(path, checkpoint)
+    theirs = {"data.block_size": module.block_size, "seed": generator.initial_seed()}
     ours: dict[str, Any] = {"data.block_size": config.data.block_size, "seed": config.seed}
     # what lives in the optimizer's state: there the checkpoint's would win in silence
-    theirs |= {f"optim.{key}": getattr(optim, key) for key in OPTIMIZER_STATE}
+    theirs |= {f"optim.{key}": getattr(module.optim, key) for key in OPTIMIZER_STATE}
     ours |= {f"optim.{key}": getattr(config.optim, key) for key in OPTIMIZER_STATE}
-    theirs |= {f"model.{key}": value for key, value in asdict(model).items()}
+    theirs |= {f"model.{key}": value for key, value in module.hparams["model"].items()}
     ours |= {f"model.{key}": value for key, value in asdict(config.model).items()}
     if differing := [f"{key}={theirs[key]} (here {ours[key]})" for key in ours if theirs[key] != ours[key]]:
         raise ValueError(f"{path} is of another run: {', '.join(differing)}.")
@@ -192,7 +156,6 @@ def check_resumable(path: Path, config: Config, datamodule: NamesDataModule) -> 
         raise ValueError(
             f"{path} is at step {checkpoint['global_step']}, past trainer.max_steps={config.trainer.max_steps}."
         )
-    _module(path, checkpoint)
     return int(checkpoint["global_step"])
 
 
@@ -200,24 +163,19 @@ def load_module(path: Path) -> MakemoreModule:
     """The module of a checkpoint, in eval mode.
 
     Raises:
-        ValueError: as read_checkpoint.
+        ValueError: as read_checkpoint, or its parameters are not those of its network.
     """
     return _module(path, read_checkpoint(path)).eval()
 
 
 def _module(path: Path, checkpoint: dict[str, Any]) -> MakemoreModule:
     hparams = checkpoint["hyper_parameters"]
-    model, optim = _config(path, ModelConfig, hparams["model"]), _config(path, OptimConfig, hparams["optim"])
     try:
+        # a setting that is newer than the checkpoint had its default
+        model, optim = ModelConfig(**hparams["model"]), OptimConfig(**hparams["optim"])
         module = MakemoreModule(hparams["vocabulary"], hparams["block_size"], model, optim)
         module.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, TypeError, AttributeError, MemoryError) as error:
-        raise ValueError(f"{path} has other parameters than its network.") from error
+    except (ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} does not hold the network that it describes: {reason}") from error
     return module
-
-
-def _config(path: Path, schema: type[Schema], values: dict[str, Any]) -> Schema:
-    try:
-        return schema(**values)
-    except TypeError as error:
-        raise ValueError(f"{path} is of another version: {schema.__name__} is not {values}.") from error

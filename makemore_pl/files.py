@@ -3,28 +3,39 @@
 import os
 import uuid
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-PART = ".part"
-"""Ends the name of a file that is being written; a kill leaves it behind."""
+from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside, sync, then rename: a reader sees the old file or the whole new one, also after a kill."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PART}")
+    """Write a whole file, as `whole_file` does."""
+    encoded = content.encode() if isinstance(content, str) else content
+    with whole_file(path) as file:
+        file.write(encoded)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write: beside the path, then synced and renamed.
+
+    A reader sees the old file or the whole new one, whoever else writes it too, and whenever a kill comes.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_directory(path.parent)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_directory(directory: Path) -> None:
-    # the new name is on disk only when its directory is; Windows can't open one
+def _sync(directory: Path) -> None:
+    # only then is the new name on the disk; Windows can't open a directory
     if os.name == "posix":
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -33,36 +44,33 @@ def _sync_directory(directory: Path) -> None:
             os.close(descriptor)
 
 
-def append(descriptor: int, content: bytes) -> None:
-    """Write all of it: os.write may write less, as on a disk that is nearly full.
-
-    Raises:
-        OSError: nothing more can be written.
-    """
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
 def remove_parts(directory: Path) -> None:
-    """Remove what a kill has left half written in a directory of a run, which no other process may be writing to."""
+    """Remove what a kill has left half written in a directory of a run, to which nobody else may be writing."""
     for folder in (directory, directory / "checkpoints", directory / "figures"):
-        for path in folder.glob(f"*{PART}"):
+        for path in folder.glob("*.????????.part"):
             path.unlink(missing_ok=True)
 
 
-def verify_archive(path: Path) -> None:
-    """Compare every member of a zip archive, which a checkpoint is, with its checksum.
+def append(descriptor: int, content: bytes) -> None:
+    """Write all of it: os.write may write a part, as on a disk that is nearly full.
 
     Raises:
-        ValueError: no archive, or one that has changed since it was written.
+        OSError: no more can be written.
+    """
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def verify_archive(path: Path) -> None:
+    """Compare each member of a zip archive, which every checkpoint is, with its checksum.
+
+    Raises:
+        ValueError: it is no archive, or has changed since it was written.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except OSError:
-        raise
     except Exception as error:  # zipfile raises what it stumbles over
-        raise ValueError(f"no archive: {type(error).__name__}") from error
+        raise ValueError(f"it is no archive: {error}") from error
     if damaged is not None:
-        raise ValueError(f"its part {damaged} has changed since it was written")
+        raise ValueError(f"{damaged} has changed since it was written")

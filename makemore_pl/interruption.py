@@ -1,11 +1,23 @@
-"""A run that Ctrl-C, SIGTERM or SIGHUP stops between two strides, with its last step saved."""
+"""Ctrl-C, SIGTERM and SIGHUP: a run ends between two strides, and its last checkpoint is of where it stands."""
 
+import os
+import shlex
 import signal
+import sys
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from makemore_pl.command_line import SCRIPTS, typed
+from makemore_pl.config import Config
+from makemore_pl.lightning_internals import stop_after_batch
+from makemore_pl.stride.finiteness import all_finite
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -23,15 +35,16 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interruption(Callback):
-    """While entered, the first signal lets a training end after its stride. A second one, and one before or after the
-    training, ends the process at once.
+    """While it is entered, the first signal lets the run end after its stride, validation included, and be saved.
 
-    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    A second one ends the run at once, as does one before the first stride or with several processes, which could not
+    agree on a stride. A signal that is ignored, as SIGHUP is under nohup, stays ignored.
     """
 
     watched_steps_suffice = True
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
         self.code: int | None = None
         """Exit status of the signal that came."""
         self._training: Trainer | None = None
@@ -48,16 +61,37 @@ class Interruption(Callback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._training = trainer
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._training = trainer if trainer.world_size == 1 else None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._training = None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save, before other callbacks see the exception and finish what they have begun."""
+        self._training = None
+        if isinstance(exception, SIGTERMException) and all_finite(pl_module.parameters()):
+            trainer.save_checkpoint(self.checkpoint)
+
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        again = self.code is not None
-        self.code = 128 + number
+        again, self.code = self.code is not None, 128 + number
         if again or self._training is None:
-            raise Stopped("stopped at once", self.code)
-        # Lightning then leaves its loop where a stride, its validation and all callbacks are done
-        self._training._signal_connector.received_sigterm = True
+            raise KeyboardInterrupt
+        stop_after_batch(self._training)
+
+
+def how_to_go_on(config: Config, checkpoint: Path) -> str:
+    """Where a run has stopped, and the command that goes on from there, from whatever directory."""
+    if not checkpoint.is_file():
+        return "stopped before there was anything to save; the same command starts again."
+    step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+    places = {"hydra.run.dir": config.run_dir, "ckpt_path": str(checkpoint)}
+    if config.data.path:
+        places["data.path"] = config.data.path
+    kept = []
+    if HydraConfig.initialized():
+        given = HydraConfig.get().overrides
+        known = {*places, "run_dir", "hydra.mode"}
+        kept = [each for each in [*given.task, *given.hydra] if each.lstrip("+~").partition("=")[0] not in known]
+    settings = [*kept, *(f"{key}={typed(os.path.abspath(path))}" for key, path in places.items())]
+    return f"stopped at step {step}; go on with: {shlex.join([sys.executable, str(SCRIPTS / 'train.py'), *settings])}"

@@ -1,6 +1,7 @@
 """The names of Lightning without a promise that training needs: used here and nowhere else in a run's own code."""
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 def count_steps(trainer: Trainer, unwatched: int) -> None:
@@ -22,3 +23,11 @@ def stop_after_batch(trainer: Trainer) -> None:
     training_epoch_loop.py raises SIGTERMException; test_train.py compares an interrupted run with a whole one.
     """
     trainer._signal_connector.received_sigterm = True
+
+
+def counts_steps(callback: ModelCheckpoint) -> bool:
+    """Whether it saves each n steps, of which it must see each one to come to a multiple of n.
+
+    When it goes: find what `every_n_train_steps` has become in model_checkpoint.py.
+    """
+    return bool(callback._every_n_train_steps)

@@ -18,7 +18,12 @@ from makemore_pl.data import Minibatches, Vocabulary
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.lightning_internals import count_steps
 from makemore_pl.model import MLP
-from makemore_pl.stride.finiteness import all_finite, first_not_finite, first_not_finite_gradient
+from makemore_pl.stride.finiteness import (
+    all_finite,
+    first_not_finite,
+    first_not_finite_gradient,
+    first_not_finite_parameter,
+)
 from makemore_pl.stride.optimizers import build_optimizer
 from makemore_pl.stride.unwatched_steps import EAGER, Engine, Unwatched
 
@@ -83,9 +88,13 @@ class MakemoreModule(LightningModule):
         self.engine = engine
         self.initial_loss: float | None = None
         self.mean_loss = math.nan
-        self.started = time.perf_counter()
-        """When this leg of the run began."""
-        self._seconds_before = 0.0
+        self.began: float | None = None
+        """When this process began to train; None before."""
+        self._ended: float | None = None
+        self._earlier, self._untimed = 0.0, 0
+        """Seconds that earlier processes trained, and steps of which their checkpoint does not say how long."""
+        self._written: dict[str, int] = {}
+        """Bytes of each diagnostics.jsonl when the checkpoint was made."""
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.val_perplexity = Perplexity()
 
@@ -98,9 +107,18 @@ class MakemoreModule(LightningModule):
         x, y = (each[:1024].to(self.device) for each in self.trainer.datamodule.examples["train"])  # type: ignore[attr-defined]
         return self.model, lambda network: cross_entropy(network(x), y)
 
+    @property
     def seconds(self) -> float:
         """Of training so far, in all legs of a resumed run."""
-        return self._seconds_before + time.perf_counter() - self.started
+        if self.began is None:
+            return self._earlier
+        return self._earlier + (self._ended or time.perf_counter()) - self.began
+
+    def stop_clock(self) -> None:
+        self._ended = time.perf_counter()
+
+    def steps_per_second(self) -> float:
+        return (int(self.trainer.global_step) - self._untimed) / max(self.seconds, 1e-9)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, block_size) -> (B, vocab_size) logits."""
@@ -111,10 +129,11 @@ class MakemoreModule(LightningModule):
         return build_optimizer(self.model.parameters(), self.optim)
 
     def on_train_start(self) -> None:
+        self.began = time.perf_counter()
         self.trainer.val_check_batch = float("inf")  # until the data module sets it for the first stride
         for logger in self.loggers:
             if isinstance(logger, JSONLinesLogger):
-                logger.resume_at(self.trainer.global_step)
+                logger.resume_at(self.trainer.global_step, self._written.get(str(logger.path.absolute())))
         # an optimizer that unwatched steps don't know is refused here, unless every step is watched
         self.unwatched = None if self.engine is None else self._unwatched(self.engine)
 
@@ -163,12 +182,13 @@ class MakemoreModule(LightningModule):
         return losses
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        # a 16-bit scaler skips steps whose gradient overflowed: there it is no error
-        if self.trainer.precision == "16-mixed":
-            return
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        if not all_finite(gradients):
-            found = first_not_finite_gradient(self.model)
+        parameters = list(self.model.parameters())
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.trainer.precision == "16-mixed":  # its scaler skips steps whose gradient overflowed: that is no error
+            gradients = []
+        # tanh hides an infinite parameter from the loss and the gradients
+        if not all_finite([*parameters, *gradients]):
+            found = first_not_finite_parameter(self.model) or first_not_finite_gradient(self.model)
             raise FloatingPointError(f"step {self.trainer.global_step}: {found} is not finite.")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -182,10 +202,8 @@ class MakemoreModule(LightningModule):
         loss = self.val_loss.compute()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {self.trainer.global_step - 1}: the validation loss is not finite.")
-        # tanh holds what an infinite parameter does to the loss
-        for name, parameter in self.model.named_parameters():
-            if not all_finite([parameter]):
-                raise FloatingPointError(f"step {self.trainer.global_step - 1}: the parameter {name} is not finite.")
+        if found := first_not_finite_parameter(self.model):
+            raise FloatingPointError(f"step {self.trainer.global_step - 1}: {found} is not finite.")
         metrics = {"val/loss": loss, "val/perplexity": self.val_perplexity.compute()}
         self.log_dict(metrics, logger=False, sync_dist=self.trainer.world_size > 1)
         self._emit({tag: value.item() for tag, value in metrics.items()}, self.trainer.global_step - 1)
@@ -204,12 +222,15 @@ class MakemoreModule(LightningModule):
             # asking would initialize CUDA for a run on the CPU
             "dropout_generators_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
-        checkpoint["seconds"] = self.seconds()
+        files = [logger for logger in self.loggers if isinstance(logger, JSONLinesLogger)]
+        checkpoint["seconds"] = self.seconds
+        checkpoint["written"] = {str(logger.path.absolute()): logger.written() for logger in files}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         ours = checkpoint["makemore_pl"]
         self.initial_loss = ours.get("initial_loss")
-        self._seconds_before = checkpoint.get("seconds", 0.0)
+        self._earlier, self._written = checkpoint.get("seconds", 0.0), checkpoint.get("written", {})
+        self._untimed = 0 if "seconds" in checkpoint else checkpoint["global_step"]
         torch.set_rng_state(ours["dropout_generator"].cpu())
         states = ours.get("dropout_generators_cuda", [])
         if states and torch.cuda.is_available() and len(states) == torch.cuda.device_count():

@@ -26,17 +26,19 @@ class Halt(Callback):
 
 
 class Signal(Callback):
-    """Sends this process a signal once, when the stride that holds `step` has ended."""
+    """Sends this process a signal, `times` over, when the stride that ends with `step` has been taken."""
 
     watched_steps_suffice = True
 
-    def __init__(self, step: int, number: int) -> None:
+    def __init__(self, step: int, number: int, times: int = 1) -> None:
         self.step = step
         self.number = number
+        self.times = times
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step - 1 == self.step:
-            os.kill(os.getpid(), self.number)
+            for _again in range(self.times):
+                os.kill(os.getpid(), self.number)
 
 
 class Poison(Callback):

@@ -5,23 +5,27 @@ import logging
 import math
 import os
 import pickle
+import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import EXPERIMENTS, WORDS, Compose, Finished
+from conftest import EXPERIMENTS, ROOT, WORDS, Compose, Finished
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor
+from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint, Timer, TQDMProgressBar
 from probes import HaltedError, Recorder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from test_sweep import SMALL, started, wait_until
 from torch import Tensor
 
 from makemore_pl import data
@@ -30,18 +34,12 @@ from makemore_pl.config import Config, OptimConfig, TrainerConfig
 from makemore_pl.diagnostics import UpdateStats
 from makemore_pl.errors import one_sentence
 from makemore_pl.evaluate import split_loss
+from makemore_pl.execution import acts_on_every_step, choose_accelerator, choose_engine, choose_watch_every
+from makemore_pl.files import write_atomically
 from makemore_pl.interruption import SIGNALS, Stopped
 from makemore_pl.module import learning_rate
 from makemore_pl.stored_config import load_config
-from makemore_pl.train import (
-    acts_on_every_step,
-    build,
-    choose_accelerator,
-    choose_engine,
-    choose_watch_every,
-    run,
-    write_atomically,
-)
+from makemore_pl.train import build, run
 
 # What must survive resuming and must not feel watching: momentum buffers, Adam's moments and step count, running
 # statistics, dropout's stream, clipping.
@@ -744,98 +742,165 @@ def test_engine(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtur
         choose_engine(TrainerConfig(engine="compile"), "cpu")
 
 
-# --- stopped, locked, damaged ----------------------------------------------------------------------------------------
+# --- interrupted -----------------------------------------------------------------------------------------------------
+
+SIGNALLED = (
+    *NETWORKS["adamw_dropout_batchnorm"], "trainer.max_steps=60", "trainer.val_check_interval=20",
+    "trainer.watch_every=7", "logger=jsonl", "callbacks=diagnostics",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("at", [6, 21])
-def test_a_signal_saves_where_the_run_stands(small: Compose, tmp_path: Path, number: signal.Signals, at: int) -> None:
-    """Before the first validation, and at one; going on gives the bits and the points of an uninterrupted run."""
-    overrides = (
-        *NETWORKS["adamw_dropout_batchnorm"], "trainer.max_steps=60", "trainer.val_check_interval=20",
-        "trainer.watch_every=7", "logger=jsonl",
-    )  # fmt: skip
-    run(small(*overrides, run_dir=tmp_path / "whole"))
-    handlers = [signal.getsignal(each) for each in SIGNALS]
-    with pytest.raises(Stopped) as caught:
-        run(small(*overrides, f"+callbacks.s={{_target_:probes.Signal,step:{at - 1},number:{int(number)}}}"))
-    assert [signal.getsignal(each) for each in SIGNALS] == handlers
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    assert caught.value.code == 128 + number
-    assert str(caught.value).startswith(f"stopped at step {at}; go on with: ")
-    assert str(caught.value).endswith(f" hydra.run.dir={tmp_path / 'run'} ckpt_path={last}")
-    assert checkpoint(tmp_path / "run")["global_step"] == at
-    assert not (tmp_path / "run" / "metrics.json").exists()
-    assert not (tmp_path / "run" / "running.lock").exists()
-    run(small(*overrides, f"ckpt_path={last}"))
-    assert_same_bits(essence(tmp_path / "run"), essence(tmp_path / "whole"))
-    lines = [(tmp_path / name / "diagnostics.jsonl").read_text() for name in ("run", "whole")]
-    assert lines[0] == lines[1]
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("uninterrupted")
 
 
-def test_two_runs_in_one_directory(small: Compose, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    holder = subprocess.Popen(
-        [sys.executable, "-c", "import sys, filelock\nwith filelock.FileLock(sys.argv[1]): print(flush=True); input()",
-         str(tmp_path / "run" / "running.lock")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    said = f"Another process is training in {tmp_path / 'run'}: choose another hydra.run.dir."
-    assert refused(small()) == said
-    holder.communicate(b"\n")
-    assert run(small())["steps"] == 20
-
-
-@pytest.mark.parametrize("place", [0.3, 0.5, 0.7])
-def test_a_flipped_bit_is_noticed(small: Compose, finished: Path, place: float) -> None:
-    content = bytearray(finished.read_bytes())
-    content[int(place * len(content))] ^= 1
-    finished.write_bytes(content)
-    with pytest.raises(ValueError, match="damaged"):
-        read_checkpoint(finished)
-
-
-def test_a_damaged_checkpoint_falls_back_to_the_best(
-    small: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("number", "at"), [("SIGINT", 5), ("SIGTERM", 20), ("SIGHUP", 35)])
+def test_a_signal_saves_where_the_run_stands(
+    small: Compose, tmp_path: Path, uninterrupted: Path, number: str, at: int
 ) -> None:
-    overrides = ("trainer.max_steps=60", "trainer.val_check_interval=10", "trainer.watch_every=5")
+    """Before the first validation, at one, after one; going on gives the bits and the lines of a whole run."""
+    if not (uninterrupted / "metrics.json").exists():
+        run(small(*SIGNALLED, run_dir=uninterrupted))
+    handlers = [signal.getsignal(each) for each in SIGNALS]
+    sent = signal.Signals[number]
+    with pytest.raises(Stopped, match=rf"^stopped at step {at + 1}; go on with: ") as caught:
+        run(small(*SIGNALLED, f"+callbacks.signal={{_target_:probes.Signal,step:{at},number:{int(sent)}}}"))
+    assert caught.value.code == 128 + sent
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
+    run_dir = tmp_path / "run"
+    assert checkpoint(run_dir)["global_step"] == at + 1
+    assert not (run_dir / "metrics.json").exists()
+    assert not (run_dir / "running.lock").exists()
+    steps = [json.loads(line)["step"] for line in (run_dir / "diagnostics.jsonl").read_text().splitlines()]
+    assert max(steps) == at
+    run(small(*SIGNALLED, f"ckpt_path={run_dir / 'checkpoints' / 'last.ckpt'}"))
+    assert_same_bits(essence(run_dir), essence(uninterrupted))
+    assert (run_dir / "diagnostics.jsonl").read_text() == (uninterrupted / "diagnostics.jsonl").read_text()
+
+
+def test_a_second_signal_ends_the_run_at_once(small: Compose, tmp_path: Path) -> None:
+    twice = f"+callbacks.signal={{_target_:probes.Signal,step:35,number:{int(signal.SIGINT)},times:2}}"
+    with pytest.raises(Stopped, match=r"^stopped at step 21; go on with: ") as caught:
+        run(small(*SIGNALLED, twice))
+    assert caught.value.code == 130
+    assert checkpoint(tmp_path / "run")["global_step"] == 21
+
+
+def test_the_command_that_is_printed_goes_on(small: Compose, words_file: Path, tmp_path: Path) -> None:
+    """As a shell gets it, from another directory, into a directory with a name that has to be quoted twice."""
+    here = tmp_path / "it's [here], a=b ~ é"
+    here.mkdir()
+    shutil.copy(words_file, here / "words.txt")
+    with started(
+        ROOT / "scripts" / "train.py", "data.path=words.txt", *SMALL, "+callbacks.fault.how=wait",
+        "trainer.max_steps=30", "hydra.run.dir=a run", cwd=here, PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+    ) as process:  # fmt: skip
+        wait_until((here / "a run" / "checkpoints" / "last.ckpt").exists, process)
+        process.send_signal(signal.SIGTERM)
+        (here / "go").touch()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Traceback" not in err
+    (line,) = (each for each in err.splitlines() if "stopped" in each)
+    command = re.fullmatch(r"stopped at step \d+; go on with: (.*)", line)
+    assert command
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    subprocess.run(command[1], shell=True, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert json.loads((here / "a run" / "metrics.json").read_text())["steps"] == 30
+
+
+def test_one_run_at_a_time_in_a_directory(small: Compose, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    holding = "import sys; from pathlib import Path; from makemore_pl.run_lock import alone_in"
+    code = f"{holding}\nwith alone_in(Path(sys.argv[1])):\n    print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout
+        assert other.stdin
+        other.stdout.readline()
+        assert refused(small()) == (f"Another process is training in {tmp_path / 'run'}: choose another hydra.run.dir.")
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["running.lock"]
+        other.stdin.write(b"\n")
+        other.stdin.flush()
+        other.wait()
+    run(small())
+    assert not (tmp_path / "run" / "running.lock").exists()
+
+
+# --- damaged ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_flipped_bit_of_the_weights_is_noticed(finished: Path) -> None:
+    whole, saved = finished.read_bytes(), torch.load(finished, weights_only=True)["state_dict"]
+    for tensor in saved.values():
+        place = whole.index(tensor.numpy().tobytes())
+        content = bytearray(whole)
+        content[place] ^= 1
+        finished.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged"):
+            read_checkpoint(finished)
+    rng = random.Random(0)
+    for _ in range(30):  # anywhere: refused, or nothing that is read has changed
+        content = bytearray(whole)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        finished.write_bytes(content)
+        with suppress(ValueError):
+            assert_same_bits(read_checkpoint(finished)["state_dict"], saved)
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:5000], lambda whole: whole.replace(b"embed", b"imbed")])
+def test_a_damaged_checkpoint_falls_back_to_the_best(
+    small: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
+    overrides = ("trainer.max_steps=60", "trainer.val_check_interval=10", *NETWORKS["adamw_dropout_batchnorm"])
     run(small(*overrides, run_dir=tmp_path / "whole"))
     with pytest.raises(HaltedError):
         run(small(*overrides, "+callbacks.halt={_target_:probes.Halt,step:30}"))
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    last.write_bytes(last.read_bytes()[:5000])
-    (last.parent / "last.ckpt.0123abcd.part").write_bytes(b"killed")
+    last.write_bytes(damage(last.read_bytes()))
+    (last.parent / "last.ckpt.0123abcd.part").write_bytes(b"killed while it was written")
     with caplog.at_level(logging.WARNING, logger="makemore_pl"):
         run(small(*overrides, f"ckpt_path={last}"))
-    assert len(caplog.messages) == 1
-    assert "Going on from best.ckpt, step " in caplog.messages[0]
+    (said,) = caplog.messages
+    assert said.startswith(f"{last} is not a checkpoint, or is truncated or damaged")
+    assert "Going on from best.ckpt beside it, at step " in said
     assert_same_bits(essence(tmp_path / "run"), essence(tmp_path / "whole"))
     assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+    for path in last.parent.iterdir():
+        path.write_bytes(b"damaged")
+    assert refused(small(*overrides, f"ckpt_path={last}")).startswith(f"{last} is not a checkpoint")
 
 
-@pytest.mark.parametrize(
-    "path", ["global_step", "state_dict", "hyper_parameters", "hyper_parameters.model", "NamesDataModule",
-             "NamesDataModule.generator", "makemore_pl.dropout_generator", "optimizer_states", "callbacks", "loops",
-             "state_dict.model.embedding.weight"],
+NEEDED = (
+    "makemore_pl", "makemore_pl.dropout_generator", "global_step", "state_dict", "state_dict.model.embedding.weight",
+    "hyper_parameters", "hyper_parameters.vocabulary", "hyper_parameters.model", "NamesDataModule",
+    "NamesDataModule.generator", "optimizer_states", "callbacks", "loops", "loops.fit_loop",
 )  # fmt: skip
-def test_a_checkpoint_that_lacks_something(small: Compose, finished: Path, path: str) -> None:
-    loaded = torch.load(finished, weights_only=True)
-    parent, _, key = path.partition(".")
-    if key:
-        del loaded[parent][key]
-    else:
-        del loaded[parent]
-    handmade = finished.with_name("handmade") / "last.ckpt"
-    handmade.parent.mkdir()
-    torch.save(loaded, handmade)
-    assert refused(small(f"ckpt_path={handmade}", "trainer.max_steps=30")).startswith(f"{handmade} ")
+
+
+def test_a_checkpoint_that_lacks_something_is_refused(small: Compose, finished: Path) -> None:
+    finished.with_name("best.ckpt").unlink()
+    whole = finished.read_bytes()
+    for path in NEEDED:
+        for instead in (None, "text", torch.zeros(2)):
+            finished.write_bytes(whole)
+            loaded = torch.load(finished, weights_only=True)
+            parent, _, key = path.partition(".")
+            content, key = (loaded[parent], key) if key else (loaded, parent)
+            if instead is None:
+                del content[key]
+            else:
+                content[key] = instead
+            torch.save(loaded, finished)
+            assert str(finished) in refused(small(f"ckpt_path={finished}", "trainer.max_steps=30")), (path, instead)
 
 
 def test_checkpoints_do_not_go_through_tmpdir(small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    assert run(small())["steps"] == 20
+    run(small())
+    assert checkpoint(tmp_path / "run")["global_step"] == 20
 
 
 # --- Lightning's own callbacks ---------------------------------------------------------------------------------------
@@ -872,6 +937,15 @@ def test_callbacks_that_act_on_each_step_see_each_step(small: Compose, caplog: p
     assert not acts_on_every_step(LearningRateMonitor())
     assert not acts_on_every_step(UpdateStats())
     assert acts_on_every_step(LambdaCallback(on_train_batch_end=print))
+    assert not acts_on_every_step(TQDMProgressBar())
+    assert not acts_on_every_step(ModelCheckpoint(monitor="val/loss", save_top_k=3))
+    assert acts_on_every_step(ModelCheckpoint(every_n_train_steps=50)), "strides pass over multiples of 50"
+
+    class Impatient(Timer):
+        def on_train_batch_end(self, *arguments: Any, **named: Any) -> None:
+            """What a class of the user's does there, nobody knows."""
+
+    assert acts_on_every_step(Impatient())
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------
@@ -893,9 +967,15 @@ def test_tensorboard_shows_each_point_once(small: Compose, tmp_path: Path) -> No
     assert threading.active_count() == threads
 
 
-def test_an_infinite_parameter_is_found_when_every_step_is_watched(small: Compose) -> None:
-    said = stopped(small("model.hidden_bias=1e38", "model.n_hidden=400", "trainer.watch_every=1", "optim.lr=1e38"))
-    assert said.endswith("is not finite.")
+@pytest.mark.parametrize("watch_every", [1, 7, 500])
+def test_a_parameter_that_tanh_hides_is_found(small: Compose, watch_every: int) -> None:
+    """Infinite biases saturate tanh: the loss and its gradients stay finite."""
+    poison = "+callbacks.poison={_target_:probes.Poison,step:9,parameter:model.layers.0.linear.bias}"
+    how = (f"trainer.watch_every={watch_every}", "model.hidden_bias=1", "trainer.max_steps=30")
+    said = stopped(small(poison, *how, "trainer.val_check_interval=25"))
+    assert re.fullmatch(r"step \d+: the parameter layers.0.linear.bias is not finite\.", said)
+    if watch_every == 1:
+        assert said.startswith("step 10: ")
 
 
 def test_a_run_that_has_diverged_says_so(small: Compose, caplog: pytest.LogCaptureFixture) -> None:

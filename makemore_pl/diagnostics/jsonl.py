@@ -92,18 +92,26 @@ class JSONLinesLogger(Logger):
     def log_texts(self, texts: Mapping[str, list[str]], step: int) -> None:
         self._write(step, "texts", dict(texts))
 
+    def written(self) -> int:
+        """Bytes of the file so far."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
     @rank_zero_only
-    def resume_at(self, step: int) -> None:
-        """Drop what an interrupted run wrote from `step` on, for it is about to be measured again, and half a line."""
+    def resume_at(self, step: int, written: int | None = None) -> None:
+        """Drop what an interrupted run wrote from `step` on, for it is about to be measured again, and half a line.
+
+        Args:
+            written: bytes when the checkpoint was made. Behind them lies what a run writes because it ends early.
+        """
         self.finalize("resumed")
         self._resumed = True
         if self.path.exists():
-            text = self.path.read_text(encoding="utf-8", errors="replace")
-            lines = text.splitlines()
+            content = self.path.read_bytes()
+            lines = content[:written].decode(errors="replace").splitlines()
             if broken := [line for line in lines if line and _step(line) == math.inf]:
                 log.warning("%s: %d broken line(s) of an earlier run dropped.", self.path, len(broken))
             kept = "".join(line + "\n" for line in lines if _step(line) < step)
-            if kept != text:
+            if kept.encode() != content:
                 write_atomically(self.path, kept)
 
     @rank_zero_only

@@ -19,6 +19,14 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     return bool(quick) or all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
+def first_not_finite_parameter(model: nn.Module) -> str | None:
+    """The first parameter, in the order of the layers, that is not finite."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f"the parameter {name}"
+    return None
+
+
 def first_not_finite_gradient(model: nn.Module) -> str | None:
     """The parameter nearest the loss whose gradient is not finite."""
     for name, parameter in reversed(list(model.named_parameters())):
@@ -34,9 +42,8 @@ def first_not_finite(model: nn.Module, x: Tensor, y: Tensor) -> str | None:
     Runs forward and backward on one minibatch, x (B, block_size) and y (B,): leaves gradients behind and moves
     BatchNorm's running statistics, as a step would.
     """
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            return f"the parameter {name}"
+    if found := first_not_finite_parameter(model):
+        return found
     outputs: list[tuple[str, Tensor]] = []
     handles = [
         module.register_forward_hook(_recorder(name, outputs))

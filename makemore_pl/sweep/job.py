@@ -8,13 +8,11 @@ import logging
 import math
 import os
 import traceback
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -22,6 +20,7 @@ from omegaconf import DictConfig
 from makemore_pl.config import Config, DataConfig, resolve
 from makemore_pl.errors import USERS_MISTAKES, explain
 from makemore_pl.files import write_atomically
+from makemore_pl.run_lock import alone_in
 from makemore_pl.stored_config import load_config
 from makemore_pl.sweep.gpu import take_gpu
 from makemore_pl.sweep.stopping import end_worker, stopped_by
@@ -31,8 +30,6 @@ log = logging.getLogger(__name__)
 METRICS = "metrics.json"
 FAILURE = "failure.json"
 FIGURES = "makemore_pl.diagnostics.Figures"
-LOCK = "running.lock"
-"""Held while a job runs, by whatever process of whatever command; the kernel lets go of it when that dies."""
 GROUPS = ("data", "model", "optim", "trainer")
 _ELSEWHERE = "name another hydra.sweep.dir, or move this one away."
 COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"
@@ -96,12 +93,8 @@ def run_job(raw: DictConfig) -> float:
         return _val_loss(directory)
     if config.trainer.accelerator != "cpu":
         take_gpu()
-    with FileLock(directory / LOCK, is_singleton=True):  # waits where another command runs the same job
-        try:
-            return _run_locked(directory, config)
-        finally:
-            with suppress(OSError):  # another command may have removed it
-                (directory / LOCK).unlink()
+    with alone_in(directory, wait=True):  # where another command runs the same job
+        return _run_locked(directory, config)
 
 
 def _run_locked(directory: Path, config: Config) -> float:
