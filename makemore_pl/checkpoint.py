@@ -65,9 +65,19 @@ class KeptCheckpoint(ModelCheckpoint):
         return f"makemore_pl.{self.name}"
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # checkpoints of earlier versions have Lightning's key
-        if super().state_key in checkpoint["callbacks"]:
-            checkpoint["callbacks"].setdefault(self.state_key, checkpoint["callbacks"][super().state_key])
+        # in checkpoints of earlier versions this was a ModelCheckpoint
+        earlier = super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+        if earlier in checkpoint["callbacks"]:
+            checkpoint["callbacks"].setdefault(self.state_key, checkpoint["callbacks"][earlier])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """With the best score so far, which Lightning forgets where the run directory was moved."""
+        kept = Path(str(self.dirpath)) / f"{self.name}{self.FILE_EXTENSION}"
+        if kept.is_file() and state_dict["best_k_models"]:
+            (score,) = state_dict["best_k_models"].values()
+            here = {"best_model_path": str(kept), "kth_best_model_path": str(kept), "best_k_models": {str(kept): score}}
+            state_dict = {**state_dict, **here, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
