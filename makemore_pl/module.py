@@ -95,6 +95,8 @@ class MakemoreModule(LightningModule):
         """Seconds that earlier processes trained, and steps of which their checkpoint does not say how long."""
         self._written: dict[str, int] = {}
         """Bytes of each diagnostics.jsonl when the checkpoint was made."""
+        self._has_own_masks = False
+        """Whether this process goes on with its own generator of dropout's masks."""
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.val_perplexity = Perplexity()
 
@@ -134,6 +136,9 @@ class MakemoreModule(LightningModule):
         for logger in self.loggers:
             if isinstance(logger, JSONLinesLogger):
                 logger.resume_at(self.trainer.global_step, self._written.get(str(logger.path.absolute())))
+        if self.trainer.global_rank > 0 and not self._has_own_masks:
+            # or all processes would drop the same units
+            torch.manual_seed(torch.initial_seed() + self.trainer.global_rank + self.trainer.global_step)
         # an optimizer that unwatched steps don't know is refused here, unless every step is watched
         self.unwatched = None if self.engine is None else self._unwatched(self.engine)
 
@@ -161,13 +166,16 @@ class MakemoreModule(LightningModule):
         x, y = batch.watched()
         loss = cross_entropy(self(x), y)
         mean = torch.cat([*losses, loss.detach()[None].float()]).mean()
-        watched, self.mean_loss = torch.stack([loss.detach().float(), mean]).tolist()
+        seen = torch.stack([loss.detach().float(), mean])
+        if self.trainer.world_size > 1:
+            seen = self.trainer.strategy.reduce(seen, reduce_op="mean")  # each process has a share of the minibatch
+        watched, self.mean_loss = seen.tolist()
         if not math.isfinite(watched):
             found = first_not_finite(self.model, x, y) or "the loss"  # other dropout may let it pass
             raise FloatingPointError(f"step {step}: {found} is not finite.")
         if step == 0:
             self.initial_loss = watched
-        self.log("train/loss", loss, prog_bar=True, logger=False, batch_size=len(y))
+        self.log("train/loss", seen[0], prog_bar=True, logger=False, batch_size=len(y))
         self._emit({"train/loss": watched, "train/loss_mean": self.mean_loss, "lr": lr}, step)
         return loss
 
@@ -219,8 +227,11 @@ class MakemoreModule(LightningModule):
         checkpoint["makemore_pl"] = {
             "initial_loss": self.initial_loss,
             "dropout_generator": torch.get_rng_state(),
+            "dropout_generators": self._of_all_processes(torch.get_rng_state()),
             # asking would initialize CUDA for a run on the CPU
-            "dropout_generators_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "dropout_generators_cuda": self._of_all_processes(torch.cuda.get_rng_state(self.device))
+            if self.device.type == "cuda"
+            else [],
         }
         files = [logger for logger in self.loggers if isinstance(logger, JSONLinesLogger)]
         checkpoint["seconds"] = self.seconds
@@ -231,7 +242,19 @@ class MakemoreModule(LightningModule):
         self.initial_loss = ours.get("initial_loss")
         self._earlier, self._written = checkpoint.get("seconds", 0.0), checkpoint.get("written", {})
         self._untimed = 0 if "seconds" in checkpoint else checkpoint["global_step"]
-        torch.set_rng_state(ours["dropout_generator"].cpu())
+        rank, processes = self.trainer.global_rank, self.trainer.world_size
+        states = ours.get("dropout_generators", [ours["dropout_generator"]])
+        self._has_own_masks = len(states) == processes
+        torch.set_rng_state(states[rank if self._has_own_masks else 0].cpu())
         states = ours.get("dropout_generators_cuda", [])
-        if states and torch.cuda.is_available() and len(states) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([state.cpu() for state in states])
+        device = self.trainer.strategy.root_device
+        if device.type == "cuda" and len(states) == processes:
+            torch.cuda.set_rng_state(states[rank].cpu(), device)
+
+    def _of_all_processes(self, state: Tensor) -> list[Tensor]:
+        if self.trainer.world_size == 1:
+            return [state]
+        own = state.to(self.device)
+        states = [torch.empty_like(own) for _ in range(self.trainer.world_size)]
+        torch.distributed.all_gather(states, own)
+        return [each.cpu() for each in states]

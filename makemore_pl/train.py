@@ -133,9 +133,10 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
     trainer.callbacks = [interruption, *trainer.callbacks, finals]  # type: ignore[attr-defined]
     with alone_in(run_dir) if trainer.is_global_zero else nullcontext():
         refuse_finished(run_dir, resuming=config.ckpt_path is not None)  # meanwhile
-        remove_parts(run_dir)
-        write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
-        (run_dir / "metrics.json").unlink(missing_ok=True)  # it marks a finished run
+        if trainer.is_global_zero:
+            remove_parts(run_dir)
+            write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+            (run_dir / "metrics.json").unlink(missing_ok=True)  # it marks a finished run
         start_session(trainer, first)
         add_layout(trainer)
         if announce and trainer.is_global_zero:

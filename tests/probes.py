@@ -1,5 +1,6 @@
 """Callbacks that tests put into a run by their dotted name."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,16 @@ class ValidationLosses(Callback):
     def _look(self, trainer: Trainer) -> None:
         path = Path(trainer.checkpoint_callback.dirpath) / "last.ckpt"
         self.last_saved[trainer.global_step - 1] = torch.load(path, weights_only=True)["global_step"]
+
+
+class Ranks(Callback):
+    """What each process of several has: its own loss, and the next numbers of the generator that draws masks."""
+
+    watched_steps_suffice = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        state = torch.get_rng_state()
+        seen = {"loss": outputs["loss"].item(), "next": torch.rand(2).tolist()}
+        torch.set_rng_state(state)
+        with (Path(trainer.default_root_dir) / f"rank{trainer.global_rank}.jsonl").open("a") as file:
+            file.write(json.dumps(seen) + "\n")

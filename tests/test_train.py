@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -982,3 +983,56 @@ def test_a_run_that_has_diverged_says_so(small: Compose, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING, logger="makemore_pl"):
         run(small("optim.lr=1e5"))
     assert caplog.messages[-1].startswith("The run has diverged: its validation loss is ")
+
+
+# --- several processes -----------------------------------------------------------------------------------------------
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_two_processes(train_script: Callable[..., Finished], words_file: Path, tmp_path: Path) -> None:
+    """Each drops units of its own, the loss that is logged is the mean of both, and both go on where they stood."""
+    arguments = [
+        f"data.path={words_file}", "data.batch_size=8", "model.n_hidden=12", "model.dropout=0.5", "trainer=cpu",
+        "trainer.devices=2", "trainer.max_steps=6", "trainer.val_check_interval=2", "callbacks=none", "logger=jsonl",
+        "report=false", "+callbacks.ranks._target_=probes.Ranks",
+        "+callbacks.all={_target_:lightning.pytorch.callbacks.ModelCheckpoint,dirpath:all,filename:'{step}',"
+        "save_top_k:-1,auto_insert_metric_name:false}",
+    ]  # fmt: skip
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    code, _, err = train_script(*arguments, "hydra.run.dir=whole", PYTHONPATH=path)
+    assert code == 0, err
+    seen = [json_lines(tmp_path / "whole" / f"rank{rank}.jsonl") for rank in (0, 1)]
+    lines = json_lines(tmp_path / "whole" / "diagnostics.jsonl")
+    logged = [line["values"]["train/loss"] for line in lines if "train/loss" in line["values"]]
+    assert len(logged) == 6
+    for loss, first, second in zip(logged, *seen, strict=True):
+        assert first["loss"] != second["loss"]
+        assert loss == pytest.approx((first["loss"] + second["loss"]) / 2, rel=1e-6)
+        assert first["next"] != second["next"]
+    code, _, err = train_script(*arguments, "hydra.run.dir=rest", "ckpt_path=all/3.ckpt", PYTHONPATH=path)
+    assert code == 0, err
+    for rank in (0, 1):
+        assert json_lines(tmp_path / "rest" / f"rank{rank}.jsonl") == seen[rank][3:]
+
+
+# --- standard output -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("redirected", ["| head -1", "> /dev/full", ">&-"])
+def test_a_run_whose_output_nobody_reads_ends_as_any_other(words_file: Path, tmp_path: Path, redirected: str) -> None:
+    command = shlex.join(
+        [
+            sys.executable, str(ROOT / "scripts" / "train.py"), f"data.path={words_file}", "trainer=cpu",
+            "trainer.max_steps=5", "callbacks=none", "logger=none", "hydra.run.dir=run",
+        ]
+    )  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} {redirected}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 5
+    assert (tmp_path / "run" / "report.html").exists()
