@@ -15,6 +15,7 @@ from makemore_pl.config import Config, ModelConfig, OptimConfig
 from makemore_pl.data import NamesDataModule
 from makemore_pl.files import verify_archive, whole_file
 from makemore_pl.module import MakemoreModule
+from makemore_pl.stride.optimizers import build_optimizer
 from makemore_pl.words import fingerprint
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,13 @@ RESUMABLE: dict[str, Any] = {
     "NamesDataModule": {"generator": torch.Tensor, "words": str},
     "optimizer_states": list,
     "callbacks": dict,
-    "loops": {"fit_loop": dict},
+    "loops": {
+        "fit_loop": {
+            "epoch_progress": dict,
+            "epoch_loop.batch_progress": dict,
+            "epoch_loop.automatic_optimization.optim_progress": dict,
+        }
+    },
 }
 """What resuming needs besides."""
 
@@ -153,6 +160,11 @@ def check_resumable(path: Path, config: Config, datamodule: NamesDataModule) -> 
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"{path} is not a whole checkpoint of makemore_pl: a generator has no state.") from error
     module = _module(path, checkpoint)
+    try:
+        (state,) = checkpoint["optimizer_states"]
+        build_optimizer(module.parameters(), module.optim).load_state_dict(state)
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path} can't be resumed from: it has no state of the optimizer.") from error
     theirs = {"data.block_size": module.block_size, "seed": generator.initial_seed()}
     ours: dict[str, Any] = {"data.block_size": config.data.block_size, "seed": config.seed}
     # what lives in the optimizer's state: there the checkpoint's would win in silence

@@ -132,6 +132,7 @@ class MakemoreModule(LightningModule):
 
     def on_train_start(self) -> None:
         self.began = time.perf_counter()
+        self._set_learning_rate(self.trainer.global_step)
         self.trainer.val_check_batch = float("inf")  # until the data module sets it for the first stride
         for logger in self.loggers:
             if isinstance(logger, JSONLinesLogger):
@@ -160,9 +161,7 @@ class MakemoreModule(LightningModule):
         step = first + len(batch) - 1
         losses = self._unwatched_steps(batch, first) if len(batch) > 1 else []
         count_steps(self.trainer, unwatched=len(batch) - 1)
-        lr = learning_rate(step, self.optim, self.trainer.max_steps)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = lr
+        lr = self._set_learning_rate(step)
         x, y = batch.watched()
         loss = cross_entropy(self(x), y)
         mean = torch.cat([*losses, loss.detach()[None].float()]).mean()
@@ -178,6 +177,15 @@ class MakemoreModule(LightningModule):
         self.log("train/loss", seen[0], prog_bar=True, logger=False, batch_size=len(y))
         self._emit({"train/loss": watched, "train/loss_mean": self.mean_loss, "lr": lr}, step)
         return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._set_learning_rate(self.trainer.global_step)  # LearningRateMonitor looks before the next step
+
+    def _set_learning_rate(self, step: int) -> float:
+        lr = learning_rate(step, self.optim, self.trainer.max_steps)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = lr
+        return lr
 
     def _unwatched_steps(self, batch: Minibatches, first: int) -> list[Tensor]:
         assert self.unwatched is not None

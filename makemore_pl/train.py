@@ -156,7 +156,7 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
 def _fit(trainer: Trainer, module: MakemoreModule, datamodule: NamesDataModule, ckpt_path: str | None) -> None:
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         # Lightning looks at the states of optimizer, loops and callbacks only when it restores them
         restoring = any("checkpoint_connector" in each.filename for each in traceback.extract_tb(error.__traceback__))
         if module.began is not None or not restoring:

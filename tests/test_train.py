@@ -94,6 +94,10 @@ def assert_same_bits(a: Any, b: Any, path: str = "checkpoint") -> None:
         assert a == b, path
 
 
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def fit(config: Config) -> Recorder:
     trainer, module, datamodule = build(config)
     recorder = Recorder()
@@ -898,6 +902,26 @@ def test_a_checkpoint_that_lacks_something_is_refused(small: Compose, finished: 
             assert str(finished) in refused(small(f"ckpt_path={finished}", "trainer.max_steps=30")), (path, instead)
 
 
+@pytest.mark.parametrize(
+    ("path", "instead"),
+    [
+        ("optimizer_states", []), ("optimizer_states", [{}]), ("optimizer_states", [{"state": {}, "param_groups": []}]),
+        ("callbacks", {"makemore_pl.best": {"dirpath": "x"}}), ("callbacks", {"makemore_pl.best": [1]}),
+        ("loops.fit_loop", {}), ("loops.fit_loop", {"state_dict": 1}),
+    ],
+)  # fmt: skip
+def test_states_that_cannot_be_restored_are_a_sentence(
+    small: Compose, finished: Path, path: str, instead: object
+) -> None:
+    finished.with_name("best.ckpt").unlink()
+    loaded = torch.load(finished, weights_only=True)
+    parent, _, key = path.partition(".")
+    content, key = (loaded[parent], key) if key else (loaded, parent)
+    content[key] = instead
+    torch.save(loaded, finished)
+    assert str(finished) in refused(small(f"ckpt_path={finished}", "trainer.max_steps=30"))
+
+
 def test_checkpoints_do_not_go_through_tmpdir(small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     run(small())
@@ -912,6 +936,16 @@ def test_early_stopping_unchanged(small: Compose, tmp_path: Path) -> None:
     metrics = run(small(stop, "trainer.max_steps=100", "trainer.val_check_interval=10"))
     assert (metrics["steps"], metrics["stopped_by"]) == (21, "EarlyStopping")
     assert run(small(run_dir=tmp_path / "whole"))["stopped_by"] is None
+
+
+def test_learning_rate_monitor_logs_the_rate_of_its_step(small: Compose, tmp_path: Path) -> None:
+    monitor = "+callbacks.m={_target_:lightning.pytorch.callbacks.LearningRateMonitor}"
+    config = small(monitor, "logger=jsonl", "trainer.max_steps=60", "trainer.val_check_interval=30")
+    run(config)
+    lines = json_lines(tmp_path / "run" / "diagnostics.jsonl")
+    rates = {line["step"]: line["values"]["lr-SGD"] for line in lines if "lr-SGD" in line["values"]}
+    assert list(rates) == [0, 1, 2, 3, 6, 11, 21, 31, 51], "the first step of each stride"
+    assert rates == {step: learning_rate(step, config.optim, 60) for step in rates}
 
 
 def test_a_metric_that_there_is_not_is_a_sentence(small: Compose) -> None:
@@ -986,10 +1020,6 @@ def test_a_run_that_has_diverged_says_so(small: Compose, caplog: pytest.LogCaptu
 
 
 # --- several processes -----------------------------------------------------------------------------------------------
-
-
-def json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_two_processes(train_script: Callable[..., Finished], words_file: Path, tmp_path: Path) -> None:
