@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from makemore_pl.lightning_internals import end_after_batch
+
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -59,5 +61,4 @@ class Interruption(Callback):
         self.code = 128 + number
         if again or self._training is None:
             raise Stopped("stopped at once", self.code)
-        # Lightning then leaves its loop where a stride, its validation and all callbacks are done
-        self._training._signal_connector.received_sigterm = True
+        end_after_batch(self._training)

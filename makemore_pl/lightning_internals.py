@@ -13,3 +13,11 @@ def count_steps(trainer: Trainer, unwatched: int) -> None:
     loop = trainer.fit_loop.epoch_loop
     loop.automatic_optimization.optim_progress.optimizer.step.increment_by(unwatched)
     loop._batches_that_stepped = trainer.global_step
+
+
+def end_after_batch(trainer: Trainer) -> None:
+    """Let a training end where its batch, a validation that is due and all callbacks are done, as on SIGTERM.
+
+    `trainer.should_stop` is no substitute: the training would end as if it had been finished. When the name goes: see what lightning/pytorch/trainer/connectors/signal_connector.py sets when SIGTERM comes.
+    """
+    trainer._signal_connector.received_sigterm = True
