@@ -225,6 +225,22 @@ class TrainerConfig:
 
 
 @dataclass(slots=True)
+class DoctorConfig:
+    """What scripts/doctor.py does."""
+
+    verify: bool = False
+    """Run baseline and prescriptions again, from several seeds."""
+    seeds: int = 3
+    """From how many."""
+    fail_on: str = "never"
+    """Exit code 2 where a finding is at least so severe: warning, critical or never."""
+
+    def __post_init__(self) -> None:
+        _one_of("doctor.fail_on", self.fail_on, ("warning", "critical", "never"))
+        _require(self.seeds >= 3, "doctor.seeds", "at least 3, for a paired test", self.seeds)
+
+
+@dataclass(slots=True)
 class Config:
     """One run."""
 
@@ -232,6 +248,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    doctor: DoctorConfig = field(default_factory=DoctorConfig)
     callbacks: dict[str, Any] = field(default_factory=dict)
     """Callbacks by name, each with a `_target_`; open on purpose."""
     logger: dict[str, Any] = field(default_factory=dict)

@@ -81,6 +81,8 @@ class Facts:
     targets_vary: bool = True
 
     inputs: Scale | None = None
+    tokens: bool = False
+    """Whether the network begins with an embedding, so that its input has no scale."""
     inputs_normalised: bool = False
     """Whether the network begins with a normalisation."""
     targets: Scale | None = None

@@ -96,6 +96,8 @@ def batchnorm_small_batch(evidence: Evidence) -> Iterator[Finding]:
     picture="batchnorm_mean_lag, batchnorm_gap",
 )
 def batchnorm_lag(evidence: Evidence) -> Iterator[Finding]:
+    if not evidence.facts.values_per_channel:
+        return
     lag, worst = _lag(evidence)
     gap = evidence.get("batchnorm_gap/loss")
     if gap is None:
@@ -143,8 +145,6 @@ def _lag(evidence: Evidence) -> tuple[float, str]:
         for name, each in evidence.of(quantity).items():
             lags.setdefault(name, []).append(each.late)
     if not lags:
-        raise Abstain("no BatchNorm with running statistics was measured") if evidence.facts.values_per_channel else (
-            Abstain("there is no BatchNorm")
-        )
+        raise Abstain("no BatchNorm with running statistics was measured")
     worst = max(lags, key=lambda name: max(lags[name]))
     return median([max(lags[worst])]), worst

@@ -75,6 +75,7 @@ def facts_of_config(config: Mapping[str, Any], classes: int | None = None) -> Fa
         loss="cross_entropy",
         classes=classes,
         examples_in_loss=batch,
+        tokens=True,
         batch_size=batch,
         steps=trainer["max_steps"],
         optimizers=(OptimizerFacts(optim["name"], optim["lr"], optim["momentum"], optim["weight_decay"]),),

@@ -26,7 +26,7 @@ LARGE, SMALL, OFFSET, SPREAD = 10.0, 0.02, 10.0, 100.0
 )
 def constant_input(evidence: Evidence) -> Iterator[Finding]:
     inputs = _inputs(evidence)
-    if not inputs.varies:
+    if inputs and not inputs.varies:
         yield Finding(
             "constant_input", "critical", "input", 0, inputs.mean, None, "",
             f"Every example of the first minibatch is the same, {inputs.mean:.3g} throughout: there is nothing to "
@@ -53,7 +53,7 @@ def constant_input(evidence: Evidence) -> Iterator[Finding]:
 )  # fmt: skip
 def input_scale(evidence: Evidence) -> Iterator[Finding]:
     inputs = _inputs(evidence)
-    if evidence.facts.inputs_normalised or not inputs.varies:
+    if not inputs or evidence.facts.inputs_normalised or not inputs.varies:
         return
     if reason := _out_of_scale(inputs):
         value, bound, words = reason
@@ -99,8 +99,8 @@ def target_scale(evidence: Evidence) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _inputs(evidence: Evidence) -> Scale:
-    if evidence.facts.inputs is None:
+def _inputs(evidence: Evidence) -> Scale | None:
+    if evidence.facts.inputs is None and not evidence.facts.tokens:
         raise Abstain("the first minibatch has no floating-point input that was seen")
     return evidence.facts.inputs
 
