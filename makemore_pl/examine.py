@@ -15,7 +15,7 @@ from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.finding import SEVERITIES, Diagnosis, Prescription
 from makemore_pl.doctor.prescribing import combined, prescribe
 from makemore_pl.doctor.recorded_run import read_evidence
-from makemore_pl.doctor.verdict import verdict
+from makemore_pl.doctor.plain_words import verdict
 from makemore_pl.doctor.verifying import compare
 from makemore_pl.report.command import overrides as differing
 from makemore_pl.report.command import typed
@@ -154,15 +154,16 @@ def verify(
     before = losses([])
     verified = []
     for prescription in prescriptions:
-        words = None
-        if prescription.overrides:
-            comparison = compare(before, after := losses(prescription.overrides))
-            words = (
-                f"{comparison.verdict}: {_numbers(before)} before, {_numbers(after)} after, mean improvement "
-                f"{comparison.improvement:.3f} nats, paired t-test over {seeds} seeds p = {comparison.p_better:.2g}"
-            )
-            say(f"{prescription.finding}: {words}")
-        verified.append(replace(prescription, verified=words))
+        if not prescription.overrides:
+            verified.append(prescription)
+            continue
+        comparison = compare(before, after := losses(prescription.overrides))
+        trial = (
+            f"{_numbers(before)} before, {_numbers(after)} after, mean improvement {comparison.improvement:.3f} nats, "
+            f"paired t-test over {seeds} seeds p = {comparison.p_better:.2g}"
+        )
+        say(f"{prescription.finding}: {comparison.verdict}: {trial}")
+        verified.append(replace(prescription, verified=comparison.verdict, trial=trial))
     return verified
 
 
@@ -175,7 +176,7 @@ def applied(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
 
 def mended(overrides: Sequence[str], prescriptions: tuple[Prescription, ...]) -> list[str] | None:
     """The overrides with all that is prescribed and was not refuted; None where that changes nothing."""
-    good = tuple(each for each in prescriptions if not (each.verified or "").startswith("refuted"))
+    good = tuple(each for each in prescriptions if each.verified != "refuted")
     changes = combined(good)
     return applied(overrides, changes) if changes else None
 

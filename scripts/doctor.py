@@ -42,7 +42,7 @@ def main() -> int:
     arguments = parse()
     if arguments.explain:
         from makemore_pl.doctor.diagnosis import RULES
-        from makemore_pl.doctor.verdict import explain
+        from makemore_pl.doctor.plain_words import explain
 
         assert RULES
         print("\n".join(explain(arguments.explain)))

@@ -115,8 +115,8 @@ def vanishing_gradients(evidence: Evidence) -> Iterator[Finding]:
     "backward",
     "Gradients explode",
     needs=("grad_norm/before_clipping",),
-    bound="the gradient by the first layer's activations 100 times that by the last one's, or a norm 1,000 times the "
-    "first step's",
+    bound="the gradient by the first layer's activations 100 times that by the last one's, or in a "
+    "training whose loss falls a norm 1,000 times the usual one",
     source="AUTOTRAINER's 70, rounded up; the factor 1,000 is ours",
     explains=("update_too_large", "diverged", "not_finite", "loss_spike", "clipping", "dead_units", "no_learning"),
     remedy="Draw weights with the gain of their activation; clip the gradient's norm: "
@@ -136,10 +136,12 @@ def exploding_gradients(evidence: Evidence) -> Iterator[Finding]:
     norm = evidence.get("grad_norm/before_clipping")
     if norm is None:
         raise Abstain("grad_norm was not measured")
-    start, highest = norm.start, float(np.nanmax(norm.values, initial=0.0))
-    if start > 0 and highest > SPIKED * max(start, 1e-3):
+    losses = evidence.losses()
+    usual, highest = median(norm.values), float(np.nanmax(norm.values, initial=0.0))
+    # where the loss goes up, large gradients are what large steps have made
+    if losses.late < losses.values[0] and usual > 0 and highest > SPIKED * max(usual, 1e-3):
         step = int(norm.steps[int(np.nanargmax(norm.values))])
         yield Finding(
-            "exploding_gradients", "warning", "gradients", step, highest / start, SPIKED, "",
-            f"The gradient's norm grows from {start:.3g} to {highest:.3g} at step {step:,}.",
+            "exploding_gradients", "warning", "gradients", step, highest / usual, SPIKED, "",
+            f"The gradient's norm is {usual:.3g} most of the time and jumps to {highest:.3g} at step {step:,}.",
         )  # fmt: skip

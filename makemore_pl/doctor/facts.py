@@ -88,6 +88,8 @@ class Facts:
     targets: Scale | None = None
     """Of a regression."""
 
+    validated_within: int = 0
+    """Passes over the training data before the first validation, whole ones."""
     batch_size: int | None = None
     steps: int | None = None
     """Planned."""

@@ -60,6 +60,8 @@ class Prescription:
     """Other overrides that mend it too."""
     verified: str | None = None
     """verified, refuted or no difference, once it has been run again; None before."""
+    trial: str = ""
+    """The numbers of these runs."""
 
 
 @dataclass(frozen=True, slots=True)

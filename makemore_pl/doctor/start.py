@@ -20,7 +20,8 @@ LARGE, SMALL, OFFSET, SPREAD = 10.0, 0.02, 10.0, 100.0
     needs=("a minibatch of floating-point inputs",),
     bound="the inputs of the first minibatch are all equal",
     source="Karpathy's recipe: an input-independent baseline learns the same",
-    explains=("no_learning", "dead_units", "input_scale"),
+    explains=("no_learning", "dead_units", "input_scale", "vanishing_activations", "vanishing_gradients", "overfitting",
+              "train_val_mismatch"),
     remedy="Look at one minibatch as the network gets it: print(x[:3]). Something before it overwrites the data.",
     picture="train/loss beside baseline/unigram",
 )
@@ -122,7 +123,8 @@ def _out_of_scale(scale: Scale) -> tuple[float, float, str] | None:
     "start",
     "Units are copies of each other",
     needs=("the weights after the first steps",),
-    bound="half of a layer's units still equal another one after some steps",
+    bound="nine tenths of a hidden layer's units start with equal weights, or half of them still are equal after some "
+    "steps",
     source="units with equal weights get equal gradients (Goodfellow et al. 2016, 8.4)",
     explains=("no_learning", "vanishing_gradients", "vanishing_activations", "update_too_small", "no_gradient"),
     remedy="Draw weights at random, never as a constant: nn.init.kaiming_normal_(layer.weight). Zeros are fine for "
@@ -136,8 +138,8 @@ def symmetric_units(evidence: Evidence) -> Iterator[Finding]:
         name = max(copies, key=lambda each: copies[each])
         yield Finding(
             "symmetric_units", "critical", ", ".join(copies), 0, copies[name], 0.5, "",
-            f"{copies[name]:.0%} of the units of {name} are exact copies of another unit and stay so: the layer is as "
-            "good as a few units.",
+            f"{copies[name]:.0%} of the units of {name} have the weights of another one: they learn the same, and the "
+            "layer is as good as a few units.",
         )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def frozen_parameters(evidence: Evidence) -> Iterator[Finding]:
     bound="log10 of update over data above -1 in the median matrix at full rate, with a loss that has risen above its "
     "start or stays there; or a loss that rises to 1.5 times its start",
     source="TheDeepChecker's -1; our networks train at -1.9 to -3, and with BatchNorm also at -1.2",
-    explains=("diverged", "not_finite", "loss_spike", "dead_units", "exploding_gradients", "no_learning", "clipping",
+    explains=("diverged", "not_finite", "loss_spike", "dead_units", "no_learning", "clipping",
               "batchnorm_lag", "vanishing_gradients", "batchnorm_noise",
               "train_val_mismatch"),
     remedy="Divide the learning rate by ten to the power of what is too much; add a warm-up.",

@@ -21,7 +21,7 @@ def verdict(diagnosis: Diagnosis, whole: bool = True) -> list[str]:
             change = f"{' '.join(remedy.overrides)}: {remedy.rationale}" if remedy.overrides else remedy.rationale
             lines.append(f"   Change {change}." if remedy.overrides else f"   {change}")
             if remedy.verified:
-                lines.append(f"   {remedy.verified}")
+                lines.append(f"   {remedy.verified}: {remedy.trial}.")
     if len(roots) > ROOTS:
         lines.append(f"Also: {', '.join(f'{each.id} ({each.severity})' for each in roots[ROOTS:])}.")
     consequences: dict[str, list[str]] = {}
