@@ -13,9 +13,9 @@ from typing import Protocol
 from makemore_pl.config import Config, load_config
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.finding import SEVERITIES, Diagnosis, Prescription
+from makemore_pl.doctor.plain_words import verdict
 from makemore_pl.doctor.prescribing import combined, prescribe
 from makemore_pl.doctor.recorded_run import read_evidence
-from makemore_pl.doctor.plain_words import verdict
 from makemore_pl.doctor.verifying import compare
 from makemore_pl.report.command import overrides as differing
 from makemore_pl.report.command import typed
@@ -27,7 +27,6 @@ STEPS = {"trainer.max_steps": "2000", "trainer.watch_every": "50", "trainer.val_
 """Of a brief training, where the user gives no others."""
 QUICK = ["trainer=cpu", "trainer.engine=eager", "trainer.enable_progress_bar=false", "logger=jsonl"]
 SEEDS = 3
-
 
 
 class Compose(Protocol):
@@ -106,7 +105,10 @@ def _overrides_of(run_dir: Path, compose: Compose) -> list[str]:
         base = compose(start)
     except Exception:  # an experiment that is gone
         start, base = [], compose([])
-    return [*start, *differing(asdict(replace(config, callbacks={}, logger={})), asdict(replace(base, callbacks={}, logger={})))]
+    return [
+        *start,
+        *differing(asdict(replace(config, callbacks={}, logger={})), asdict(replace(base, callbacks={}, logger={}))),
+    ]
 
 
 def brief(overrides: Sequence[str]) -> list[str]:

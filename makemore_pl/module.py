@@ -102,6 +102,12 @@ class MakemoreModule(LightningModule):
         """Of training so far, in all legs of a resumed run."""
         return self._seconds_before + time.perf_counter() - self.started
 
+    def configuration(self) -> dict[str, dict[str, Any]]:
+        """The settings of this run, by section."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        sections = {"data": datamodule.config, "optim": self.optim, "trainer": datamodule.trainer_config}
+        return {"model": self.hparams["model"], **{name: asdict(each) for name, each in sections.items()}}
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, block_size) -> (B, vocab_size) logits."""
         logits: Tensor = self.model(x)

@@ -42,6 +42,7 @@ from makemore_pl.checkpoint import BestCheckpoint, LastCheckpoint, WholeFiles, c
 from makemore_pl.command_line import command, near, typed
 from makemore_pl.config import Config, TrainerConfig
 from makemore_pl.data import NamesDataModule
+from makemore_pl.diagnostics import Doctor
 from makemore_pl.diagnostics.dashboard import add_layout, log_hparams, start_session
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.evaluate import split_loss
@@ -265,6 +266,9 @@ def _train(
         say_start(config, parameters, len(datamodule.words), first)
     finals = FinalLosses(config)
     trainer.callbacks.append(finals)  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Doctor):
+            callback.announce = announce
     module.started = time.perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
     losses, seconds = finals.losses, finals.seconds

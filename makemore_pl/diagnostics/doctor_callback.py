@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +12,21 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.diagnostics import dashboard
-from makemore_pl.diagnostics.activation_stats import ActivationStats, is_activation, is_relu, is_tanh
+from makemore_pl.diagnostics.activation_stats import ActivationStats, is_activation
 from makemore_pl.diagnostics.batchnorm_stats import BatchNormStats
 from makemore_pl.diagnostics.callback import DiagnosticsCallback
+from makemore_pl.diagnostics.gathering import of_inspection, of_loss, of_optimizers
 from makemore_pl.diagnostics.gradient_stats import GradientStats
 from makemore_pl.diagnostics.host import LightningModule, Trainer
-from makemore_pl.diagnostics.tag_names import layer_names, matrices, without_compiled
+from makemore_pl.diagnostics.offers import offer
+from makemore_pl.diagnostics.tag_names import matrices
 from makemore_pl.diagnostics.taps import compiled_modules
 from makemore_pl.diagnostics.update import Update
 from makemore_pl.diagnostics.update_stats import UpdateStats
 from makemore_pl.diagnostics.watch import Arrays
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.evidence import Evidence
-from makemore_pl.doctor.facts import Facts, OptimizerFacts
+from makemore_pl.doctor.facts import Facts
 from makemore_pl.doctor.finding import Abstention, Diagnosis, Finding, Prescription
 from makemore_pl.doctor.inspection import Inspection, copies_of_units, mixed_examples, scale_of, tensors_in
 from makemore_pl.doctor.loss_graph import LossGraph, read_loss
@@ -48,8 +49,8 @@ class Doctor(DiagnosticsCallback):
 
     It needs no other callback: of ActivationStats, GradientStats, UpdateStats and BatchNormStats it brings those that
     the trainer does not have. At the end of fit the verdict is printed, written to `findings.json` in the trainer's log
-    directory and to TensorBoard as text, and kept in `findings`, `abstentions`, `checked` and `prescriptions`. What is
-    critical from the start is said at once. docs/doctor.md explains each finding.
+    directory and to TensorBoard as text, and kept in `findings`, `abstentions`, `checked` and `prescriptions`.
+    docs/doctor.md explains each finding.
 
         from makemore_pl.diagnostics import Doctor
         doctor = Doctor()
@@ -57,12 +58,12 @@ class Doctor(DiagnosticsCallback):
         print(doctor.findings)
 
     Args:
-        config: the config of a run of this project, which prescriptions change; without it they are words.
+        announce: print the verdict.
     """
 
-    def __init__(self, every_n_steps: int = 100, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, every_n_steps: int = 100, announce: bool = True) -> None:
         super().__init__(every_n_steps)
-        self.config = config
+        self.announce = announce
         self.diagnosis = Diagnosis((), (), ())
         self.reset()
 
@@ -187,7 +188,7 @@ class Doctor(DiagnosticsCallback):
             self._inspection.look_at_modes()
 
     def _copies(self, pl_module: LightningModule) -> dict[str, float]:
-        """Of hidden layers: those of embeddings are words, those of the last layer classes, which targets tell apart."""
+        """Of hidden layers: an embedding's rows are words, the last layer's are classes, which targets tell apart."""
         seen = self._inspection
         aside = {m.weight for m in pl_module.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
         if seen and (last := [m for m in seen.order if next(m.parameters(recurse=False), None) is not None]):
@@ -269,6 +270,15 @@ class Doctor(DiagnosticsCallback):
 
     # the end
 
+    def _unknown(self, trainer: Trainer) -> dict[str, str]:
+        assert self.watch
+        unknown = {}
+        if self._updates < INSPECTED * len(trainer.optimizers):
+            unknown = dict.fromkeys(("gradients_accumulate", "no_gradient"), "fewer than three steps were looked at")
+        if self.watch.taken <= SETTLED:
+            unknown["symmetric_units"] = f"fewer than {SETTLED + 1} steps were taken"
+        return unknown
+
     def _conclude(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.watch is None or not self.watch.taken:
             return
@@ -276,122 +286,32 @@ class Doctor(DiagnosticsCallback):
             for step, loss in self._losses:
                 self._series.setdefault("train/loss", {}).setdefault(step, float(loss))
             self._losses = []
-        facts = self._assembled(trainer, pl_module)
+        facts = self._facts
+        facts.steps = self.watch.taken
+        facts.losses = max(len(trainer.optimizers), 1 if pl_module.automatic_optimization else self._most_backwards)
+        facts.clip_value = trainer.gradient_clip_val
+        facts.unknown |= self._unknown(trainer)
+        facts.accumulates = any(count >= 2 for count in self._never_zeroed.values())
+        of_optimizers(facts, pl_module, trainer.optimizers, self._reached, self._series)
+        if self._inspection:
+            of_inspection(facts, pl_module, self._inspection)
+        if self._graph:
+            of_loss(facts, self._graph, self._targets, self._series)
         evidence = Evidence(self._series, facts)
+        configuration = offer(pl_module, "configuration")
         diagnosis = diagnose(evidence)
-        self.diagnosis = replace(diagnosis, prescriptions=prescribe(diagnosis, evidence, self.config))
+        self.diagnosis = replace(
+            diagnosis, prescriptions=prescribe(diagnosis, evidence, configuration() if configuration else None)
+        )
         lines = verdict(self.diagnosis, whole=False)
         if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.barebones:  # type: ignore[attr-defined]
             self._directory.mkdir(parents=True, exist_ok=True)
             write_atomically(self._directory / "findings.json", json.dumps(self.diagnosis.as_json(), indent=2) + "\n")
             dashboard.log_text(trainer, "doctor", lines, self.watch.taken - 1)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self.announce:
             print("\n".join(["The doctor:", *lines]))
-
-    def _assembled(self, trainer: Trainer, pl_module: LightningModule) -> Facts:
-        facts, inspection = self._facts, self._inspection
-        assert self.watch
-        facts.steps = self.watch.taken
-        facts.losses = max(1, self._most_backwards) if not pl_module.automatic_optimization else 1
-        facts.losses = max(facts.losses, len(trainer.optimizers))
-        facts.optimizers = tuple(_optimizer(each) for each in trainer.optimizers)
-        facts.clip_value = trainer.gradient_clip_val
-        named = matrices(pl_module)
-        facts.matrices = tuple(named)
-        embeddings = {m.weight for m in pl_module.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
-        facts.vocabulary = tuple(name for name, parameter in named.items() if parameter in embeddings)
-        facts.frozen = tuple(name for name, p in pl_module.named_parameters() if not p.requires_grad)
-        self._assign(trainer, pl_module, facts)
-        if self._updates < 3:
-            facts.unknown["gradients_accumulate"] = "fewer than three steps were looked at"
-        facts.accumulates = any(count >= 2 for count in self._never_zeroed.values())
-        if self.watch.taken <= SETTLED:
-            facts.unknown["symmetric_units"] = f"fewer than {SETTLED} steps were taken"
-        if inspection:
-            self._of_inspection(pl_module, inspection, facts)
-        self._of_loss(facts)
-        return facts
-
-    def _assign(self, trainer: Trainer, pl_module: LightningModule, facts: Facts) -> None:
-        optimized = {p for each in trainer.optimizers for group in each.param_groups for p in group["params"]}
-        named = {without_compiled(name): parameter for name, parameter in pl_module.named_parameters()}
-        facts.not_optimized = tuple(
-            name for name, p in named.items() if p.requires_grad and p not in optimized and p in self._reached
-        )
-        if self._updates < 3 * len(trainer.optimizers):
-            facts.unknown["no_gradient"] = "fewer than three steps were looked at"
-            return
-        zeros = {
-            tag.partition("/")[2]
-            for tag, values in self._series.items()
-            if tag.startswith("grad_std/") and len(values) >= 3 and not any(values.values())
-        }
-        prefixed = {parameter: name for name, parameter in matrices(pl_module).items()}
-        lost = [
-            name
-            for name, p in named.items()
-            if p in optimized and p.requires_grad and (p not in self._reached or prefixed.get(p) in zeros)
-        ]
-        ran = (lambda name: self._inspection.ran(name)) if self._inspection else (lambda _: True)  # type: ignore[union-attr]
-        facts.unreached = tuple(name for name in lost if ran(name))
-        facts.unused = tuple(name for name in lost if not ran(name))
-
-    def _of_inspection(self, pl_module: LightningModule, seen: Inspection, facts: Facts) -> None:
-        activations = [module for module in seen.order if is_activation(module)]
-        tags = layer_names(pl_module, [n for n, m in pl_module.named_modules() if n and is_activation(m)])
-        layers = {module: tags[seen.names[module]] for module in activations if seen.names[module] in tags}
-        facts.layers = tuple(layers.values())
-        facts.bounded = tuple(name for module, name in layers.items() if is_tanh(module))
-        facts.rectified = tuple(name for module, name in layers.items() if is_relu(module))
-        facts.before_normalised = bool(layers) and all(seen.after_normalisation(module) for module in layers)
-        facts.tokens = seen.begins_with_embedding
-        facts.inputs_normalised = seen.begins_normalised
-        facts.linear_pairs = tuple(seen.linear_pairs)
-        facts.bias_before_batchnorm = tuple(seen.bias_before_batchnorm)
-        facts.values_per_channel = seen.values_per_channel
-        facts.dropout = seen.dropout()
-        asleep, on_purpose, dropouts = [], [], []
-        for name, module in seen.asleep.items():
-            if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-                dropouts.append(name)
-            elif module.running_mean is not None and module.running_var is not None:
-                trained = any(p.requires_grad for p in module.parameters())
-                fresh = not bool(module.running_mean.any()) and bool((module.running_var == 1).all())
-                (asleep if trained and (fresh or name in seen.awake) else on_purpose).append(name)
-        facts.asleep, facts.asleep_on_purpose, facts.dropouts_asleep = map(tuple, (asleep, on_purpose, dropouts))
-
-    def _of_loss(self, facts: Facts) -> None:
-        graph = self._graph
-        if graph is None:
-            return
-        statistics = self._targets
-        facts.loss = "bce" if graph.kind == "bce" else "nll" if graph.kind == "nll" else graph.kind
-        facts.loss_is_sum, facts.activation_before_loss = graph.is_sum, graph.activation
-        facts.examples_in_loss = statistics.rows
-        if graph.kind == "likelihood":  # a binary cross-entropy on probabilities, whose sigmoid is right
-            facts.loss, facts.activation_before_loss = "bce", None
-        facts.classes = statistics.classes if graph.alone else None
-        facts.targets, facts.targets_vary = statistics.scale(graph), statistics.vary
-        facts.outside = statistics.outside
-        if graph.alone:
-            facts.constant_guess = self._guess(statistics.constant_guess(graph))
-            losses = self._series.get("train/loss", {})
-            first = losses.get(0)
-            if facts.constant_guess and first is not None and not graph.is_sum:
-                facts.pretrained = first < 0.5 * facts.constant_guess and graph.kind == "cross_entropy"
-
-    def _guess(self, counted: float | None) -> float | None:
-        known = self._series.get("baseline/unigram")
-        return next(iter(known.values())) if known else counted if counted and math.isfinite(counted) else None
 
 
 def _size(batch: Any) -> int | None:
     found = [each for each in tensors_in(batch) if each.ndim]
     return found[0].size(0) if found else None
-
-
-def _optimizer(optimizer: torch.optim.Optimizer) -> OptimizerFacts:
-    group = optimizer.param_groups[0]
-    decay = max(float(each.get("weight_decay", 0.0)) for each in optimizer.param_groups)
-    momentum = group.get("momentum", 0.0)
-    return OptimizerFacts(type(optimizer).__name__, float(group["lr"]), float(momentum or 0.0), decay)

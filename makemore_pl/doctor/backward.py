@@ -100,7 +100,7 @@ def vanishing_gradients(evidence: Evidence) -> Iterator[Finding]:
     layers = evidence.need("activation_grad_std")
     if len(layers) < 2:
         return
-    first, last = list(layers.values())[0], list(layers.values())[-1]
+    first, *_, last = layers.values()
     ratio = first.values / np.where(last.values > 0, last.values, np.nan)
     start, late = median(ratio[:3]), median(ratio[-max(3, len(ratio) // 3) :])
     if max(start, late) < VANISHED:
@@ -119,8 +119,7 @@ def vanishing_gradients(evidence: Evidence) -> Iterator[Finding]:
     "training whose loss falls a norm 1,000 times the usual one",
     source="AUTOTRAINER's 70, rounded up; the factor 1,000 is ours",
     explains=("update_too_large", "diverged", "not_finite", "loss_spike", "clipping", "dead_units", "no_learning"),
-    remedy="Draw weights with the gain of their activation; clip the gradient's norm: "
-    "Trainer(gradient_clip_val=1.0).",
+    remedy="Draw weights with the gain of their activation; clip the gradient's norm: Trainer(gradient_clip_val=1.0).",
     picture="grad_norm",
 )
 def exploding_gradients(evidence: Evidence) -> Iterator[Finding]:

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
-# the order in which causes come before their consequences; importing registers the rules
-from makemore_pl.doctor import start, forward, backward, updates, normalisation, outcome  # noqa: F401, I001
+# isort: off
+# importing registers the rules, in the order in which causes come before their consequences
+from makemore_pl.doctor import start, forward, backward, updates, normalisation, outcome  # noqa: F401
+
+# isort: on
 from makemore_pl.doctor.evidence import Abstain, Evidence
 from makemore_pl.doctor.finding import SEVERITIES, Abstention, Diagnosis, Finding
 from makemore_pl.doctor.rule import RULES

@@ -13,7 +13,7 @@ from makemore_pl.doctor.facts import Facts
 Floats = NDArray[np.float64]
 
 
-class Abstain(Exception):
+class Abstain(Exception):  # noqa: N818  # no error: a rule's answer
     """A rule can't judge, and says why."""
 
 

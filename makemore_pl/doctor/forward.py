@@ -8,7 +8,8 @@ from makemore_pl.doctor.rule import rule
 
 FIRST, LATER, MOST = 0.36, 0.27, 0.50
 """Saturation in the first tanh layer, in the median of the later ones, and where it is critical. Gain 5/3 gives 0.20
-(0.30 with some embeddings) and 0.07, behind a normalisation 0.20 everywhere; gain 2 0.28 and 0.16, gain 3 0.46 and 0.40."""
+(0.30 with some embeddings) and 0.07, behind a normalisation 0.20 everywhere; gain 2 0.28 and 0.16, gain 3 0.46 and
+0.40."""
 DEAD_TANH, DEAD_RELU = 0.2, 0.6
 FADED_TANH, FADED = 0.1, 0.01
 EXPLODED = 20.0
@@ -104,9 +105,10 @@ def activation_before_loss(evidence: Evidence) -> Iterator[Finding]:
     "forward",
     "tanh units are saturated from the start",
     needs=("saturation/<layer>",),
-    bound="share of |tanh| > 0.97 at the start above 0.36 in the first layer or 0.27 in the median later one; critical "
-    "from 0.5",
-    source="0.97: the lecture. The bounds lie between gain 2 (0.28 and 0.16; no harm measured) and gain 3 (0.46 and 0.40)",
+    bound="share of |tanh| > 0.97 at the start above 0.36 in the first layer or 0.27 in the median later one; "
+    "critical from 0.5",
+    source="0.97: the lecture. The bounds lie between gain 2 (0.28 and 0.16, no harm measured) and gain 3 (0.46 and "
+    "0.40)",
     explains=("dead_units", "vanishing_gradients", "exploding_gradients", "no_learning"),
     remedy="Draw hidden weights with standard deviation 5/3 / sqrt(fan_in) and biases near 0: "
     "nn.init.kaiming_normal_(w, nonlinearity='tanh'); or put BatchNorm before each tanh.",
@@ -138,7 +140,8 @@ def saturation(evidence: Evidence) -> Iterator[Finding]:
     needs=("activation_std/<layer>",),
     bound="at the start a standard deviation 20 times that of the first layer, or above 20 in a first layer",
     source="He et al. 2015: the right scale keeps it constant; a factor 20 is ours",
-    explains=("exploding_gradients", "confident_start", "update_too_large", "update_too_small", "diverged", "not_finite", "dead_units",
+    explains=("exploding_gradients", "confident_start", "update_too_large", "update_too_small", "diverged",
+              "not_finite", "dead_units",
               "loss_spike", "clipping", "no_learning"),
     remedy="Draw weights with standard deviation gain / sqrt(fan_in): nn.init.kaiming_normal_(w).",
     picture="activation_std over the layers",
@@ -208,7 +211,7 @@ def dead_units(evidence: Evidence) -> Iterator[Finding]:
     tanh, relu = evidence.of("dead_units"), evidence.of("stuck_units")
     if not tanh and not relu:
         raise Abstain("neither tanh nor ReLU was measured")
-    dead = _above({name: each for name, each in tanh.items()}, DEAD_TANH)
+    dead = _above(tanh, DEAD_TANH)
     dead |= _above({name: each for name, each in relu.items() if name in facts.rectified}, DEAD_RELU)
     if dead:
         worst = max(dead, key=lambda name: dead[name])

@@ -79,7 +79,7 @@ class Inspection:
             return
         x = next((each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)), None)
         if isinstance(module, (_BatchNorm, _DropoutNd)):
-            (self.awake.add if module.training else lambda name: self.asleep.update({name: module}))(self.names[module])
+            self._note_mode(module)
         if module in self.follows or x is None:
             return
         found = self._made.get(id(x))
@@ -121,8 +121,13 @@ class Inspection:
         """Which BatchNorms are in eval mode now, in the middle of training."""
         for module in self.order:
             if isinstance(module, _BatchNorm):
-                name = self.names[module]
-                (self.awake.add if module.training else lambda name: self.asleep.update({name: module}))(name)
+                self._note_mode(module)
+
+    def _note_mode(self, module: nn.Module) -> None:
+        if module.training:
+            self.awake.add(self.names[module])
+        else:
+            self.asleep[self.names[module]] = module
 
     # what is read from it
 
@@ -207,7 +212,7 @@ def mixed_examples(inspection: Inspection, batch: Any, size: int) -> str | None:
     Raises:
         ValueError: no call could be tried, and why.
     """
-    tensors = [each for each in tensors_in(batch)]
+    tensors = tensors_in(batch)
     tried, why = 0, "no module was called with a minibatch"
     for module, args, kwargs in inspection.outer:
         given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
@@ -241,7 +246,9 @@ def _depends(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], s
         def run(change: bool) -> list[Tensor]:
             torch.manual_seed(0)
             given = [_changed(each) if change and isinstance(each, Tensor) else each for each in args]
-            named = {key: _changed(each) if change and isinstance(each, Tensor) else each for key, each in kwargs.items()}
+            named = {
+                key: _changed(each) if change and isinstance(each, Tensor) else each for key, each in kwargs.items()
+            }
             return tensors_in(network(*given, **named))
 
         before, again, after = run(False), run(False), run(True)

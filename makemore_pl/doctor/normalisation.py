@@ -90,7 +90,7 @@ def batchnorm_small_batch(evidence: Evidence) -> Iterator[Finding]:
     needs=("batchnorm_gap/loss, or batchnorm_mean_lag/<layer> and batchnorm_var_lag/<layer>",),
     bound="late in the run, running statistics cost 0.05 nats more than batch statistics and lie further from them "
     "than the draw of a batch explains (lag above 1.9)",
-    source="the lag is 1 for a perfect running mean, whatever the size; 0.05 nats are ten times what momentum 0.1 costs",
+    source="a perfect running mean has lag 1, whatever the batch; 0.05 nats are ten times what momentum 0.1 costs",
     explains=("train_val_mismatch", "overfitting"),
     remedy="Raise BatchNorm's momentum (PyTorch's 0.1 remembers 10 batches), or recompute the statistics at the end.",
     picture="batchnorm_mean_lag, batchnorm_gap",
@@ -106,7 +106,7 @@ def batchnorm_lag(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "batchnorm_lag", "warning", worst, evidence.last_step, float(gap.values[-1]), GAP, "",
             f"With running statistics the same examples cost {gap.values[-1]:.2f} nats more than with those of the "
-            f"batch: the running statistics of {worst} are {lag:.1f} times as far away as the draw of a batch explains.",
+            f"batch: the running statistics of {worst} are {lag:.1f} times as far off as the draw of a batch explains.",
         )  # fmt: skip
 
 

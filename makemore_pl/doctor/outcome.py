@@ -102,7 +102,7 @@ def loss_spike(evidence: Evidence) -> Iterator[Finding]:
     "Validation differs from training from the start",
     needs=("a validation within the first pass over the data", "the training loss"),
     bound="no validation loss within 10 % of what training had reached in its first pass, before the first validation",
-    source="in the first pass every training example is new, so that its loss is what validation should show; 10 % is ours",
+    source="in the first pass every training example is new, so its loss is what validation should show; 10 % is ours",
     explains=("overfitting", "no_learning"),
     remedy="Compare what training_step and validation_step do to a batch: scaling, order of channels, tokens, mode.",
     picture="train/loss and val/loss",
@@ -227,8 +227,8 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
         if held <= train or facts.dropout >= HEAVY:
             yield Finding(
                 "overregularized", "warning", "dropout", evidence.last_step, facts.dropout, DROPOUT, "",
-                f"Dropout {facts.dropout:g} has nothing to mend: the network costs {held:.3g} on validation examples and "
-                f"{train:.3g} on training examples with dropout. It underfits.",
+                f"Dropout {facts.dropout:g} has nothing to mend: the network costs {held:.3g} on validation examples, "
+                f"and {train:.3g} on training examples with dropout. It underfits.",
             )  # fmt: skip
 
 

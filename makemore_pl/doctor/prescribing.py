@@ -1,4 +1,4 @@
-"""From root findings to changes of this project's config, by closed forms, or to words for modules that are not ours."""
+"""From root findings to changes of this project's config, by closed forms; to words for modules that are not ours."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -85,7 +85,9 @@ def _output(patient: Patient) -> Prescription:
         size = math.hypot(mean, std) if patient["model.batchnorm"] != "post" else 1.0
         size = size if math.isfinite(size) and size > 0 else 1.0
         scale = LOGITS / (size * math.sqrt(patient["model.n_hidden"]))
-        how = f"{LOGITS} over sqrt(n_hidden) = {math.sqrt(patient['model.n_hidden']):.1f} and the activations' {size:.2f}"
+        how = (
+            f"{LOGITS} over sqrt(n_hidden) = {math.sqrt(patient['model.n_hidden']):.1f} and the activations' {size:.2f}"
+        )
     overrides = [f"model.output_scale={rounded(scale)}"]
     if patient["model.output_bias"] > LOGITS:
         overrides.append("model.output_bias=0")

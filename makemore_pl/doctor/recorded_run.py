@@ -80,7 +80,9 @@ def facts_of_config(config: Mapping[str, Any], classes: int | None = None) -> Fa
         steps=trainer["max_steps"],
         optimizers=(OptimizerFacts(optim["name"], optim["lr"], optim["momentum"], optim["weight_decay"]),),
         clip_value=trainer["gradient_clip_val"],
-        linear_pairs=tuple((f"layers.{i}", f"layers.{i + 1}" if i + 1 < n_layers else "output") for i in range(n_layers))
+        linear_pairs=tuple(
+            (f"layers.{i}", f"layers.{i + 1}" if i + 1 < n_layers else "output") for i in range(n_layers)
+        )
         if identity
         else (),
         values_per_channel=dict.fromkeys(batchnorms, batch),

@@ -51,7 +51,8 @@ def rule(
     explains: tuple[str, ...] = (),
 ) -> Callable[[Check], Check]:
     """Register a check."""
-    assert phase in PHASES and id not in RULES
+    assert phase in PHASES
+    assert id not in RULES
 
     def register(check: Check) -> Check:
         RULES[id] = Rule(id, phase, title, needs, bound, source, explains, remedy, picture, check)

@@ -20,8 +20,15 @@ LARGE, SMALL, OFFSET, SPREAD = 10.0, 0.02, 10.0, 100.0
     needs=("a minibatch of floating-point inputs",),
     bound="the inputs of the first minibatch are all equal",
     source="Karpathy's recipe: an input-independent baseline learns the same",
-    explains=("no_learning", "dead_units", "input_scale", "vanishing_activations", "vanishing_gradients", "overfitting",
-              "train_val_mismatch"),
+    explains=(
+        "no_learning",
+        "dead_units",
+        "input_scale",
+        "vanishing_activations",
+        "vanishing_gradients",
+        "overfitting",
+        "train_val_mismatch",
+    ),
     remedy="Look at one minibatch as the network gets it: print(x[:3]). Something before it overwrites the data.",
     picture="train/loss beside baseline/unigram",
 )

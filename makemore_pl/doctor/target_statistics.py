@@ -41,9 +41,8 @@ class TargetStatistics:
     def see_batch(self, graph: LossGraph, batch: Any) -> None:
         """Where the loss was written by hand and keeps no targets: those of the batch, if their number fits."""
         y = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
-        if isinstance(y, Tensor) and y.is_floating_point() and graph.output is not None:
-            if y.numel() == graph.output.numel():
-                self._add(graph, y)
+        if isinstance(y, Tensor) and graph.output is not None and y.numel() == graph.output.numel():
+            self._add(graph, y)
 
     def _add(self, graph: LossGraph, y: Tensor) -> None:
         y = y.detach().double()
@@ -67,7 +66,7 @@ class TargetStatistics:
             return bool((self._squares - self._sum.square() / self._n > 1e-12 * self._squares).any())
         return True
 
-    def scale(self, graph: LossGraph) -> Scale | None:
+    def scale(self) -> Scale | None:
         """Of a regression's or a binary cross-entropy's targets, first minibatch."""
         return None if self._first is None else scale_of(self._first, per_feature=False)
 
