@@ -25,8 +25,8 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("what", nargs="*", help="overrides as for train.py, or one run or sweep directory")
     parser.add_argument("--json", action="store_true", help="print findings.json's content instead of words")
-    parser.add_argument("--explain", metavar="ID", help="what a finding means, and what to do")
-    return parser.parse_args()
+    parser.add_argument("--explain", metavar="ID", help="what a finding means, and what to do; all: every one")
+    return parser.parse_intermixed_args()  # overrides may stand anywhere
 
 
 def compose(overrides: Sequence[str], run_dir: str = ".") -> Config:
@@ -41,17 +41,18 @@ def compose(overrides: Sequence[str], run_dir: str = ".") -> Config:
 def main() -> int:
     arguments = parse()
     if arguments.explain:
-        from makemore_pl.doctor.diagnosis import RULES
+        from makemore_pl.doctor.handbook import handbook
         from makemore_pl.doctor.plain_words import explain
 
-        assert RULES
-        print("\n".join(explain(arguments.explain)))
+        print(handbook() if arguments.explain == "all" else "\n".join(explain(arguments.explain)))
         return 0
-    from makemore_pl.examine import examined_directory, examined_overrides
-
     directories = [Path(each) for each in arguments.what if Path(each).is_dir()]
     overrides = [each for each in arguments.what if not Path(each).is_dir()]
+    if stray := [each for each in overrides if "=" not in each and not each.startswith("~")]:
+        raise ValueError(f"{stray[0]} is no directory, and no override such as model.gain=1.")
     fail_on = compose(overrides).doctor.fail_on
+    from makemore_pl.examine import examined_directory, examined_overrides  # torch and lightning only now
+
     if directories:
         reports = [report for each in directories for report in examined_directory(each, compose)]
     else:

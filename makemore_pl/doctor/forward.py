@@ -83,11 +83,10 @@ def activation_before_loss(evidence: Evidence) -> Iterator[Finding]:
                 f"{facts.outside:.0%} of the targets lie where {before} at the output can never get.",
             )  # fmt: skip
     elif facts.loss == "nll":
-        if before != "log_softmax":
-            yield Finding(
-                "activation_before_loss", "critical", "output", 0, None, None, "",
-                f"The loss wants logarithms of probabilities and gets {before or 'the bare output'}.",
-            )  # fmt: skip
+        yield Finding(
+            "activation_before_loss", "critical", "output", 0, None, None, "",
+            f"The loss wants logarithms of probabilities and gets {before or 'the bare output'}.",
+        )  # fmt: skip
     elif before and before != "softmax":
         yield Finding(
             "activation_before_loss", "critical", "output", 0, None, None, "",

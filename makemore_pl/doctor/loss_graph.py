@@ -21,7 +21,7 @@ KINDS = {
 ACTIVATIONS = {
     "SoftmaxBackward0": "softmax",
     "LogSoftmaxBackward0": "log_softmax",
-    "LogBackward0": "log_softmax",
+    "LogBackward0": "logarithm",
     "SigmoidBackward0": "sigmoid",
     "TanhBackward0": "tanh",
     "ReluBackward0": "relu",
@@ -45,7 +45,7 @@ class LossGraph:
     """Whether the number that is minimized is this loss, nothing added and nothing multiplied."""
     is_sum: bool
     activation: str | None
-    """What comes just before it: softmax, log_softmax, sigmoid, tanh or relu."""
+    """What comes just before it: softmax, sigmoid, tanh or relu."""
     output: Tensor | None
     """What the loss gets, (N, V) log-probabilities of a cross-entropy; None where torch does not keep it."""
     targets: Tensor | None
@@ -77,7 +77,9 @@ def read_loss(loss: Tensor) -> LossGraph | None:
 def _known(node: Any, alone: bool, is_sum: bool) -> LossGraph:
     kind, before = KINDS[node.name()], _before(node)
     is_sum |= node._saved_reduction == SUM
-    if kind == "nll" and before == "log_softmax":
+    if kind == "nll" and before == "logarithm":  # of probabilities, made by hand
+        kind, before = "cross_entropy", None
+    elif kind == "nll" and before == "log_softmax":
         kind, before = "cross_entropy", _before(_passed(node))
         if before == "log_softmax":  # once more changes nothing
             before = None

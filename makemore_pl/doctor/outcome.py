@@ -129,7 +129,8 @@ def train_val_mismatch(evidence: Evidence) -> Iterator[Finding]:
     "outcome",
     "Nothing is learned from the inputs",
     needs=("the training loss of 100 steps", "the loss of a constant guess"),
-    bound="after 100 steps the loss, or on validation data the best loss, is not 2 % below that of a constant guess",
+    bound="after 100 steps the loss is not 2 % below that of a constant guess and no longer falls, or no validation loss "
+    "is below it and they no longer fall",
     source="Karpathy's input-independent baseline; the constant guess is counted from the targets seen",
     remedy="Look at inputs and targets side by side, as the network gets them; try to overfit one minibatch: "
     "Trainer(overfit_batches=1).",
@@ -149,13 +150,17 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
         raise Abstain(f"fewer than {ENOUGH} steps were taken")
     scale = facts.examples_in_loss or 1 if facts.loss_is_sum else 1
     late, bound = losses.late / scale, guess - 0.02 * abs(guess)
+    third = len(losses.values) // 3
+    if late >= bound and median(losses.values[third : 2 * third]) / scale > late + 0.01 * abs(guess):
+        raise Abstain("the loss is still falling towards that of a constant guess")
     val = evidence.get("val/loss")
+    stands = val is not None and len(val.values) > 2 and val.values[-1] > np.nanmin(val.values[:-1])
     if not late < bound:
         yield Finding(
             "no_learning", "critical", "train/loss", evidence.last_step, late, bound, "",
             f"The loss is at {late:.3g}, where a guess that does not look at the input gets {guess:.3g}.",
         )  # fmt: skip
-    elif val is not None and np.isfinite(val.values).any() and float(np.nanmin(val.values)) >= guess:
+    elif stands and val is not None and float(np.nanmin(val.values)) >= guess:
         best = float(np.nanmin(val.values))
         yield Finding(
             "no_learning", "critical", "val/loss", evidence.last_step, best, guess, "",

@@ -10,7 +10,7 @@ import numpy as np
 from makemore_pl.doctor.evidence import Evidence, median
 from makemore_pl.doctor.finding import Diagnosis, Finding, Prescription
 from makemore_pl.doctor.rule import RULES
-from makemore_pl.doctor.updates import typical_ratio
+from makemore_pl.doctor.updates import livelier_ratio, typical_ratio
 
 GAINS = {"tanh": 5 / 3, "relu": math.sqrt(2), "gelu": 1.5335, "identity": 1.0}
 """Standard deviation of preactivations that keeps the activations' spread, for inputs of unit spread."""
@@ -134,7 +134,7 @@ def _nonlinear(patient: Patient) -> Prescription:
 
 
 def _raise_rate(patient: Patient) -> Prescription | None:
-    ratio = typical_ratio(patient.evidence)
+    ratio = livelier_ratio(patient.evidence)
     if not math.isfinite(ratio):
         return None
     lr = patient["optim.lr"] * min(10 ** (RATIO - ratio), 1e3)
