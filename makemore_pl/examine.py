@@ -2,15 +2,14 @@
 
 import contextlib
 import logging
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from makemore_pl.config import Config, load_config
+from makemore_pl.command_line import command, typed
+from makemore_pl.config import Config
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.finding import SEVERITIES, Diagnosis, Prescription
 from makemore_pl.doctor.plain_words import verdict
@@ -18,10 +17,10 @@ from makemore_pl.doctor.prescribing import combined, prescribe
 from makemore_pl.doctor.recorded_run import read_evidence
 from makemore_pl.doctor.verifying import compare
 from makemore_pl.report.command import overrides as differing
-from makemore_pl.report.command import typed
 from makemore_pl.report.run_directory import read_overrides
 from makemore_pl.report.sweep_directory import is_sweep
-from makemore_pl.train import ROOT, run
+from makemore_pl.stored_config import load_config
+from makemore_pl.train import run
 
 STEPS = {"trainer.max_steps": "2000", "trainer.watch_every": "50", "trainer.val_check_interval": "500"}
 """Of a brief training, where the user gives no others."""
@@ -50,19 +49,14 @@ class Report:
         lines = [self.name, *verdict(self.diagnosis)]
         changed = self.overrides is not None and mended(self.overrides, self.diagnosis.prescriptions)
         if changed:
-            lines += ["Run it with these changes:", "    " + command("train", changed)]
-            lines += ["Examine them:", "    " + command("doctor", changed)]
+            lines += ["Run it with these changes:", "    " + command("train.py", *changed)]
+            lines += ["Examine them:", "    " + command("doctor.py", *changed)]
         return lines
 
     def fails(self, fail_on: str) -> bool:
         """Whether a finding is at least so severe."""
         worst = self.diagnosis.worst()
         return fail_on != "never" and worst is not None and SEVERITIES.index(worst) >= SEVERITIES.index(fail_on)
-
-
-def command(script: str, overrides: Sequence[str]) -> str:
-    """What can be pasted into a shell in any directory."""
-    return shlex.join([sys.executable, str(ROOT / "scripts" / f"{script}.py"), *overrides])
 
 
 def examined_overrides(overrides: Sequence[str], compose: Compose, say: Callable[[str], None]) -> Report:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from makemore_pl.command_line import typed
 from makemore_pl.config import Config, resolve
 from makemore_pl.errors import one_sentence
 
@@ -31,8 +32,6 @@ def parse() -> argparse.Namespace:
 
 def compose(overrides: Sequence[str], run_dir: str = ".") -> Config:
     import hydra
-
-    from makemore_pl.report.command import typed
 
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return resolve(hydra.compose("train", overrides=[*overrides, f"run_dir={typed(run_dir)}"]))

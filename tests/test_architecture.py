@@ -80,15 +80,16 @@ def test_what_the_network_drags_in() -> None:
 
 RANKS = {
     "choices": 0, "files": 0, "command_line": 0, "output": 0, "interruption": 1, "module_copy": 0, "dropout": 0,
-    "activations": 0, "lightning_internals": 0, "config": 1, "figures": 1, "pins": 2, "errors": 2, "stored_config": 2,
+    "activations": 0, "lightning_internals": 0, "config": 1, "figures": 1, "pins": 2, "doctor": 2, "errors": 2,
+    "stored_config": 2,
     "settings_without_effect": 2, "words": 2, "initialization": 2, "progress": 2, "model": 3, "stride": 3,
     "diagnostics": 3, "report": 3, "data": 4, "sample": 5, "module": 5, "announcement": 5, "checkpoint": 6,
-    "callbacks": 6, "evaluate": 7, "train": 8, "sweep": 9,
+    "callbacks": 6, "evaluate": 7, "train": 8, "sweep": 9, "examine": 9,
 }  # fmt: skip
 """Of each room and each file at the top: it imports what has a lower rank, and its own room."""
 SHELTERED = {
     "figures": set(),
-    "diagnostics": {"figures", "files", "module_copy"},
+    "diagnostics": {"doctor", "figures", "files", "module_copy"},
     "report": {"command_line", "figures", "files"},
 }
 """Rooms that work without the rest of the project, and what they may import of it."""

@@ -1,7 +1,6 @@
 """The findings one by one, as docs/doctor.md has them."""
 
-from makemore_pl.doctor.diagnosis import RULES
-from makemore_pl.doctor.rule import Rule
+from makemore_pl.doctor.rule import RULES, Rule
 
 PHASES = {
     "start": "Before the first step",

@@ -129,8 +129,8 @@ def train_val_mismatch(evidence: Evidence) -> Iterator[Finding]:
     "outcome",
     "Nothing is learned from the inputs",
     needs=("the training loss of 100 steps", "the loss of a constant guess"),
-    bound="after 100 steps the loss is not 2 % below that of a constant guess and no longer falls, or no validation loss "
-    "is below it and they no longer fall",
+    bound="after 100 steps the loss is not 2 % below that of a constant guess and no longer falls, or no validation "
+    "loss is below it and they no longer fall",
     source="Karpathy's input-independent baseline; the constant guess is counted from the targets seen",
     remedy="Look at inputs and targets side by side, as the network gets them; try to overfit one minibatch: "
     "Trainer(overfit_batches=1).",

@@ -26,8 +26,8 @@ def typical_ratio(evidence: Evidence) -> float:
 
 def livelier_ratio(evidence: Evidence) -> float:
     """The same for that third of the run in which it is highest: a network that has learned all it can stands still."""
-    thirds = [median(_at_full_rate(evidence, third).values()) for third in range(3)]
-    return max(each for each in thirds if math.isfinite(each)) if any(map(math.isfinite, thirds)) else math.nan
+    thirds = (median(_at_full_rate(evidence, third).values()) for third in range(3))
+    return max((each for each in thirds if math.isfinite(each)), default=math.nan)
 
 
 def _at_full_rate(evidence: Evidence, third: int | None = None) -> dict[str, float]:
@@ -76,8 +76,8 @@ def frozen_parameters(evidence: Evidence) -> Iterator[Finding]:
     "updates",
     "Steps are too large",
     needs=("update_data_ratio/<parameter>", "the training loss"),
-    bound="a loss that rises before it is not finite, ends at 1.5 times its start, is as high three times, or ends no lower than it "
-    "began with log10 of update over data above -1 in the median matrix at full rate",
+    bound="a loss that rises before it is not finite, ends at 1.5 times its start, is as high three times, or ends no "
+    "lower than it began with log10 of update over data above -1 in the median matrix at full rate",
     source="TheDeepChecker's -1; our networks train at -1.9 to -3, and with BatchNorm also at -1.2",
     explains=("diverged", "not_finite", "loss_spike", "dead_units", "no_learning", "clipping",
               "batchnorm_lag", "vanishing_gradients", "batchnorm_noise",
@@ -134,7 +134,7 @@ def _percent(ratio: float) -> str:
     "updates",
     "Steps are too small",
     needs=("update_data_ratio/<parameter>",),
-    bound="log10 of update over data below -3.5 in the median matrix, at full rate, in the third of the run where it is "
+    bound="log10 of update over data below -3.5 in the median matrix at full rate, in the third of the run where it is "
     "highest, and a loss above half of a constant guess's; or below -3.3 where all steps in one "
     "direction could not change a weight by 30 % of its size",
     source="our networks train at -1.6 to -3.1; TheDeepChecker has -4",
