@@ -35,12 +35,9 @@ def recompose(compose: Compose) -> Callable[..., Config]:
 
 def test_the_original_is_named_and_the_printed_command_mends_it(tmp_path: Path) -> None:
     steps = ["trainer.max_steps=300", "trainer.val_check_interval=100", "trainer.watch_every=20"]
-    done = doctor("+experiment=original", *steps, "--json", "doctor.fail_on=critical", cwd=tmp_path)
-    assert done.code == 2, done.err
-    content = json.loads(done.out)
-    assert [each["id"] for each in content["findings"]][:2] == ["confident_start", "saturation"]
-    told = doctor("+experiment=original", *steps, cwd=tmp_path)
-    assert told.code == 0
+    told = doctor("+experiment=original", *steps, "doctor.fail_on=critical", cwd=tmp_path)
+    assert told.code == 2, told.err
+    assert told.out.index("1. The network begins confidently wrong") < told.out.index("2. tanh units are saturated")
     command = next(line.strip() for line in told.out.splitlines() if "doctor.py" in line)
     mended = python(*shlex.split(command)[1:], "doctor.fail_on=warning", cwd=tmp_path)
     assert mended.code == 0, mended.out + mended.err
@@ -52,9 +49,7 @@ def test_the_original_is_named_and_the_printed_command_mends_it(tmp_path: Path) 
     ("arguments", "words"),
     [
         (["nowhere"], "is no directory"),
-        (["model.gian=3"], "model.gain"),
         (["doctor.seeds=2"], "at least 3"),
-        (["doctor.fail_on=sometimes"], "doctor.fail_on"),
         (["--explain", "nothing"], "There is no finding"),
         (["."], "is not a run directory"),
     ],

@@ -161,6 +161,16 @@ class Doctor(DiagnosticsCallback):
         self.attempt("the verdict", self._conclude, trainer, pl_module)
         super().on_exception(trainer, pl_module, exception)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._close_hooks()
+        super().teardown(trainer, pl_module, stage)
+
+    def _close_hooks(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+        if self._inspection:
+            self._inspection.close()
+
     # what it looks at
 
     def before_update(self, update: Update) -> None:
@@ -242,10 +252,8 @@ class Doctor(DiagnosticsCallback):
             self._targets.see(graph)
 
     def _close(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        self._close_hooks()
         if self._inspection and self._batches <= INSPECTED:
-            self._inspection.close()
             if self._batches == 1:
                 hidden = self._copies(pl_module)
                 self._facts.copies = {n: c for n, c in self._at_start.items() if c >= 0.9 and n in hidden}

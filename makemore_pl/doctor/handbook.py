@@ -1,5 +1,6 @@
 """The findings one by one, as docs/doctor.md has them."""
 
+import makemore_pl.doctor.diagnosis  # noqa: F401  # registers the rules
 from makemore_pl.doctor.rule import RULES, Rule
 
 PHASES = {

@@ -1,6 +1,5 @@
 """Looks at a module while it runs: which layer follows which, in which mode, on what, and whether examples mix."""
 
-import copy
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.doctor.facts import Scale
+from makemore_pl.module_copy import copy_without_hooks
 
 NORMALISATIONS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 LINEAR = (nn.Linear, _ConvNd)
@@ -238,10 +238,7 @@ def mixed_examples(inspection: Inspection, batch: Any, size: int) -> str | None:
 
 def _depends(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> bool:
     with _undisturbed():
-        network = copy.deepcopy(module).eval()
-        for each in network.modules():
-            for hooks in (each._forward_hooks, each._forward_pre_hooks, each._backward_hooks, each._backward_pre_hooks):
-                hooks.clear()
+        network = copy_without_hooks(module).eval()
 
         def run(change: bool) -> list[Tensor]:
             torch.manual_seed(0)
