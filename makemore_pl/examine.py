@@ -62,11 +62,11 @@ class Report:
 def examined_overrides(overrides: Sequence[str], compose: Compose, say: Callable[[str], None]) -> Report:
     """Train briefly and diagnose; with doctor.verify, run the prescriptions again."""
     overrides = list(overrides)
-    trained = brief(overrides)
-    config = compose(trained)
-    diagnosis, loss = examine(trained, compose)
+    short = brief(overrides)
+    config = compose(short)
+    diagnosis, loss = examine(short, compose)
     if config.doctor.verify and diagnosis.prescriptions:
-        verified = verify(trained, diagnosis.prescriptions, compose, config.doctor.seeds, say)
+        verified = verify(short, diagnosis.prescriptions, compose, config.doctor.seeds, say)
         diagnosis = replace(diagnosis, prescriptions=tuple(verified))
     steps = f"{config.experiment}, {config.trainer.max_steps:,} steps, validation loss {loss:.4f}"
     return Report(steps, diagnosis, [each for each in overrides if not each.startswith("doctor.")], loss)
@@ -127,7 +127,7 @@ def examine(overrides: Sequence[str], compose: Compose) -> tuple[Diagnosis, floa
     """Train in a directory that is removed again; the diagnosis and the final validation loss."""
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         config = compose(overrides, f"{scratch}/run")
-        loss = _trained(replace(config, callbacks=_measuring(config)))
+        loss = trained(replace(config, callbacks=_measuring(config)))
         return examine_run(Path(config.run_dir)), loss
 
 
@@ -145,7 +145,7 @@ def verify(
     def losses(changes: Sequence[str]) -> list[float]:
         with tempfile.TemporaryDirectory() as scratch, _quiet():
             config = replace(compose(applied(overrides, changes)), callbacks={}, logger={})
-            return [_trained(replace(config, seed=seed, run_dir=f"{scratch}/{seed}")) for seed in chosen]
+            return [trained(replace(config, seed=seed, run_dir=f"{scratch}/{seed}")) for seed in chosen]
 
     before = losses([])
     verified = []
@@ -177,7 +177,8 @@ def mended(overrides: Sequence[str], prescriptions: tuple[Prescription, ...]) ->
     return applied(overrides, changes) if changes else None
 
 
-def _trained(config: Config) -> float:
+def trained(config: Config) -> float:
+    """The validation loss in the end; infinite where the training stopped being finite."""
     try:
         return float(run(config, announce=False)["val/loss"])
     except FloatingPointError:

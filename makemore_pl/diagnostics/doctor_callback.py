@@ -65,6 +65,8 @@ class Doctor(DiagnosticsCallback):
         super().__init__(every_n_steps)
         self.announce = announce
         self.diagnosis = Diagnosis((), (), ())
+        self.evidence: Evidence | None = None
+        """What the rules have looked at."""
         self.reset()
 
     @property
@@ -305,7 +307,7 @@ class Doctor(DiagnosticsCallback):
             of_inspection(facts, pl_module, self._inspection)
         if self._graph:
             of_loss(facts, self._graph, self._targets, self._series)
-        evidence = Evidence(self._series, facts)
+        evidence = self.evidence = Evidence(self._series, facts)
         configuration = offer(pl_module, "configuration")
         diagnosis = diagnose(evidence)
         self.diagnosis = replace(

@@ -34,6 +34,13 @@ class Series:
         """Median over the last third, at least 3 values."""
         return median(self.values[-max(3, len(self.values) // 3) :])
 
+    @property
+    def steady(self) -> Floats:
+        """Of losses of single minibatches the medians of five in a row; where steps lie apart, the numbers."""
+        if len(self.values) < 50 or self.steps[-1] - self.steps[0] > 2 * len(self.values):
+            return self.values
+        return np.array([median(self.values[i : i + 5]) for i in range(len(self.values) - 4)])
+
     def at(self, chosen: NDArray[np.bool_]) -> float:
         return median(self.values[chosen])
 
@@ -85,6 +92,12 @@ class Evidence:
         if found is None:
             raise Abstain("the training loss was not seen")
         return found
+
+    def beginning(self) -> float:
+        """The loss to start from: the first one, or what a constant guess costs where one easy minibatch costs less."""
+        facts = self.facts
+        scale = facts.examples_in_loss or 1 if facts.loss_is_sum else 1
+        return max(float(self.losses().values[0]), (facts.constant_guess or -math.inf) * scale)
 
     def full_rate(self, series: Series) -> NDArray[np.bool_]:
         """The steps at which the learning rate was at least half of its highest: no warm-up, no decay."""

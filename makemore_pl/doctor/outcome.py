@@ -60,7 +60,7 @@ def diverged(evidence: Evidence) -> Iterator[Finding]:
     if evidence.facts.losses > 1:
         raise Abstain("several losses work against or beside each other")
     losses = evidence.losses()
-    start, late = float(losses.values[0]), losses.late
+    start, late = evidence.beginning(), losses.late
     bound = start + 0.5 * abs(start)
     if late > bound and len(losses.values) >= 3:
         yield Finding(
@@ -74,7 +74,7 @@ def diverged(evidence: Evidence) -> Iterator[Finding]:
     "outcome",
     "The loss jumped",
     needs=("the training loss of many steps",),
-    bound="after the start, a loss above its first one and above 3 times the median of the ten before",
+    bound="after the start, a loss above its first one and above 3 times the highest of the ten before",
     source="Lightning's SpikeDetection: window 10 and a factor; 3 and the first loss are ours",
     remedy="Clip the gradient's norm, warm the learning rate up, or lower it.",
     picture="train/loss",
@@ -83,11 +83,11 @@ def loss_spike(evidence: Evidence) -> Iterator[Finding]:
     if evidence.facts.losses > 1:
         raise Abstain("several losses work against or beside each other")
     losses = evidence.losses()
-    values, start = losses.values, losses.values[0]
+    values, start = losses.values, evidence.beginning()
     if len(values) < 12:
         raise Abstain("fewer than 12 losses were seen")
     for place in range(10, len(values)):
-        before = float(np.nanmedian(values[place - 10 : place])) if np.isfinite(values[place - 10 : place]).any() else 0
+        before = float(np.max(values[place - 10 : place], initial=0.0, where=np.isfinite(values[place - 10 : place])))
         if before > 0 and values[place] > 3 * before and values[place] > start:
             yield Finding(
                 "loss_spike", "warning", "train/loss", int(losses.steps[place]), float(values[place]), 3 * before, "",
@@ -160,7 +160,7 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
             "no_learning", "critical", "train/loss", evidence.last_step, late, bound, "",
             f"The loss is at {late:.3g}, where a guess that does not look at the input gets {guess:.3g}.",
         )  # fmt: skip
-    elif stands and val is not None and float(np.nanmin(val.values)) >= guess:
+    elif stands and val is not None and float(np.nanmin(val.values)) >= guess - 0.01 * abs(guess):
         best = float(np.nanmin(val.values))
         yield Finding(
             "no_learning", "critical", "val/loss", evidence.last_step, best, guess, "",

@@ -89,8 +89,8 @@ def update_too_large(evidence: Evidence) -> Iterator[Finding]:
     ratios = _at_full_rate(evidence)
     ratio = median(ratios.values())
     losses = evidence.losses()
-    start, worst = float(losses.values[0]), float(np.nanmax(losses.values, initial=-math.inf))
-    if not _hurt(losses, ratio, several=evidence.facts.losses > 1):
+    start, worst = evidence.beginning(), float(np.nanmax(losses.values, initial=-math.inf))
+    if not _hurt(losses, start, ratio, several=evidence.facts.losses > 1):
         return
     facts = evidence.facts
     why = ""
@@ -114,10 +114,10 @@ def _path(evidence: Evidence, ratio: float) -> float:
     return float(steps * share * 10**ratio)
 
 
-def _hurt(losses: Series, ratio: float, several: bool) -> bool:
+def _hurt(losses: Series, start: float, ratio: float, several: bool) -> bool:
     """Whether steps of this size have harmed: not finite, no better than the start, or often far above it."""
-    start, late = float(losses.values[0]), losses.late
-    far = losses.values > 1.5 * abs(start) + 0.5
+    late = losses.late
+    far = losses.steady > 1.5 * abs(start) + 0.5
     if not np.isfinite(losses.values).all():  # out of a clear sky it is another fault, as log(0)
         return bool(far.any()) or not ratio <= HIGH
     if several:  # of two losses that work against each other one may rise
