@@ -73,7 +73,7 @@ class Result:
 
 
 def permutation_p(worse: Sequence[float], better: Sequence[float]) -> float:
-    """One-sided p-value of the exact permutation test on ranks' means; losses that are not finite count as the worst."""
+    """One-sided p-value of the exact permutation test on rank means; what is not finite counts as the worst."""
     values = [each if math.isfinite(each) else 1e3 for each in (*worse, *better)]
     ranks = {
         value: sum(other < value for other in values) + sum(other == value for other in values) / 2 for value in values
