@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
@@ -41,13 +41,14 @@ from makemore_pl.announcement import say_end, say_start
 from makemore_pl.checkpoint import BestCheckpoint, LastCheckpoint, WholeFiles, check_resumable, usable_checkpoint
 from makemore_pl.command_line import command, near, typed
 from makemore_pl.config import Config, TrainerConfig
-from makemore_pl.data import NamesDataModule
 from makemore_pl.diagnostics.dashboard import add_layout, log_hparams, start_session
+from makemore_pl.data import VALIDATION_BATCH, NamesDataModule
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.evaluate import split_loss
 from makemore_pl.files import remove_parts, write_atomically
 from makemore_pl.initialization import gain_of
 from makemore_pl.interruption import Interruption, Stopped
+from makemore_pl.memory import refuse_beyond_memory
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
 from makemore_pl.settings_without_effect import settings_without_effect
@@ -167,10 +168,11 @@ def engine_of(config: Config, accelerator: str) -> Engine | None:
 def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
     """Everything a run needs, from one generator and in the order of the lecture's random numbers."""
     run_dir = Path(config.run_dir)
-    users_callbacks = _instantiate(config.callbacks)
+    users_callbacks = _instantiate("callbacks", config.callbacks, "on_train_start")
     watch_every = choose_watch_every(config.trainer, users_callbacks)
     trainer_config = replace(config.trainer, watch_every=watch_every)
     generator = torch.Generator().manual_seed(config.seed)
+    _refuse_large_batches(config)
     datamodule = NamesDataModule(config.data, trainer_config, generator)
     module = MakemoreModule(
         datamodule.vocabulary.characters, config.data.block_size, config.model, config.optim, generator
@@ -205,14 +207,35 @@ def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
         default_root_dir=run_dir,
         callbacks=callbacks,
         plugins=[WholeFiles()],
-        logger=_instantiate(config.logger) or False,
+        logger=_instantiate("logger", config.logger, "log_metrics") or False,
     )
     return trainer, module, datamodule
 
 
-def _instantiate(nodes: dict[str, Any]) -> list[Any]:
+def _refuse_large_batches(config: Config) -> None:
+    """By what a layer takes before and after its activation; a validation keeps no layers but the one it is at."""
+    data, model = config.data, config.model
+    context = 8 * data.block_size + 4 * data.block_size * model.n_embd
+    remedy = "use a smaller data.batch_size, or a smaller network"
+    refuse_beyond_memory(data.batch_size * (context + 8 * model.n_hidden * model.n_layers), "One minibatch", remedy)
+    refuse_beyond_memory(VALIDATION_BATCH * (context + 8 * model.n_hidden), "Validation", "use a smaller network")
+
+
+def _instantiate(group: str, nodes: dict[str, Any], method: str) -> list[Any]:
     # the only `_target_`s of the project: callbacks and loggers are open sets
-    return [instantiate(node, _convert_="all") for node in nodes.values()]
+    found = []
+    for name, node in nodes.items():
+        try:
+            found.append(instantiate(node, _convert_="all"))
+        except InstantiationException as error:
+            cause: BaseException = error
+            while cause.__cause__:
+                cause = cause.__cause__
+            reason = f"{type(cause).__name__}: {cause}".partition("\n")[0]
+            raise ValueError(f"{group}.{name}: {node['_target_']} can't be made. {reason}") from error
+        if not hasattr(found[-1], method):
+            raise ValueError(f"{group}.{name}: {node['_target_']} is none of Lightning's, it has no {method}.")
+    return found
 
 
 def run(config: Config, announce: bool = True) -> dict[str, Any]:
@@ -236,7 +259,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
     if config.ckpt_path:
         config = replace(config, ckpt_path=str(usable_checkpoint(Path(config.ckpt_path))))
     interruption = Interruption()
-    with _users_settings(), interruption:
+    with interruption:
         trainer, module, datamodule = build(config)
         first = check_resumable(Path(config.ckpt_path), config, datamodule) if config.ckpt_path else 0
         trainer.callbacks.append(interruption)  # type: ignore[attr-defined]
@@ -353,26 +376,6 @@ def _alone(run_dir: Path) -> Iterator[None]:
         if lock.lock_counter == 1:
             (run_dir / LOCK).unlink(missing_ok=True)
         lock.release()
-
-
-@contextmanager
-def _users_settings() -> Iterator[None]:
-    """What Lightning refuses, and what the disk does, as a ValueError of one sentence."""
-    try:
-        yield
-    except MisconfigurationException as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    except RuntimeError as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        # raised by Lightning itself, and not by torch below it: a setting that does not fit
-        if not frames or "lightning" not in Path(frames[-1].filename).parts:
-            raise
-        raise ValueError(" ".join(str(error).split())) from error
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        place = f": {error.filename}" if error.filename else ""
-        raise ValueError(f"{error.strerror}{place}.") from error
 
 
 def how_to_go_on(run_dir: Path, step: int) -> str:
