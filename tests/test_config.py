@@ -182,7 +182,7 @@ NUMBERS = {
 @pytest.mark.parametrize(
     "override",
     [
-        *(f"{key}={each}" for key, kind in NUMBERS.items() if kind != "int" for each in ("inf", "nan", "1e39", "1e-50")),
+        *(f"{key}={each}" for key, kind in NUMBERS.items() if kind != "int" for each in ("inf", "nan", 1e39, 1e-50)),
         *(f"{key}={each}" for key, kind in NUMBERS.items() if kind == "int" for each in (-1, 10**13, 2**63, 10**400)),
     ],
 )  # fmt: skip
