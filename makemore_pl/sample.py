@@ -115,8 +115,10 @@ class Distributions:
         """CDFs and log-likelihoods of contexts (n, block_size): (n, vocab_size) float64."""
         # torch refuses the batch statistics of one context, whose variance is 0, as is that of two copies
         size = max(2, len(contexts)) if self.settings.batch_statistics else CHUNK
-        chunks = torch.cat([contexts, contexts[:1].expand(-len(contexts) % size, -1)]).split(size)
-        logits = torch.cat([self.model(chunk.to(self.device)).cpu() for chunk in chunks])[: len(contexts)]
+        filled = torch.cat([contexts, contexts[:1].expand(-len(contexts) % size, -1)])
+        chunks = filled.to(self.device).split(size)
+        # uploaded and fetched as a whole: a GPU is not waited for after each chunk
+        logits = torch.cat([self.model(chunk) for chunk in chunks]).cpu()[: len(contexts)]
         assert logits.shape[1] == len(self.vocabulary)
         log_likelihood = logits.log_softmax(1)
         if log_likelihood.isnan().any():

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -37,17 +36,19 @@ from lightning.pytorch.callbacks import (
 )
 from omegaconf import OmegaConf
 
+from makemore_pl.accelerator import choose_accelerator
 from makemore_pl.announcement import say_end, say_start
 from makemore_pl.checkpoint import BestCheckpoint, LastCheckpoint, WholeFiles, check_resumable, usable_checkpoint
 from makemore_pl.command_line import command, near, typed
 from makemore_pl.config import Config, TrainerConfig
-from makemore_pl.diagnostics.dashboard import add_layout, log_hparams, start_session
 from makemore_pl.data import VALIDATION_BATCH, NamesDataModule
+from makemore_pl.diagnostics.dashboard import add_layout, log_hparams, start_session
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.evaluate import split_loss
 from makemore_pl.files import remove_parts, write_atomically
 from makemore_pl.initialization import gain_of
 from makemore_pl.interruption import Interruption, Stopped
+from makemore_pl.lightning_internals import without_cuda
 from makemore_pl.memory import refuse_beyond_memory
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
@@ -58,9 +59,6 @@ from makemore_pl.words import fingerprint
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
 
-GPU_PAYS = 50_000_000
-"""Parameters times minibatch from which `auto` takes a GPU. Below it a step is a few small kernels, whose launches cost
-more than their arithmetic; the lecture's networks are at 400,000 to 1,500,000. An estimate, not a measurement."""
 COMPILE_PAYS = 40_000
 """Unwatched steps from which compiling (10 to 30 s) costs less than it saves (about 0.4 ms a step)."""
 
@@ -79,28 +77,6 @@ LOOKING = (
 """Lightning's callbacks for which the watched steps are enough."""
 ABSURD = 10
 """Times ln V: a validation loss beyond is finite, but a run that has diverged."""
-
-
-def choose_accelerator(config: TrainerConfig, parameters: int, batch_size: int) -> str:
-    """Cpu or gpu, with one line in the log.
-
-    Raises:
-        ValueError: gpu where there is none.
-    """
-    # not asked for where the CPU is wanted: asking initializes the driver
-    there_is_one = config.accelerator != "cpu" and torch.cuda.is_available()
-    if config.accelerator == "gpu" and not there_is_one:
-        raise ValueError("trainer.accelerator=gpu: torch finds no GPU here; use trainer=cpu or trainer=auto.")
-    if config.accelerator != "auto":
-        chosen, why = config.accelerator, "as configured"
-    elif not there_is_one:
-        chosen, why = "cpu", "there is no GPU"
-    elif parameters * batch_size < GPU_PAYS:
-        chosen, why = "cpu", "a network this small is faster there; trainer=gpu takes the GPU"
-    else:
-        chosen, why = "gpu", "the network is large enough to gain from it"
-    log.info("Training on the %s: %s.", chosen.upper(), why)
-    return chosen
 
 
 def acts_on_every_step(callback: Callback) -> bool:
@@ -289,7 +265,8 @@ def _train(
     finals = FinalLosses(config)
     trainer.callbacks.append(finals)  # type: ignore[attr-defined]
     module.started = time.perf_counter()
-    trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
+    with without_cuda() if trainer.strategy.root_device.type == "cpu" else nullcontext():
+        trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
     losses, seconds = finals.losses, finals.seconds
     uniform = math.log(len(datamodule.vocabulary))
     metrics: dict[str, Any] = {
@@ -418,6 +395,8 @@ def _quieten() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # which device trains, and why, is said by choose_accelerator
+    warnings.filterwarnings("ignore", message="GPU available but not used")
     # resuming into the same directory, or from another one, is what was asked for
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
