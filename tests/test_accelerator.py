@@ -27,8 +27,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("CUDA is initialized")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for each in (torch.cuda, torch.cuda.random):
+        monkeypatch.setattr(each, "device_count", lambda: 1)
         monkeypatch.setattr(each, "_lazy_init", begin)
 
 
@@ -38,7 +38,7 @@ def test_a_run_on_the_cpu_does_not_initialize_cuda(small: Compose, tmp_path: Pat
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert run(small("trainer.max_steps=20", "model.dropout=0.1", f"ckpt_path={last}"))["steps"] == 20
     with pytest.raises(AssertionError, match="CUDA is initialized"):
-        torch.cuda.get_rng_state()
+        torch.cuda.get_rng_state_all()
 
 
 def test_a_run_on_the_cpu_does_not_ask_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
