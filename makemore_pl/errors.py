@@ -110,11 +110,12 @@ def _unreadable(override: str, message: str) -> str:
 
 
 def _of_the_system(error: OSError) -> str:
-    if error.filename is None:
+    name = error.filename2 or error.filename  # the second is where something was to be moved
+    if name is None:
         return f"{error.strerror}."
     if isinstance(error, FileExistsError):
-        return f"{error.filename} can't be made a directory: something else of this name is there."
-    return f"{error.filename} can't be used: {error.strerror}."
+        return f"{name} can't be made a directory: something else of this name is there."
+    return f"{name} can't be used: {error.strerror}."
 
 
 @contextmanager

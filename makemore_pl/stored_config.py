@@ -30,9 +30,9 @@ def load_config(run_dir: Path) -> Config:
         raise ValueError(f"{run_dir} is not a run directory: it has no config.yaml.")
     try:
         content = _literal(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise ValueError(f"{path} can't be read: it is not the YAML of a config ({type(error).__name__}).") from None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} can't be read: it is not the YAML of a config.")
     merged = OmegaConf.merge(OmegaConf.structured(Config), content)
     assert isinstance(merged, DictConfig)

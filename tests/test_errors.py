@@ -100,12 +100,14 @@ def test_a_callback_s_fault_keeps_its_traceback(small: Compose) -> None:
         (lambda here: (here / "file").mkdir(), "file can't be made a directory: something else of this name is there."),
         (lambda here: (here / "loop").read_text(), "loop can't be used: Too many levels of symbolic links."),
         (lambda here: here.read_text(), " can't be used: Is a directory."),
+        (lambda here: (here / "file").rename(here / "folder"), "folder can't be used: Is a directory."),
         (lambda here: Path("/dev/full").write_text("x" * 10**6), "No space left on device."),
         (lambda here: (here / ("a" * 5000)).touch(), "…" + "a" * 50 + " can't be used: File name too long."),
     ],
 )
 def test_what_the_file_system_refuses(tmp_path: Path, use: Callable[[Path], object], said: str) -> None:
     (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
     error = caught(lambda: use(tmp_path))
     assert is_mistake(error)

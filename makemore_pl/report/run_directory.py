@@ -217,7 +217,7 @@ def read_yaml(path: Path, kind: type) -> Any:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         content = None
     if not isinstance(content, kind):
         raise ValueError(f"{path} can't be read: it is not YAML of the expected form.")
@@ -234,7 +234,7 @@ def read_json(path: Path, default: Any, kind: type | tuple[type, ...] = dict) ->
         return default
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read: {error}.") from None
     if not isinstance(content, kind):
         raise ValueError(f"{path} can't be read: it is not JSON of the expected form.")

@@ -160,7 +160,7 @@ def _read_metrics(directory: Path) -> dict[str, Any]:
     path = directory / METRICS
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         metrics = None
     if not isinstance(metrics, dict) or not isinstance(metrics.get("val/loss"), float):
         raise ValueError(f"{path} is damaged. Remove it, and the same command runs this job again.")
