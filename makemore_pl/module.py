@@ -1,5 +1,6 @@
 """MakemoreModule: the MLP as a LightningModule that takes one stride a batch."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from makemore_pl.model import MLP
 from makemore_pl.stride.finiteness import all_finite, first_not_finite, first_not_finite_gradient
 from makemore_pl.stride.optimizers import build_optimizer
 from makemore_pl.stride.unwatched_steps import EAGER, Engine, Unwatched
+
+log = logging.getLogger(__name__)
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16}
 """dtype of the matrix products, by those values of trainer.precision with which there are unwatched steps."""
@@ -208,7 +211,7 @@ class MakemoreModule(LightningModule):
             "initial_loss": self.initial_loss,
             "dropout_generator": torch.get_rng_state(),
             # asking would initialize CUDA for a run on the CPU
-            "dropout_generators_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "dropout_generator_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
         checkpoint["seconds"] = self.seconds()
 
@@ -217,6 +220,9 @@ class MakemoreModule(LightningModule):
         self.initial_loss = ours.get("initial_loss")
         self._seconds_before = checkpoint.get("seconds", 0.0)
         torch.set_rng_state(ours["dropout_generator"].cpu())
-        states = ours.get("dropout_generators_cuda", [])
-        if states and torch.cuda.is_available() and len(states) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([state.cpu() for state in states])
+        state, device = ours.get("dropout_generator_cuda"), self.trainer.strategy.root_device
+        if state is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(state.cpu(), device)
+        elif self.hparams["model"]["dropout"] and (state is None) == (device.type == "cuda"):
+            before = "CPU" if state is None else "GPU"
+            log.warning("The run was on the %s before: dropout's masks now come from another generator.", before)

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,8 +20,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
@@ -37,11 +36,12 @@ from lightning.pytorch.callbacks import (
 )
 from omegaconf import OmegaConf
 
+from makemore_pl.accelerator import choose_accelerator
 from makemore_pl.announcement import say_end, say_start
 from makemore_pl.checkpoint import BestCheckpoint, LastCheckpoint, WholeFiles, check_resumable, usable_checkpoint
 from makemore_pl.command_line import command, near, typed
 from makemore_pl.config import Config, TrainerConfig
-from makemore_pl.data import NamesDataModule
+from makemore_pl.data import VALIDATION_BATCH, NamesDataModule
 from makemore_pl.diagnostics import Doctor
 from makemore_pl.diagnostics.dashboard import add_layout, log_hparams, start_session
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
@@ -49,6 +49,8 @@ from makemore_pl.evaluate import split_loss
 from makemore_pl.files import remove_parts, write_atomically
 from makemore_pl.initialization import gain_of
 from makemore_pl.interruption import Interruption, Stopped
+from makemore_pl.lightning_internals import without_cuda
+from makemore_pl.memory import refuse_beyond_memory
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
 from makemore_pl.settings_without_effect import settings_without_effect
@@ -58,9 +60,6 @@ from makemore_pl.words import fingerprint
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
 
-GPU_PAYS = 50_000_000
-"""Parameters times minibatch from which `auto` takes a GPU. Below it a step is a few small kernels, whose launches cost
-more than their arithmetic; the lecture's networks are at 400,000 to 1,500,000. An estimate, not a measurement."""
 COMPILE_PAYS = 40_000
 """Unwatched steps from which compiling (10 to 30 s) costs less than it saves (about 0.4 ms a step)."""
 
@@ -79,28 +78,6 @@ LOOKING = (
 """Lightning's callbacks for which the watched steps are enough."""
 ABSURD = 10
 """Times ln V: a validation loss beyond is finite, but a run that has diverged."""
-
-
-def choose_accelerator(config: TrainerConfig, parameters: int, batch_size: int) -> str:
-    """Cpu or gpu, with one line in the log.
-
-    Raises:
-        ValueError: gpu where there is none.
-    """
-    # not asked for where the CPU is wanted: asking initializes the driver
-    there_is_one = config.accelerator != "cpu" and torch.cuda.is_available()
-    if config.accelerator == "gpu" and not there_is_one:
-        raise ValueError("trainer.accelerator=gpu: torch finds no GPU here; use trainer=cpu or trainer=auto.")
-    if config.accelerator != "auto":
-        chosen, why = config.accelerator, "as configured"
-    elif not there_is_one:
-        chosen, why = "cpu", "there is no GPU"
-    elif parameters * batch_size < GPU_PAYS:
-        chosen, why = "cpu", "a network this small is faster there; trainer=gpu takes the GPU"
-    else:
-        chosen, why = "gpu", "the network is large enough to gain from it"
-    log.info("Training on the %s: %s.", chosen.upper(), why)
-    return chosen
 
 
 def acts_on_every_step(callback: Callback) -> bool:
@@ -168,10 +145,11 @@ def engine_of(config: Config, accelerator: str) -> Engine | None:
 def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
     """Everything a run needs, from one generator and in the order of the lecture's random numbers."""
     run_dir = Path(config.run_dir)
-    users_callbacks = _instantiate(config.callbacks)
+    users_callbacks = _instantiate("callbacks", config.callbacks, "on_train_start")
     watch_every = choose_watch_every(config.trainer, users_callbacks)
     trainer_config = replace(config.trainer, watch_every=watch_every)
     generator = torch.Generator().manual_seed(config.seed)
+    _refuse_large_batches(config)
     datamodule = NamesDataModule(config.data, trainer_config, generator)
     module = MakemoreModule(
         datamodule.vocabulary.characters, config.data.block_size, config.model, config.optim, generator
@@ -206,14 +184,35 @@ def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
         default_root_dir=run_dir,
         callbacks=callbacks,
         plugins=[WholeFiles()],
-        logger=_instantiate(config.logger) or False,
+        logger=_instantiate("logger", config.logger, "log_metrics") or False,
     )
     return trainer, module, datamodule
 
 
-def _instantiate(nodes: dict[str, Any]) -> list[Any]:
+def _refuse_large_batches(config: Config) -> None:
+    """By what a layer takes before and after its activation; a validation keeps no layers but the one it is at."""
+    data, model = config.data, config.model
+    context = 8 * data.block_size + 4 * data.block_size * model.n_embd
+    remedy = "use a smaller data.batch_size, or a smaller network"
+    refuse_beyond_memory(data.batch_size * (context + 8 * model.n_hidden * model.n_layers), "One minibatch", remedy)
+    refuse_beyond_memory(VALIDATION_BATCH * (context + 8 * model.n_hidden), "Validation", "use a smaller network")
+
+
+def _instantiate(group: str, nodes: dict[str, Any], method: str) -> list[Any]:
     # the only `_target_`s of the project: callbacks and loggers are open sets
-    return [instantiate(node, _convert_="all") for node in nodes.values()]
+    found = []
+    for name, node in nodes.items():
+        try:
+            found.append(instantiate(node, _convert_="all"))
+        except InstantiationException as error:
+            cause: BaseException = error
+            while cause.__cause__:
+                cause = cause.__cause__
+            reason = f"{type(cause).__name__}: {cause}".partition("\n")[0]
+            raise ValueError(f"{group}.{name}: {node['_target_']} can't be made. {reason}") from error
+        if not hasattr(found[-1], method):
+            raise ValueError(f"{group}.{name}: {node['_target_']} is none of Lightning's, it has no {method}.")
+    return found
 
 
 def run(config: Config, announce: bool = True) -> dict[str, Any]:
@@ -237,7 +236,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
     if config.ckpt_path:
         config = replace(config, ckpt_path=str(usable_checkpoint(Path(config.ckpt_path))))
     interruption = Interruption()
-    with _users_settings(), interruption:
+    with interruption:
         trainer, module, datamodule = build(config)
         first = check_resumable(Path(config.ckpt_path), config, datamodule) if config.ckpt_path else 0
         trainer.callbacks.append(interruption)  # type: ignore[attr-defined]
@@ -270,7 +269,8 @@ def _train(
         if isinstance(callback, Doctor):
             callback.announce = announce
     module.started = time.perf_counter()
-    trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
+    with without_cuda() if trainer.strategy.root_device.type == "cpu" else nullcontext():
+        trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
     losses, seconds = finals.losses, finals.seconds
     uniform = math.log(len(datamodule.vocabulary))
     metrics: dict[str, Any] = {
@@ -359,26 +359,6 @@ def _alone(run_dir: Path) -> Iterator[None]:
         lock.release()
 
 
-@contextmanager
-def _users_settings() -> Iterator[None]:
-    """What Lightning refuses, and what the disk does, as a ValueError of one sentence."""
-    try:
-        yield
-    except MisconfigurationException as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    except RuntimeError as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        # raised by Lightning itself, and not by torch below it: a setting that does not fit
-        if not frames or "lightning" not in Path(frames[-1].filename).parts:
-            raise
-        raise ValueError(" ".join(str(error).split())) from error
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        place = f": {error.filename}" if error.filename else ""
-        raise ValueError(f"{error.strerror}{place}.") from error
-
-
 def how_to_go_on(run_dir: Path, step: int) -> str:
     """Where a run has stopped, and the command that goes on from there."""
     last = run_dir / "checkpoints" / "last.ckpt"
@@ -419,6 +399,8 @@ def _quieten() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # which device trains, and why, is said by choose_accelerator
+    warnings.filterwarnings("ignore", message="GPU available but not used")
     # resuming into the same directory, or from another one, is what was asked for
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="The dirpath has changed from")

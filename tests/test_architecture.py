@@ -53,7 +53,7 @@ def test_the_network_knows_neither_lightning_nor_hydra(name: str) -> None:
     path = PACKAGE / f"{name}.py"
     assert not roots(path) & FRAMEWORKS
     assert not roots(path) & {"omegaconf"}
-    assert ours(path) <= {"activations", "config", "dropout", "initialization"}
+    assert ours(path) <= {"activations", "config", "dropout", "initialization", "memory"}
 
 
 def test_the_report_knows_neither_lightning_nor_hydra() -> None:
@@ -79,9 +79,9 @@ def test_what_the_network_drags_in() -> None:
 
 
 RANKS = {
-    "choices": 0, "files": 0, "command_line": 0, "output": 0, "interruption": 1, "module_copy": 0, "dropout": 0,
-    "activations": 0, "lightning_internals": 0, "config": 1, "figures": 1, "pins": 2, "doctor": 2, "errors": 2,
-    "stored_config": 2,
+    "choices": 0, "files": 0, "memory": 0, "command_line": 0, "output": 0, "interruption": 1, "module_copy": 0,
+    "dropout": 0, "activations": 0, "lightning_internals": 0, "config": 1, "figures": 1, "accelerator": 2, "pins": 2,
+    "doctor": 2, "errors": 2, "stored_config": 2,
     "settings_without_effect": 2, "words": 2, "initialization": 2, "progress": 2, "model": 3, "stride": 3,
     "diagnostics": 3, "report": 3, "data": 4, "sample": 5, "module": 5, "announcement": 5, "checkpoint": 6,
     "callbacks": 6, "evaluate": 7, "train": 8, "sweep": 9, "examine": 9,

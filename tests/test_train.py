@@ -848,11 +848,6 @@ def test_early_stopping_unchanged(small: Compose, tmp_path: Path) -> None:
     assert run(small(run_dir=tmp_path / "whole"))["stopped_by"] is None
 
 
-def test_a_metric_that_there_is_not_is_a_sentence(small: Compose) -> None:
-    stop = "+callbacks.e={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:nothing}"
-    assert refused(small(stop)).startswith("Early stopping conditioned on metric `nothing` which is not available")
-
-
 def test_a_checkpoint_callback_of_the_user(small: Compose, tmp_path: Path) -> None:
     target = "lightning.pytorch.callbacks.ModelCheckpoint"
     own = f"{{_target_:{target},dirpath:{tmp_path / 'own'},monitor:val/loss,save_top_k:3}}"
