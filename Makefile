@@ -10,13 +10,8 @@ ARGS ?=
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-<<<<<<< HEAD
-.PHONY: help install train test check format test-compile test-browser test-distributed test-torch test-gpu gpu \
-	benchmark parity lecture config soak fuzz endurance audit
-=======
-.PHONY: help install train test check format test-compile test-browser test-distributed test-gpu gpu benchmark parity \
-	lecture config soak fuzz endurance audit look readme
->>>>>>> main
+.PHONY: help install train look test check format test-compile test-browser test-distributed test-torch test-gpu gpu \
+	benchmark parity lecture config readme soak fuzz endurance audit
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'

@@ -20,25 +20,43 @@ from makemore_pl.choices import (
     did_you_mean,
 )
 
-FLOAT32 = 3.4e38
-"""The largest number that parameters and learning rates hold."""
-LARGEST_BLOCK = 1_024
-"""Characters of context: 230,000 examples of it take 2 GB."""
-
 
 def _require(condition: bool, key: str, rule: str, value: object) -> None:
     if not condition:
         raise ValueError(f"{key} must be {rule}, got {value!r}.")
 
 
-def _within(key: str, value: float, least: int, most: float) -> None:
-    _require(value >= least, key, f"at least {least}", value)
-    _require(value <= most, key, f"at most {most:,}".replace(",", "_"), value)
-
-
 def _one_of(key: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise ValueError(f"{key} must be one of {', '.join(choices)}, got {value!r}.{did_you_mean(value, choices)}")
+
+
+FLOAT32 = (2.0**-149, (2 - 2.0**-23) * 2.0**127)
+"""The smallest and the largest number above 0 that float32 holds."""
+MOST = {
+    "block_size": 1_000_000,
+    "batch_size": 1_000_000_000,
+    "n_embd": 1_000_000,
+    "n_hidden": 1_000_000,
+    "n_layers": 1_000,
+    "devices": 1_024,
+    "threads": 1_024,
+}
+"""What a count may be at most, whatever the machine; those that are not named, of steps, MOST_STEPS."""
+MOST_STEPS = 1_000_000_000_000
+
+
+def _require_numbers(group: str, node: Any) -> None:
+    """Refuse what no run can hold: floats that are 0 or infinite in float32, counts below 0 or without bound."""
+    for each in fields(node):
+        key, value = f"{group}.{each.name}", getattr(node, each.name)
+        if isinstance(value, float) and value != 0:
+            held = FLOAT32[0] <= abs(value) <= FLOAT32[1]
+            _require(held, key, "a number that float32 holds, of size 1.4e-45 to 3.4e+38", value)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            most = MOST.get(each.name, MOST_STEPS)
+            _require(value >= (least := int(each.name != "warmup_steps")), key, f"at least {least}", value)
+            _require(value <= most, key, f"at most {most:,}", value)
 
 
 @dataclass(slots=True)
@@ -56,8 +74,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _one_of("data.source", self.source, SOURCES)
-        _within("data.block_size", self.block_size, 1, LARGEST_BLOCK)
-        _within("data.batch_size", self.batch_size, 1, 2**24)
+        _require_numbers("data", self)
 
 
 @dataclass(slots=True)
@@ -93,20 +110,16 @@ class ModelConfig:
     """Share of each hidden layer's activations set to zero in training."""
 
     def __post_init__(self) -> None:
-        for name, most in (("n_embd", 65_536), ("n_hidden", 65_536), ("n_layers", 1_000)):
-            _within(f"model.{name}", getattr(self, name), 1, most)
         _one_of("model.activation", self.activation, ACTIVATIONS)
         _one_of("model.init", self.init, INITS)
         _one_of("model.batchnorm", self.batchnorm, BATCHNORM_PLACEMENTS)
         _require(self.gain is None or self.gain > 0, "model.gain", "greater than 0", self.gain)
-        _require(self.gain is None or self.gain <= FLOAT32, "model.gain", "at most 3.4e38", self.gain)
         for name in ("hidden_bias", "output_scale", "output_bias"):
             _require(getattr(self, name) >= 0, f"model.{name}", "0 or greater", getattr(self, name))
-            _require(getattr(self, name) <= FLOAT32, f"model.{name}", "at most 3.4e38", getattr(self, name))
-        _require(0 < self.bn_momentum <= 1, "model.bn_momentum", "in (0, 1]", self.bn_momentum)
+            _require(0 < self.bn_momentum <= 1, "model.bn_momentum", "in (0, 1]", self.bn_momentum)
         _require(self.bn_eps > 0, "model.bn_eps", "greater than 0", self.bn_eps)
-        _require(self.bn_eps <= FLOAT32, "model.bn_eps", "at most 3.4e38", self.bn_eps)
         _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
+        _require_numbers("model", self)
 
     @property
     def batchnorm_pre(self) -> bool:
@@ -156,18 +169,15 @@ class OptimConfig:
         _one_of("optim.name", self.name, OPTIMIZERS)
         _one_of("optim.schedule", self.schedule, SCHEDULES)
         _require(self.lr > 0, "optim.lr", "greater than 0", self.lr)
-        _require(self.lr <= FLOAT32, "optim.lr", "at most 3.4e38", self.lr)
         _require(0 <= self.momentum < 1, "optim.momentum", "in [0, 1)", self.momentum)
         _require(0 <= self.beta1 < 1, "optim.beta1", "in [0, 1)", self.beta1)
         _require(0 <= self.beta2 < 1, "optim.beta2", "in [0, 1)", self.beta2)
         _require(self.eps > 0, "optim.eps", "greater than 0", self.eps)
-        _require(self.eps <= FLOAT32, "optim.eps", "at most 3.4e38", self.eps)
         _require(0 <= self.alpha < 1, "optim.alpha", "in [0, 1)", self.alpha)
         _require(self.weight_decay >= 0, "optim.weight_decay", "0 or greater", self.weight_decay)
-        _require(self.weight_decay <= FLOAT32, "optim.weight_decay", "at most 3.4e38", self.weight_decay)
         _require(0 <= self.decay_at <= 1, "optim.decay_at", "a fraction of the run, 0 to 1", self.decay_at)
         _require(0 <= self.decay_factor <= 1, "optim.decay_factor", "in [0, 1]", self.decay_factor)
-        _require(self.warmup_steps >= 0, "optim.warmup_steps", "0 or greater", self.warmup_steps)
+        _require_numbers("optim", self)
         if self.nesterov and self.momentum == 0:
             raise ValueError("optim.nesterov needs optim.momentum greater than 0.")
         for setting in ("momentum", "nesterov"):
@@ -215,13 +225,25 @@ class TrainerConfig:
         _one_of("trainer.engine", self.engine, ("auto", "compile", "eager"))
         _one_of("trainer.matmul_precision", self.matmul_precision, ("highest", "high", "medium"))
         _one_of("trainer.gradient_clip_algorithm", self.gradient_clip_algorithm, ("norm", "value"))
-        for name, most in (
-            ("devices", 1_024), ("max_steps", 2**53), ("val_check_interval", 2**53), ("watch_every", 2**53),
-            ("threads", 1_024),
-        ):  # fmt: skip
-            _within(f"trainer.{name}", getattr(self, name), 1, most)
         clip = self.gradient_clip_val
         _require(clip is None or clip > 0, "trainer.gradient_clip_val", "greater than 0, or null", clip)
+        _require_numbers("trainer", self)
+
+
+@dataclass(slots=True)
+class DoctorConfig:
+    """What scripts/doctor.py does."""
+
+    verify: bool = False
+    """Run baseline and prescriptions again, from several seeds."""
+    seeds: int = 3
+    """From how many."""
+    fail_on: str = "never"
+    """Exit code 2 where a finding is at least so severe: warning, critical or never."""
+
+    def __post_init__(self) -> None:
+        _one_of("doctor.fail_on", self.fail_on, ("warning", "critical", "never"))
+        _require(self.seeds >= 3, "doctor.seeds", "at least 3, for a paired test", self.seeds)
 
 
 @dataclass(slots=True)
@@ -232,6 +254,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    doctor: DoctorConfig = field(default_factory=DoctorConfig)
     callbacks: dict[str, Any] = field(default_factory=dict)
     """Callbacks by name, each with a `_target_`; open on purpose."""
     logger: dict[str, Any] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from makemore_pl.config import DataConfig, TrainerConfig
+from makemore_pl.memory import refuse_beyond_memory
 from makemore_pl.stride.pinned import send
 from makemore_pl.stride.watched_steps import Stride, Strides, validation_due
 from makemore_pl.words import END, fingerprint, load_words
@@ -83,6 +84,9 @@ def split_examples(words: list[str], block_size: int) -> dict[str, tuple[Tensor,
 @lru_cache(maxsize=2)
 def _split_examples(words: tuple[str, ...], block_size: int) -> dict[str, tuple[Tensor, Tensor]]:
     vocabulary = Vocabulary.of(words)
+    # int64 contexts and targets; three times while they are made, by windows, choice and copy
+    needed = 3 * 8 * (block_size + 1) * (sum(map(len, words)) + len(words))
+    refuse_beyond_memory(needed, "The examples", "use a smaller data.block_size, or fewer words")
     return {split: examples(part, vocabulary, block_size) for split, part in split_words(words).items()}
 
 

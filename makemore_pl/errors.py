@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,10 +17,59 @@ from makemore_pl.command_line import typed
 from makemore_pl.config import unknown_key
 
 USERS_MISTAKES = (ValueError, FloatingPointError, HydraException, OmegaConfBaseException)
+TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+"""Whether the user asks for tracebacks. Read once: one_sentence sets the variable."""
+LONGEST = 400
+"""Characters of a word in a sentence that are not left out: no path is as long."""
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether an error comes of what the user gave or of the machine, and not of a fault in the program.
+
+    Of Lightning and torch these are misconfigurations, RuntimeErrors that Lightning's own code raises (such as of a
+    callback that monitors what is not logged), and a lack of memory. Of Hydra it is all that fails in its own code.
+    """
+    if isinstance(error, USERS_MISTAKES) or _lacks_memory(error):
+        return True
+    if isinstance(error, OSError):
+        return error.errno is not None and not isinstance(error, (ConnectionError, BrokenPipeError, ChildProcessError))
+    if type(error).__name__ == "MisconfigurationException":
+        return True
+    source = _source(error)
+    return source.startswith("lightning.") if isinstance(error, RuntimeError) else source.startswith("hydra.")
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    allocator = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return allocator or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _source(error: BaseException) -> str:
+    """The module whose code has raised it."""
+    trace, name = error.__traceback__, ""
+    while trace:
+        name = str(trace.tb_frame.f_globals.get("__name__"))
+        trace = trace.tb_next
+    return name
 
 
 def explain(error: BaseException) -> str:
-    """The sentence for a ValueError of ours or an error of Hydra's composition, with the key that was meant."""
+    """The sentence for a mistake, with the key that was meant where it is one of Hydra's composition."""
+    absurd = rf"(\S{{100}})\S{{{LONGEST},}}(\S{{50}})"
+    return re.sub(absurd, r"\1…\2", _sentence(error).strip())
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and not isinstance(error, USERS_MISTAKES):
+        return _of_the_system(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(str(error.override), str(error.message))
+    if _lacks_memory(error):
+        first_line = str(error).partition("\n")[0]
+        return f"There is not enough memory: make the network or the minibatch smaller. {first_line}"
+    if not isinstance(error, USERS_MISTAKES) and _source(error).startswith("hydra."):
+        given = [each for each in sys.argv[1:] if each.lstrip("+~").startswith("hydra")]
+        return f"Hydra can't use {' '.join(given) or 'these arguments'}: {type(error).__name__} {error}".rstrip() + "."
     omegaconf_error = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(omegaconf_error, OmegaConfBaseException) and omegaconf_error.full_key:
         key = str(omegaconf_error.full_key)
@@ -28,9 +78,9 @@ def explain(error: BaseException) -> str:
             return unknown_key(key)
         return f"{key}: {first_line}"
     text = str(error)
-    if isinstance(error, OverrideParseException):
-        key, _, value = error.override.partition("=")
-        return f"Hydra can't read {error.override}: quote its value, as in {shlex.quote(f'{key}={typed(value)}')}"
+    if ambiguous := re.match(r"Ambiguous value for argument '(.*)'\n", text):
+        key, _, value = ambiguous[1].partition("=")
+        return f"{ambiguous[1]} is several values: add -m for a sweep, or quote it, {_as_text(key, value)}"
     if in_file := re.search(r"^Key '.*' not in '.*'\n\s+full_key: (\S+)", text, re.MULTILINE):
         return unknown_key(in_file[1])
     if "raised while composing config" in text:
@@ -40,7 +90,32 @@ def explain(error: BaseException) -> str:
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         listed = f" Available: {', '.join(options)}." if options else ""
         return f"There is no {group}={name}.{did_you_mean(name, options)}{listed}"
-    return text
+    return text.partition("\nConfig search path:")[0]
+
+
+def _as_text(key: str, value: str) -> str:
+    return shlex.quote(f"{key}={typed(value)}")
+
+
+def _unreadable(override: str, message: str) -> str:
+    """For what Hydra's grammar of overrides does not have: the same with the value quoted, where that helps."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override!r} is no override: type it as {key}=VALUE."
+    try:
+        OverridesParser.create().parse_override(f"{key}={typed(value)}")
+    except HydraException:
+        return f"Hydra can't read the override {override!r}: {message.partition(chr(10))[0]}."
+    return f"Hydra can't read the override {override!r}: quote its value, {_as_text(key, value)}"
+
+
+def _of_the_system(error: OSError) -> str:
+    name = error.filename2 or error.filename  # the second is where something was to be moved
+    if name is None:
+        return f"{error.strerror}."
+    if isinstance(error, FileExistsError):
+        return f"{name} can't be made a directory: something else of this name is there."
+    return f"{name} can't be used: {error.strerror}."
 
 
 @contextmanager
@@ -56,8 +131,8 @@ def one_sentence() -> Iterator[None]:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         yield
-    except USERS_MISTAKES as error:
-        if before == "1":
+    except Exception as error:
+        if TRACEBACKS or not is_mistake(error):
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(1)

@@ -1,5 +1,6 @@
 """Whole-split losses, and BatchNorm statistics of the whole training split."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -7,8 +8,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from makemore_pl.accelerator import device_of
 from makemore_pl.checkpoint import load_module
-from makemore_pl.config import DataConfig
+from makemore_pl.config import Config
 from makemore_pl.data import SPLITS, Vocabulary, split_examples
 from makemore_pl.output import show
 from makemore_pl.words import load_words
@@ -32,9 +34,10 @@ def split_loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
     order = which.argsort()
     which, y = which[order], y.to(device)[order]
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for first in range(0, len(contexts), CHUNK):
+    firsts = torch.arange(0, len(contexts) + CHUNK, CHUNK, device=device)
+    bounds = torch.searchsorted(which, firsts).tolist()  # all at once: a GPU is waited for once
+    for first, (start, end) in zip(range(0, len(contexts), CHUNK), pairwise(bounds), strict=True):
         log_probabilities = model(contexts[first : first + CHUNK]).double().log_softmax(1)
-        start, end = torch.searchsorted(which, torch.tensor([first, first + CHUNK], device=device)).tolist()
         total -= log_probabilities[which[start:end] - first, y[start:end]].sum()
     model.train(training)
     return total.item() / len(y)
@@ -76,20 +79,7 @@ def recalibrate(model: nn.Module, x: Tensor) -> None:
         module.training = mode
 
 
-def device_of(accelerator: str) -> torch.device:
-    """The device of --accelerator cpu or gpu.
-
-    Raises:
-        ValueError: gpu where there is none.
-    """
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ValueError("--accelerator gpu: torch finds no GPU here.")
-    return torch.device("cuda" if accelerator == "gpu" else "cpu")
-
-
-def evaluate(
-    path: Path, config: DataConfig, recalibrated: bool, accelerator: str = "cpu"
-) -> dict[str, dict[str, float]]:
+def evaluate(path: Path, config: Config, recalibrated: bool, accelerator: str = "cpu") -> dict[str, dict[str, float]]:
     """Losses of all splits from a checkpoint, by the statistics that BatchNorm used: running, then recalibrated.
 
     Raises:
@@ -97,14 +87,14 @@ def evaluate(
             where it is to be recalibrated.
     """
     module = load_module(path)
-    module.to(device_of(accelerator))
-    words = load_words(config)
+    module.to(device_of(accelerator, config, module.model))
+    words = load_words(config.data)
     if (vocabulary := Vocabulary.of(words)) != module.vocabulary:
         raise ValueError(
             f"{path} has another vocabulary, {module.vocabulary.characters!r}, than these words, "
             f"{vocabulary.characters!r}."
         )
-    splits = split_examples(words, config.block_size)
+    splits = split_examples(words, config.data.block_size)
     losses = {"running statistics": {split: split_loss(module.model, *xy) for split, xy in splits.items()}}
     if recalibrated:
         recalibrate(module.model, splits["train"][0])

@@ -1,11 +1,10 @@
-"""How a run is executed: on which device, which steps are watched, and how the others run."""
+"""How a run is executed: which steps are watched, and how the others run."""
 
 import logging
 import os
 import shutil
 from collections.abc import Iterable
 
-import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
@@ -21,9 +20,6 @@ from makemore_pl.stride.unwatched_steps import MOST_BYTES, Engine, compiled_call
 
 log = logging.getLogger(__name__)
 
-GPU_PAYS = 50_000_000
-"""Parameters times minibatch from which `auto` takes a GPU. Below it a step is a few small kernels, whose launches cost
-more than their arithmetic; the lecture's networks are at 400,000 to 1,500,000. An estimate, not a measurement."""
 COMPILE_PAYS = 40_000
 """Unwatched steps from which compiling (10 to 30 s) costs less than it saves (about 0.4 ms a step)."""
 
@@ -40,28 +36,6 @@ LOOKING = (
     DeviceStatsMonitor,  # logs the device's counters at the steps that loggers see
 )
 """Lightning's own callbacks that have such hooks and need to see no more than watched steps."""
-
-
-def choose_accelerator(config: TrainerConfig, parameters: int, batch_size: int) -> str:
-    """Cpu or gpu, with one line in the log.
-
-    Raises:
-        ValueError: gpu where there is none.
-    """
-    # not asked for where the CPU is wanted: asking initializes the driver
-    there_is_one = config.accelerator != "cpu" and torch.cuda.is_available()
-    if config.accelerator == "gpu" and not there_is_one:
-        raise ValueError("trainer.accelerator=gpu: torch finds no GPU here; use trainer=cpu or trainer=auto.")
-    if config.accelerator != "auto":
-        chosen, why = config.accelerator, "as configured"
-    elif not there_is_one:
-        chosen, why = "cpu", "there is no GPU"
-    elif parameters * batch_size < GPU_PAYS:
-        chosen, why = "cpu", "a network this small is faster there; trainer=gpu takes the GPU"
-    else:
-        chosen, why = "gpu", "the network is large enough to gain from it"
-    log.info("Training on the %s: %s.", chosen.upper(), why)
-    return chosen
 
 
 def acts_on_every_step(callback: Callback) -> bool:

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from makemore_pl.command_line import SCRIPTS, typed
 from makemore_pl.config import Config
-from makemore_pl.lightning_internals import stop_after_batch
+from makemore_pl.lightning_internals import end_after_batch
 from makemore_pl.stride.finiteness import all_finite
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -77,7 +77,7 @@ class Interruption(Callback):
         again, self.code = self.code is not None, 128 + number
         if again or self._training is None:
             raise KeyboardInterrupt
-        stop_after_batch(self._training)
+        end_after_batch(self._training)
 
 
 def how_to_go_on(config: Config, checkpoint: Path) -> str:

@@ -9,6 +9,7 @@ from makemore_pl.activations import ACTIVATIONS
 from makemore_pl.config import ModelConfig
 from makemore_pl.dropout import Dropout
 from makemore_pl.initialization import draw_embedding_, draw_linear_, weight_std
+from makemore_pl.memory import refuse_beyond_memory
 
 
 class MLP(nn.Module):
@@ -26,6 +27,13 @@ class MLP(nn.Module):
 
     def __init__(self, vocab_size: int, block_size: int, config: ModelConfig, generator: torch.Generator) -> None:
         super().__init__()
+        n_embd, n_hidden = config.n_embd, config.n_hidden
+        hidden = n_hidden * (block_size * n_embd + (config.n_layers - 1) * n_hidden)
+        refuse_beyond_memory(
+            2 * 4 * (vocab_size * (n_embd + n_hidden) + hidden),
+            "The network with its gradients",
+            "use a smaller model.n_hidden, model.n_embd, model.n_layers or data.block_size",
+        )
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
         draw_embedding_(self.embedding, generator)
         self.layers = nn.Sequential()

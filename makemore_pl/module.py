@@ -1,5 +1,6 @@
 """MakemoreModule: the MLP as a LightningModule that takes one stride a batch."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from makemore_pl.stride.finiteness import (
 )
 from makemore_pl.stride.optimizers import build_optimizer
 from makemore_pl.stride.unwatched_steps import EAGER, Engine, Unwatched
+
+log = logging.getLogger(__name__)
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16}
 """dtype of the matrix products, by those values of trainer.precision with which there are unwatched steps."""
@@ -121,6 +124,12 @@ class MakemoreModule(LightningModule):
 
     def steps_per_second(self) -> float:
         return (int(self.trainer.global_step) - self._untimed) / max(self.seconds, 1e-9)
+
+    def configuration(self) -> dict[str, dict[str, Any]]:
+        """The settings of this run, by section."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        sections = {"data": datamodule.config, "optim": self.optim, "trainer": datamodule.trainer_config}
+        return {"model": self.hparams["model"], **{name: asdict(each) for name, each in sections.items()}}
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, block_size) -> (B, vocab_size) logits."""
@@ -235,11 +244,9 @@ class MakemoreModule(LightningModule):
         checkpoint["makemore_pl"] = {
             "initial_loss": self.initial_loss,
             "dropout_generator": torch.get_rng_state(),
-            "dropout_generators": self._of_all_processes(torch.get_rng_state()),
+            "dropout_generators": self._of_all_processes(),
             # asking would initialize CUDA for a run on the CPU
-            "dropout_generators_cuda": self._of_all_processes(torch.cuda.get_rng_state(self.device))
-            if self.device.type == "cuda"
-            else [],
+            "dropout_generator_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
         files = [logger for logger in self.loggers if isinstance(logger, JSONLinesLogger)]
         checkpoint["seconds"] = self.seconds
@@ -250,19 +257,25 @@ class MakemoreModule(LightningModule):
         self.initial_loss = ours.get("initial_loss")
         self._earlier, self._written = checkpoint.get("seconds", 0.0), checkpoint.get("written", {})
         self._untimed = 0 if "seconds" in checkpoint else checkpoint["global_step"]
-        rank, processes = self.trainer.global_rank, self.trainer.world_size
-        states = ours.get("dropout_generators", [ours["dropout_generator"]])
-        self._has_own_masks = len(states) == processes
-        torch.set_rng_state(states[rank if self._has_own_masks else 0].cpu())
-        states = ours.get("dropout_generators_cuda", [])
-        device = self.trainer.strategy.root_device
-        if device.type == "cuda" and len(states) == processes:
-            torch.cuda.set_rng_state(states[rank].cpu(), device)
+        torch.set_rng_state(ours["dropout_generator"].cpu())
+        state, device = ours.get("dropout_generator_cuda"), self.trainer.strategy.root_device
+        if state is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(state.cpu(), device)
+        elif self.hparams["model"]["dropout"] and (state is None) == (device.type == "cuda"):
+            before = "CPU" if state is None else "GPU"
+            log.warning("The run was on the %s before: dropout's masks now come from another generator.", before)
+        states = ours.get("dropout_generators", [])
+        self._has_own_masks = len(states) == self.trainer.world_size
+        if self._has_own_masks:
+            own = states[self.trainer.global_rank].cpu()
+            torch.cuda.set_rng_state(own, device) if device.type == "cuda" else torch.set_rng_state(own)
 
-    def _of_all_processes(self, state: Tensor) -> list[Tensor]:
+    def _of_all_processes(self) -> list[Tensor]:
+        """The states of the generators that draw dropout's masks, where there are several."""
         if self.trainer.world_size == 1:
-            return [state]
-        own = state.to(self.device)
+            return []
+        on_gpu = self.device.type == "cuda"
+        own = (torch.cuda.get_rng_state(self.device) if on_gpu else torch.get_rng_state()).to(self.device)
         states = [torch.empty_like(own) for _ in range(self.trainer.world_size)]
         torch.distributed.all_gather(states, own)
         return [each.cpu() for each in states]

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from makemore_pl.data import Vocabulary
+from makemore_pl.memory import refuse_beyond_memory
 from makemore_pl.module_copy import copy_without_hooks
 
 CHUNK = 128  # contexts in one forward pass
+MOST = {"count": 10**12, "top_k": 10**12, "max_length": 10**6, "batch_size": 10**9}
 TABLE = 2**22  # entries of the largest table of all contexts: twice 32 MB
 
 
@@ -49,9 +51,10 @@ class Settings:
     """The lecture's trap, BatchNorm left in train mode: names depend on those written together with them."""
 
     def __post_init__(self) -> None:
-        for key in ("count", "top_k", "max_length", "batch_size"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, got {value}.")
+        for key, most in MOST.items():
+            if (value := getattr(self, key)) is not None and not 1 <= value <= most:
+                bound = "at least 1" if value < 1 else f"at most {most:,}"
+                raise ValueError(f"{key} must be {bound}, got {value}.")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be in [0, 2**63), got {self.seed}.")
         if not 0 < self.temperature < math.inf:
@@ -112,8 +115,10 @@ class Distributions:
         """CDFs and log-likelihoods of contexts (n, block_size): (n, vocab_size) float64."""
         # torch refuses the batch statistics of one context, whose variance is 0, as is that of two copies
         size = max(2, len(contexts)) if self.settings.batch_statistics else CHUNK
-        chunks = torch.cat([contexts, contexts[:1].expand(-len(contexts) % size, -1)]).split(size)
-        logits = torch.cat([self.model(chunk.to(self.device)).cpu() for chunk in chunks])[: len(contexts)]
+        filled = torch.cat([contexts, contexts[:1].expand(-len(contexts) % size, -1)])
+        chunks = filled.to(self.device).split(size)
+        # uploaded and fetched as a whole: a GPU is not waited for after each chunk
+        logits = torch.cat([self.model(chunk) for chunk in chunks]).cpu()[: len(contexts)]
         assert logits.shape[1] == len(self.vocabulary)
         log_likelihood = logits.log_softmax(1)
         if log_likelihood.isnan().any():
@@ -166,6 +171,10 @@ def stream(distributions: Distributions, exclude: Iterable[str] = ()) -> Iterato
     settings, seen = distributions.settings, set(exclude)
     limit = max(10_000, 100 * settings.count) if settings.unique or seen else settings.count
     missing, drawn = settings.count, 0
+    together = min(settings.batch_size, settings.count)
+    # contexts, as many distributions, and a row of characters
+    each = 8 * (distributions.block_size + 3 * len(distributions.vocabulary)) + 4 * settings.max_length
+    refuse_beyond_memory(together * each, f"{together:,} names at once", "use a smaller batch_size")
     while missing > 0 and drawn < limit:
         n = min(settings.batch_size, max(missing, 256), limit - drawn)
         names = []

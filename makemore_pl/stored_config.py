@@ -23,18 +23,17 @@ def load_config(run_dir: Path) -> Config:
     """The resolved config of a run. Nothing in it is resolved again: `${oc.env:HOME}` stays these words.
 
     Raises:
-        ValueError: where there is none, or it does not fit the schema.
+        ValueError: where there is none that can be read, or it does not fit the schema.
     """
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{run_dir} is not a run directory: it has no config.yaml.")
     try:
-        loaded = OmegaConf.load(path)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
-        raise ValueError(f"{path} can't be read: it is not YAML ({type(error).__name__}).") from error
-    if not isinstance(loaded, DictConfig):
-        raise ValueError(f"{path} can't be read: it holds no keys.")
-    settings = _literal(OmegaConf.to_container(loaded, resolve=False))
-    merged = OmegaConf.merge(OmegaConf.structured(Config), settings)
+        content = _literal(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        raise ValueError(f"{path} can't be read: it is not the YAML of a config ({type(error).__name__}).") from None
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path} can't be read: it is not the YAML of a config.")
+    merged = OmegaConf.merge(OmegaConf.structured(Config), content)
     assert isinstance(merged, DictConfig)
     return resolve(merged)

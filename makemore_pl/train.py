@@ -7,8 +7,7 @@ import shlex
 import subprocess
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -16,22 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer, seed_everything
 from omegaconf import OmegaConf
 
+from makemore_pl.accelerator import choose_accelerator
 from makemore_pl.announcement import say_end, say_start
 from makemore_pl.checkpoint import KeptCheckpoint, WholeFiles, check_resumable, usable_checkpoint
 from makemore_pl.command_line import near, typed
 from makemore_pl.config import Config
-from makemore_pl.data import NamesDataModule
+from makemore_pl.data import VALIDATION_BATCH, NamesDataModule
+from makemore_pl.diagnostics import Doctor
 from makemore_pl.diagnostics.dashboard import add_layout, start_session
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.ending import FinalLosses, say_divergence, stopped_by
-from makemore_pl.execution import choose_accelerator, choose_watch_every, engine_of
+from makemore_pl.execution import choose_watch_every, engine_of
 from makemore_pl.files import remove_parts, write_atomically
 from makemore_pl.interruption import Interruption, Stopped, how_to_go_on
+from makemore_pl.lightning_internals import without_cuda
+from makemore_pl.memory import refuse_beyond_memory
 from makemore_pl.module import MakemoreModule
 from makemore_pl.progress import StepProgressBar
 from makemore_pl.run_lock import alone_in
@@ -45,10 +48,11 @@ ROOT = Path(__file__).parents[1]
 def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
     """Everything a run needs, from one generator and in the order of the lecture's random numbers."""
     run_dir = Path(config.run_dir)
-    users_callbacks = _instantiate(config.callbacks)
+    users_callbacks = _instantiate("callbacks", config.callbacks, "on_train_start")
     watch_every = choose_watch_every(config.trainer, users_callbacks)
     trainer_config = replace(config.trainer, watch_every=watch_every)
     generator = torch.Generator().manual_seed(config.seed)
+    _refuse_large_batches(config)
     datamodule = NamesDataModule(config.data, trainer_config, generator)
     module = MakemoreModule(
         datamodule.vocabulary.characters, config.data.block_size, config.model, config.optim, generator
@@ -82,14 +86,35 @@ def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
         default_root_dir=run_dir,
         callbacks=callbacks,
         plugins=[WholeFiles()],
-        logger=_instantiate(config.logger) or False,
+        logger=_instantiate("logger", config.logger, "log_metrics") or False,
     )
     return trainer, module, datamodule
 
 
-def _instantiate(nodes: dict[str, Any]) -> list[Any]:
+def _refuse_large_batches(config: Config) -> None:
+    """By what a layer takes before and after its activation; a validation keeps no layers but the one it is at."""
+    data, model = config.data, config.model
+    context = 8 * data.block_size + 4 * data.block_size * model.n_embd
+    remedy = "use a smaller data.batch_size, or a smaller network"
+    refuse_beyond_memory(data.batch_size * (context + 8 * model.n_hidden * model.n_layers), "One minibatch", remedy)
+    refuse_beyond_memory(VALIDATION_BATCH * (context + 8 * model.n_hidden), "Validation", "use a smaller network")
+
+
+def _instantiate(group: str, nodes: dict[str, Any], method: str) -> list[Any]:
     # the only `_target_`s of the project: callbacks and loggers are open sets
-    return [instantiate(node, _convert_="all") for node in nodes.values()]
+    found = []
+    for name, node in nodes.items():
+        try:
+            found.append(instantiate(node, _convert_="all"))
+        except InstantiationException as error:
+            cause: BaseException = error
+            while cause.__cause__:
+                cause = cause.__cause__
+            reason = f"{type(cause).__name__}: {cause}".partition("\n")[0]
+            raise ValueError(f"{group}.{name}: {node['_target_']} can't be made. {reason}") from error
+        if not hasattr(found[-1], method):
+            raise ValueError(f"{group}.{name}: {node['_target_']} is none of Lightning's, it has no {method}.")
+    return found
 
 
 def run(config: Config, announce: bool = True) -> dict[str, Any]:
@@ -113,7 +138,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
     seed_everything(config.seed % 2**32, verbose=False)
     last = run_dir / "checkpoints" / "last.ckpt"
     interruption = Interruption(last)
-    with _users_settings(), interruption if announce else nullcontext():
+    with interruption if announce else nullcontext():
         try:
             return _run(config, interruption, announce)
         except (KeyboardInterrupt, SystemExit) as ended:  # Lightning turns Ctrl-C into sys.exit
@@ -129,6 +154,9 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
     trainer, module, datamodule = build(config)
     first = check_resumable(Path(config.ckpt_path), config, datamodule) if config.ckpt_path else 0
     finals = FinalLosses(config)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Doctor):
+            callback.announce = announce
     # the first one saves before others see the exception
     trainer.callbacks = [interruption, *trainer.callbacks, finals]  # type: ignore[attr-defined]
     with alone_in(run_dir) if trainer.is_global_zero else nullcontext():
@@ -155,7 +183,8 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
 
 def _fit(trainer: Trainer, module: MakemoreModule, datamodule: NamesDataModule, ckpt_path: str | None) -> None:
     try:
-        trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        with without_cuda() if trainer.strategy.root_device.type == "cpu" else nullcontext():
+            trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         # Lightning looks at the states of optimizer, loops and callbacks only when it restores them
         restoring = any("checkpoint_connector" in each.filename for each in traceback.extract_tb(error.__traceback__))
@@ -191,26 +220,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:  # this one, where PYTHONPATH alone makes it importable
         return None
-
-
-@contextmanager
-def _users_settings() -> Iterator[None]:
-    """What Lightning refuses, and what the disk does, as a ValueError of one sentence."""
-    try:
-        yield
-    except MisconfigurationException as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    except RuntimeError as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        # raised by Lightning itself, and not by torch below it: a setting that does not fit
-        if not frames or "lightning" not in Path(frames[-1].filename).parts:
-            raise
-        raise ValueError(" ".join(str(error).split())) from error
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        place = f": {error.filename}" if error.filename else ""
-        raise ValueError(f"{error.strerror}{place}.") from error
 
 
 @cache

@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 OF_THE_PROCESS = ("seconds", "steps_per_second", "commit")
 """Of metrics.json: what differs between any two runs."""
-OF_LIGHTNING = ("loops",)
-"""Of a checkpoint: Lightning's own counters of batches, which here are strides, and of restarts."""
+NOT_OF_THE_RUN = ("loops", "seconds")
+"""Of a checkpoint: Lightning's own counters of batches, which here are strides, and of restarts; the time taken."""
 
 
 def differences(ours: Path, theirs: Path) -> list[str]:
@@ -38,7 +38,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     for state in checkpoint["callbacks"].values():
         state.pop("current_score", None)  # ModelCheckpoint saves it, and doesn't load it
-    return {key: value for key, value in checkpoint.items() if key not in OF_LIGHTNING}
+    return {key: value for key, value in checkpoint.items() if key not in NOT_OF_THE_RUN}
 
 
 def read_diagnostics(run: Path) -> list[Any]:

@@ -222,7 +222,7 @@ def _uses(run: Path, fuzz: Fuzz) -> list[Callable[[], object]]:
 
     def losses() -> None:
         config = load_config(run)
-        found = evaluate(run / "checkpoints" / "last.ckpt", config.data, recalibrated=False)["running statistics"]
+        found = evaluate(run / "checkpoints" / "last.ckpt", config, recalibrated=False)["running statistics"]
         saved = json.loads((fuzz.run_dir / "metrics.json").read_text())
         if config.data == fuzz.config.data:
             assert all(abs(found[split] - saved[f"{split}/loss"]) < 1e-6 for split in found), "another loss, silently"

@@ -68,6 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sweep", action="store_true", help="a sweep of 24 jobs against 1b and 2 instead")
     parser.add_argument("--sampling", action="store_true", help="names a second against the lecture's loop instead")
     parser.add_argument("--watching", action="store_true", help="what callbacks add to a command instead, by 8 pairs")
+    parser.add_argument("--doctor", action="store_true", help="how often the doctor is right instead")
     parser.add_argument(
         "--foreign", action="store_true", help="the instruments on other networks, beside others' instead"
     )
@@ -86,7 +87,9 @@ def parse() -> argparse.Namespace:
     arguments.full = arguments.full or ("none" if arguments.quick else "some")
     if arguments.output is None:
         chosen = [
-            name for name in ("scaling", "sweep", "sampling", "watching", "foreign", "gpu") if getattr(arguments, name)
+            name
+            for name in ("scaling", "sweep", "sampling", "watching", "foreign", "doctor", "gpu")
+            if getattr(arguments, name)
         ]
         arguments.output = Path(f"outputs/{(chosen or ['benchmark'])[0]}.json")
     return arguments
@@ -240,6 +243,21 @@ def measure_gpu(arguments: argparse.Namespace) -> None:
     say(gpu.crossing_sentence(measured))
 
 
+def measure_doctor(arguments: argparse.Namespace) -> None:
+    from benchmarks import doctor
+
+    seeds = 2 if arguments.quick else 5
+    surroundings = environment()
+    results = doctor.measure(arguments.quick, seeds, lambda line: console.print(line, highlight=False))
+    content, paragraphs = {}, [f"{surroundings['date']}, commit {surroundings['commit']}, {seeds} seeds"]
+    for family, half in doctor.PARTS:
+        content[f"{family} {half}"] = found = doctor.summary(results, family, half)
+        title = doctor.title(family, half, found)
+        paragraphs += [title, tables.markdown(doctor.HEADER, doctor.rows(found)), "\n".join(found["wrong"])]
+        console.print(tables.screen(title, doctor.HEADER, doctor.rows(found)))
+    write_text(arguments.output, surroundings | content, paragraphs)
+
+
 def measure_foreign(arguments: argparse.Namespace) -> None:
     surroundings = environment()
     rounds, steps = (1, 60) if arguments.quick else (arguments.repeat, foreign.STEPS)
@@ -266,6 +284,8 @@ def main() -> None:
         measure_sampling(arguments)
     elif arguments.watching:
         measure_watching(arguments)
+    elif arguments.doctor:
+        measure_doctor(arguments)
     elif arguments.foreign:
         measure_foreign(arguments)
     elif arguments.gpu:

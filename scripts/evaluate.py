@@ -16,7 +16,9 @@ def main() -> None:
         action="store_true",
         help="also with BatchNorm's running statistics replaced by those of the whole training split",
     )
-    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument(
+        "--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="auto: what trained it, if it is here"
+    )
     arguments = parser.parse_args()
     config = load_config(arguments.run_directory)
     import torch
@@ -26,7 +28,7 @@ def main() -> None:
     torch.set_num_threads(config.trainer.threads)
 
     path = arguments.run_directory / "checkpoints" / f"{arguments.checkpoint}.ckpt"
-    print_losses(evaluate(path, config.data, recalibrated=arguments.recalibrate, accelerator=arguments.accelerator))
+    print_losses(evaluate(path, config, recalibrated=arguments.recalibrate, accelerator=arguments.accelerator))
 
 
 if __name__ == "__main__":

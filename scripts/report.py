@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from makemore_pl.command_line import literal, typed
 from makemore_pl.config import Config, resolve
 from makemore_pl.errors import USERS_MISTAKES, one_sentence
 from makemore_pl.stored_config import load_config
@@ -52,10 +53,10 @@ def starting_point(directory: Path) -> dict[str, Any] | None:
 
     try:
         config = load_config(directory)
-        experiment = [] if config.experiment == "default" else [f"+experiment={config.experiment}"]
+        experiment = [] if config.experiment == "default" else [f"+experiment={typed(config.experiment)}"]
         with initialize_config_dir(str(Path(__file__).parents[1].resolve() / "conf"), version_base="1.3"):
             raw = compose("train", overrides=experiment)
-        raw.run_dir = config.run_dir
+        raw.run_dir = literal(config.run_dir)
         assert isinstance(raw, DictConfig)
         return asdict(resolve(raw))
     except USERS_MISTAKES:  # of another version, or of an experiment that is gone

@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
         help="beside each name what BatchNorm in train mode makes of it: in its batch, in one twice as large, alone",
     )
     add("--batch-size", type=int, default=16_384, help="names written together at most; bounds the memory (16384)")
-    add("--accelerator", choices=("cpu", "gpu"), default="cpu")
+    add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="auto: what trained it, if it is here")
     arguments = parser.parse_args()
     if arguments.compare_batch_statistics and (arguments.unique or arguments.new_only or arguments.statistics):
         raise ValueError("--compare-batch-statistics goes without --unique, --new-only and --statistics.")
@@ -57,8 +57,8 @@ def main() -> None:
     config = load_config(arguments.run_directory)
     import torch
 
+    from makemore_pl.accelerator import device_of
     from makemore_pl.checkpoint import load_module
-    from makemore_pl.evaluate import device_of
     from makemore_pl.sample import Distributions, Settings, stream
     from makemore_pl.words import load_words
 
@@ -66,7 +66,7 @@ def main() -> None:
     settings = Settings(**{key: given[key] for key in asdict(Settings()) if key in given})
     torch.set_num_threads(config.trainer.threads)
     module = load_module(arguments.run_directory / "checkpoints" / f"{arguments.checkpoint}.ckpt")
-    model = module.model.to(device_of(arguments.accelerator))
+    model = module.model.to(device_of(arguments.accelerator, config, module.model))
     network = (model, module.vocabulary, config.data.block_size)
     running = Distributions(*network, settings)
     if arguments.compare_batch_statistics:

@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from makemore_pl.config import resolve
-from makemore_pl.errors import USERS_MISTAKES, one_sentence
+from makemore_pl.errors import is_mistake, one_sentence
 from makemore_pl.sweep.job import is_job, run_job
 from makemore_pl.sweep.launch import launch
 
@@ -23,7 +23,9 @@ def main(raw: DictConfig) -> float:
         from makemore_pl.train import run  # torch and lightning only now: --help and --cfg answer at once
 
         return float(run(config)["val/loss"])
-    except (*USERS_MISTAKES, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, Exception) and not is_mistake(error):
+            raise
         ended.append(error)
         return math.nan
 

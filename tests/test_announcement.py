@@ -17,6 +17,7 @@ from makemore_pl.announcement import NEXT, say_end
 from makemore_pl.progress import line
 
 METRICS = {
+    "stopped_by": None,
     "experiment": "a[bold]b", "train/loss": 2.0, "val/loss": 2.1, "test/loss": 2.2, "val/perplexity": None,
     "initial_loss": 3.3, "uniform_loss": 3.2958, "steps": 20, "seconds": 1.0,
 }  # fmt: skip

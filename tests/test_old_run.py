@@ -34,7 +34,7 @@ def last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_evaluated_sampled_and_reported(last: Path) -> None:
-    losses = evaluate(last, load_config(last.parents[1]).data, recalibrated=True)
+    losses = evaluate(last, load_config(last.parents[1]), recalibrated=True)
     assert losses["running statistics"] == pytest.approx(LOSSES, rel=1e-6)
     module = load_module(last)
     assert len(sample(module.model, module.vocabulary, 5, module.block_size)) == 5

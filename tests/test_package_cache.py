@@ -103,7 +103,7 @@ def test_a_damaged_package_is_compiled_again(
         assert total() == 3
         assert said()[:2] == [
             f"{damaged} is damaged: the steps are compiled again.",
-            "Compiling the unwatched steps, once for this shape.",
+            "Compiling the steps, once for a network of this shape.",
         ]
         (package,) = package_directory.glob("*.pt2")
         assert package.name == f"{lock.stem}.{hashlib.sha256(package.read_bytes()).hexdigest()}.pt2"

@@ -725,7 +725,7 @@ class TestTheEndOfARun:
         stats = [each(every_n_steps=6) for each in (*STATS, Histograms, Figures)]
         logger = fit(tmp_path, Classifier(), *stats, Stops(), max_epochs=100, max_steps=-1)
         pictures = {path.stem for path in (tmp_path / "figures").iterdir()}
-        names = {"activations", "activation_gradients", "weight_gradients", "saturation"}
+        names = {"activations", "activation_gradients", "weight_gradients", "saturation", "spread_over_depth"}
         assert pictures == {f"{name}_{step}" for name in names for step in (0, 12)} | {"update_data_ratio_12"}
         shown = {line["step"]: line["histograms"] for line in lines(logger) if "histograms" in line}
         assert list(shown) == [0, 1, 2, 5, 10, 12, 13]

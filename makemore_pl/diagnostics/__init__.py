@@ -7,9 +7,10 @@ dashboard and jsonl; host and offers (what others bring along). For users: docs/
 
 from makemore_pl.diagnostics.activation_stats import ActivationStats
 from makemore_pl.diagnostics.batchnorm_stats import BatchNormStats
+from makemore_pl.diagnostics.doctor_callback import Doctor
 from makemore_pl.diagnostics.gradient_stats import GradientStats
 from makemore_pl.diagnostics.histograms import Histograms
 from makemore_pl.diagnostics.pictures import Figures
 from makemore_pl.diagnostics.update_stats import UpdateStats
 
-__all__ = ["ActivationStats", "BatchNormStats", "Figures", "GradientStats", "Histograms", "UpdateStats"]
+__all__ = ["ActivationStats", "BatchNormStats", "Doctor", "Figures", "GradientStats", "Histograms", "UpdateStats"]

@@ -30,6 +30,13 @@ class Averaged(Protocol):
     mean_loss: float
 
 
+class Configured(Protocol):
+    """Belongs to a project whose settings the doctor's prescriptions can change."""
+
+    def configuration(self) -> dict[str, dict[str, Any]]:
+        """Section -> setting -> value: data, model, optim and trainer, as in conf/."""
+
+
 def offer(module: nn.Module, name: str, *arguments: Any) -> Callable[..., Any] | None:
     """The module's own method of that name, where it can be called with these arguments; else None."""
     method = getattr(module, name, None)

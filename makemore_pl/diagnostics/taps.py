@@ -191,7 +191,7 @@ class Tap:
 # torch has no public way to ask the next two. Should a name go, calls inside a transform are left out with what they
 # raise, and a module that is recomputed is said to run twice; its numbers stay right.
 _transform = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
-_backward = getattr(torch._C, "_current_graph_task_id", lambda: -1)
+_backward = torch._C._current_graph_task_id if hasattr(torch._C, "_current_graph_task_id") else lambda: -1
 
 
 def in_transform() -> bool:

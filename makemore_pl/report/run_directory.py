@@ -128,7 +128,10 @@ def read_diagnostics(path: Path, kinds: Collection[str] = KINDS) -> Diagnostics:
         ValueError: naming the line.
     """
     read = Diagnostics()
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} can't be read: {error}.") from None
     for number, line in enumerate(lines, start=1):
         if not any(f'"{kind}"' in line for kind in kinds):
             continue
@@ -137,7 +140,7 @@ def read_diagnostics(path: Path, kinds: Collection[str] = KINDS) -> Diagnostics:
             if record["version"] != VERSION:
                 raise ValueError(f"version {record['version']!r} of the format, this program reads {VERSION}")
             _merge(read, record)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             if number == len(lines) and isinstance(error, json.JSONDecodeError):
                 log.warning("%s: the last line is broken and left out.", path)
                 break
@@ -214,7 +217,7 @@ def read_yaml(path: Path, kind: type) -> Any:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         content = None
     if not isinstance(content, kind):
         raise ValueError(f"{path} can't be read: it is not YAML of the expected form.")
@@ -231,7 +234,7 @@ def read_json(path: Path, default: Any, kind: type | tuple[type, ...] = dict) ->
         return default
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read: {error}.") from None
     if not isinstance(content, kind):
         raise ValueError(f"{path} can't be read: it is not JSON of the expected form.")

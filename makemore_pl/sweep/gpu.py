@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 from functools import cache
 
 
@@ -20,5 +21,7 @@ def take_gpu() -> None:
 
         visible = [str(place) for place in range(torch.cuda.device_count())]
     if visible:
-        number = int(multiprocessing.current_process().name.rpartition("-")[2])  # LokyProcess-1 is the first
+        # LokyProcess-1 is the first; LokyProcess-3:1 is the first of the third process
+        found_number = re.search(r"\d+$", multiprocessing.current_process().name)
+        number = int(found_number[0]) if found_number else os.getpid()
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[(number - 1) % len(visible)]

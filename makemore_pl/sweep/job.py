@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from makemore_pl.config import Config, DataConfig, resolve
-from makemore_pl.errors import USERS_MISTAKES, explain
+from makemore_pl.errors import USERS_MISTAKES, explain, is_mistake
 from makemore_pl.files import write_atomically
 from makemore_pl.run_lock import alone_in
 from makemore_pl.stored_config import load_config
@@ -136,8 +136,7 @@ def _whole_checkpoint(directory: Path) -> str | None:
 
 def in_a_line(error: BaseException) -> str:
     """Why something failed: a user's mistake as a sentence, anything else with its type."""
-    is_mistake = isinstance(error, USERS_MISTAKES)
-    text = explain(error) if is_mistake else f"{type(error).__name__}: {error}".removesuffix(": ")
+    text = explain(error) if is_mistake(error) else f"{type(error).__name__}: {error}".removesuffix(": ")
     return text.strip().partition("\n")[0]
 
 
@@ -153,7 +152,7 @@ def _read_metrics(directory: Path) -> dict[str, Any]:
     path = directory / METRICS
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         metrics = None
     if not isinstance(metrics, dict) or not isinstance(metrics.get("val/loss"), float):
         raise ValueError(f"{path} is damaged. Remove it, and the same command runs this job again.")

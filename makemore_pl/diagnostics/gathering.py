@@ -1,0 +1,100 @@
+"""From what was seen of a module, its loss and its optimizers to the facts that the doctor's rules look at."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from makemore_pl.diagnostics.activation_stats import is_activation, is_relu, is_tanh
+from makemore_pl.diagnostics.tag_names import layer_names, matrices, without_compiled
+from makemore_pl.doctor.facts import Facts, OptimizerFacts
+from makemore_pl.doctor.inspection import Inspection
+from makemore_pl.doctor.loss_graph import LossGraph
+from makemore_pl.doctor.target_statistics import TargetStatistics
+
+Numbers = Mapping[str, Mapping[int, float | None]]
+
+
+def of_optimizers(
+    facts: Facts,
+    module: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    reached: Collection[nn.Parameter],
+    series: Numbers,
+) -> None:
+    """Who trains which parameter.
+
+    Args:
+        reached: parameters that had a gradient in some watched step.
+        series: tag -> step -> number.
+    """
+    named = matrices(module)
+    embeddings = {m.weight for m in module.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    facts.matrices = tuple(named)
+    facts.vocabulary = tuple(name for name, parameter in named.items() if parameter in embeddings)
+    facts.optimizers = tuple(_optimizer(each) for each in optimizers)
+    owned = {parameter for each in optimizers for group in each.param_groups for parameter in group["params"]}
+    everything = {without_compiled(name): parameter for name, parameter in module.named_parameters()}
+    trained = {name: parameter for name, parameter in everything.items() if parameter.requires_grad}
+    facts.frozen = tuple(name for name in everything if name not in trained)
+    facts.not_optimized = tuple(name for name, p in trained.items() if p not in owned and p in reached)
+    zero = {
+        parameter
+        for name, parameter in named.items()
+        if len(values := series.get(f"grad_std/{name}", {})) >= 3 and not any(values.values())
+    }
+    facts.unreached = tuple(name for name, p in trained.items() if p in owned and (p not in reached or p in zero))
+
+
+def of_inspection(facts: Facts, module: nn.Module, seen: Inspection) -> None:
+    """Layers, what they follow, and the mode they ran in. After `of_optimizers`."""
+    tags = layer_names(module, [name for name, each in module.named_modules() if name and is_activation(each)])
+    layers = {each: tags[seen.names[each]] for each in seen.order if seen.names[each] in tags}
+    facts.layers = tuple(layers.values())
+    facts.bounded = tuple(name for each, name in layers.items() if is_tanh(each))
+    facts.rectified = tuple(name for each, name in layers.items() if is_relu(each))
+    facts.before_normalised = bool(layers) and all(seen.after_normalisation(each) for each in layers)
+    facts.tokens, facts.inputs_normalised = seen.begins_with_embedding, seen.begins_normalised
+    facts.linear_pairs = tuple(seen.linear_pairs)
+    facts.bias_before_batchnorm = tuple(seen.bias_before_batchnorm)
+    facts.values_per_channel = seen.values_per_channel
+    facts.dropout = seen.dropout()
+    facts.unused = tuple(name for name in facts.unreached if not seen.ran(name))
+    facts.unreached = tuple(name for name in facts.unreached if name not in facts.unused)
+    asleep: dict[str, list[str]] = {"fault": [], "purpose": [], "dropout": []}
+    for name, each in seen.asleep.items():
+        if not isinstance(each, _BatchNorm):
+            asleep["dropout"].append(name)
+        elif each.running_mean is not None and each.running_var is not None:
+            trained = any(parameter.requires_grad for parameter in each.parameters())
+            fresh = not bool(each.running_mean.any()) and bool((each.running_var == 1).all())
+            asleep["fault" if trained and (fresh or name in seen.awake) else "purpose"].append(name)
+    facts.asleep, facts.asleep_on_purpose, facts.dropouts_asleep = (tuple(each) for each in asleep.values())
+
+
+def of_loss(facts: Facts, graph: LossGraph, targets: TargetStatistics, series: Numbers) -> None:
+    """Which loss it is, and what a constant guess would cost."""
+    facts.loss, facts.activation_before_loss = graph.kind, graph.activation
+    if graph.kind == "likelihood":  # a binary cross-entropy on probabilities, whose sigmoid is right
+        facts.loss, facts.activation_before_loss = "bce", None
+    facts.loss_is_sum, facts.examples_in_loss = graph.is_sum, targets.rows
+    facts.targets, facts.targets_vary, facts.outside = targets.scale(), targets.vary, targets.outside
+    if not graph.alone:
+        return  # other terms are in the number
+    facts.classes = targets.classes
+    counted = targets.constant_guess(graph)
+    known = series.get("baseline/unigram")
+    guess = next(iter(known.values())) if known else counted
+    facts.constant_guess = guess if guess and math.isfinite(guess) else None
+    first = series.get("train/loss", {}).get(0)
+    if facts.constant_guess and first is not None and graph.kind == "cross_entropy" and not graph.is_sum:
+        facts.pretrained = first < 0.5 * facts.constant_guess
+
+
+def _optimizer(optimizer: torch.optim.Optimizer) -> OptimizerFacts:
+    groups = optimizer.param_groups
+    decay = max(float(group.get("weight_decay", 0.0)) for group in groups)
+    lr, momentum = float(groups[0]["lr"]), float(groups[0].get("momentum") or 0.0)
+    return OptimizerFacts(type(optimizer).__name__, lr, momentum, decay)

@@ -1,0 +1,106 @@
+"""What the doctor says: findings, abstentions, prescriptions, and the diagnosis that holds them."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+VERSION = 1
+"""Of findings.json."""
+SEVERITIES = ("info", "warning", "critical")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, or worth knowing."""
+
+    id: str
+    severity: str
+    """info, warning or critical."""
+    where: str
+    """Layer, parameter or quantity; several are separated by commas."""
+    step: int
+    """From which the evidence is."""
+    value: float | None
+    """What was measured; None where there is no number."""
+    bound: float | None
+    """What it should not pass; None where there is no number."""
+    source: str
+    """Where the bound comes from."""
+    message: str
+    """In plain words, with the numbers."""
+    because_of: str | None = None
+    """The id of the finding that explains this one."""
+
+    def __post_init__(self) -> None:
+        assert self.severity in SEVERITIES, self.severity
+
+
+@dataclass(frozen=True, slots=True)
+class Abstention:
+    """A check that could not be made."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prescription:
+    """A change that should mend what was found."""
+
+    finding: str
+    """The id of the finding."""
+    overrides: tuple[str, ...]
+    """Hydra overrides of this project; empty for modules that are not ours."""
+    rationale: str
+    """Why, and by which formula; for modules that are not ours the change itself."""
+    predicted: Mapping[str, float] = field(default_factory=dict)
+    """Tag or quantity -> the value expected afterwards."""
+    alternatives: tuple[tuple[str, ...], ...] = ()
+    """Other overrides that mend it too."""
+    verified: str | None = None
+    """verified, refuted or no difference, once it has been run again; None before."""
+    trial: str = ""
+    """The numbers of these runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All that came out: roots first, then what they explain, then information."""
+
+    findings: tuple[Finding, ...]
+    abstentions: tuple[Abstention, ...]
+    checked: tuple[str, ...]
+    """Ids of every check that ran."""
+    prescriptions: tuple[Prescription, ...] = ()
+
+    @property
+    def roots(self) -> tuple[Finding, ...]:
+        """Findings above info that no other one explains."""
+        return tuple(each for each in self.findings if each.severity != "info" and each.because_of is None)
+
+    def worst(self) -> str | None:
+        """The highest severity, None without findings."""
+        return max((each.severity for each in self.findings), key=SEVERITIES.index, default=None)
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of findings.json; a number that is not finite becomes null."""
+        return {
+            "version": VERSION,
+            "findings": [_finite(asdict(each)) for each in self.findings],
+            "abstentions": [asdict(each) for each in self.abstentions],
+            "checked": list(self.checked),
+            "prescriptions": [_finite(asdict(each)) for each in self.prescriptions],
+        }
+
+
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
+    }
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

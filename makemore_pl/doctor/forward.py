@@ -1,0 +1,227 @@
+"""The way forward: activations that saturate, die, vanish or explode, layers without anything between."""
+
+from collections.abc import Iterator, Mapping
+
+from makemore_pl.doctor.evidence import Abstain, Evidence, Series, median
+from makemore_pl.doctor.finding import Finding, listed
+from makemore_pl.doctor.rule import rule
+
+FIRST, LATER, MOST = 0.36, 0.27, 0.50
+"""Saturation in the first tanh layer, in the median of the later ones, and where it is critical. Gain 5/3 gives 0.20
+(0.30 with some embeddings) and 0.07, behind a normalisation 0.20 everywhere; gain 2 0.28 and 0.16, gain 3 0.46 and
+0.40."""
+DEAD_TANH, DEAD_RELU = 0.2, 0.6
+FADED_TANH, FADED = 0.1, 0.01
+EXPLODED = 20.0
+
+
+@rule(
+    "linear_network",
+    "forward",
+    "Layers with nothing nonlinear between",
+    needs=("which layer follows which",),
+    bound="a Linear whose output goes straight into another one that is no narrower",
+    source="a product of matrices is a matrix; narrower ones in between are a factorization and may be meant",
+    explains=("no_learning", "exploding_activations", "vanishing_activations"),
+    remedy="Put an activation between: nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Linear(b, c)).",
+    picture="histograms of activations",
+)
+def linear_network(evidence: Evidence) -> Iterator[Finding]:
+    pairs = evidence.facts.linear_pairs
+    if pairs:
+        names = [f"{first} -> {second}" for first, second in pairs]
+        yield Finding(
+            "linear_network", "warning", ", ".join(names), 0, float(len(pairs)), 0.0, "",
+            f"Nothing nonlinear is between {listed(names)}: together these layers can do no more than one.",
+        )  # fmt: skip
+
+
+@rule(
+    "softmax_before_cross_entropy",
+    "forward",
+    "Softmax before a cross-entropy",
+    needs=("the graph of the loss",),
+    bound="softmax is the last function before a loss that applies log-softmax itself",
+    source="torch.nn.CrossEntropyLoss wants logits; Karpathy's list of slips",
+    explains=("no_learning", "vanishing_gradients", "update_too_small"),
+    remedy="Give the loss the logits: F.cross_entropy(logits, y). Softmax is for predictions.",
+    picture="train/loss, which can't fall below ln(1 + (V - 1) / e)",
+)
+def softmax_before_cross_entropy(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.facts.loss is None:
+        raise Abstain("the loss is none whose graph could be read")
+    if evidence.facts.activation_before_loss == "softmax" and evidence.facts.loss == "cross_entropy":
+        yield Finding(
+            "softmax_before_cross_entropy", "critical", "output", 0, None, None, "",
+            "The loss gets probabilities where it wants logits, for it applies softmax itself: two in a row flatten "
+            "the gradient, and the loss can't come near 0.",
+        )  # fmt: skip
+
+
+@rule(
+    "activation_before_loss",
+    "forward",
+    "The output's activation does not fit the loss",
+    needs=("the graph of the loss",),
+    bound="a cross-entropy on anything but logits, log-likelihoods without log, or 2 % of the targets of a regression "
+    "outside of what the output's activation can give",
+    source="the loss functions' own documentation; a wrong activation at the output is the most frequent cause in real "
+    "fault sets (PMC12152046)",
+    explains=("no_learning", "vanishing_gradients", "dead_units", "update_too_small", "confident_start", "diverged"),
+    remedy="Leave the activation at the output away, or take the one whose range is that of the targets.",
+    picture="train/loss",
+)
+def activation_before_loss(evidence: Evidence) -> Iterator[Finding]:
+    facts = evidence.facts
+    if facts.loss is None:
+        raise Abstain("the loss is none whose graph could be read")
+    before = facts.activation_before_loss
+    if facts.loss in ("mse", "l1"):
+        if before and facts.outside > 0.02:
+            yield Finding(
+                "activation_before_loss", "warning", "output", 0, facts.outside, 0.02, "",
+                f"{facts.outside:.0%} of the targets lie where {before} at the output can never get.",
+            )  # fmt: skip
+    elif facts.loss == "nll":
+        yield Finding(
+            "activation_before_loss", "critical", "output", 0, None, None, "",
+            f"The loss wants logarithms of probabilities and gets {before or 'the bare output'}.",
+        )  # fmt: skip
+    elif before and before != "softmax":
+        yield Finding(
+            "activation_before_loss", "critical", "output", 0, None, None, "",
+            f"The loss wants logits and gets what {before} leaves of them.",
+        )  # fmt: skip
+    elif before and facts.loss == "bce":
+        yield Finding(
+            "activation_before_loss", "critical", "output", 0, None, None, "",
+            "The loss wants logits, for it applies sigmoid itself, and gets probabilities.",
+        )  # fmt: skip
+
+
+@rule(
+    "saturation",
+    "forward",
+    "tanh units are saturated from the start",
+    needs=("saturation/<layer>",),
+    bound="share of |tanh| > 0.97 at the start above 0.36 in the first layer or 0.27 in the median later one; "
+    "critical from 0.5",
+    source="0.97: the lecture. The bounds lie between gain 2 (0.28 and 0.16, no harm measured) and gain 3 (0.46 and "
+    "0.40)",
+    explains=("dead_units", "vanishing_gradients", "exploding_gradients", "no_learning"),
+    remedy="Draw hidden weights with standard deviation 5/3 / sqrt(fan_in) and biases near 0: "
+    "nn.init.kaiming_normal_(w, nonlinearity='tanh'); or put BatchNorm before each tanh.",
+    picture="the raster of saturated units",
+)
+def saturation(evidence: Evidence) -> Iterator[Finding]:
+    layers = evidence.need("saturation")
+    first = evidence.facts.layers[0] if evidence.facts.layers else next(iter(layers))
+    later = median(each.start for name, each in layers.items() if name != first)
+    over: dict[str, tuple[float, float]] = {}
+    for name, each in layers.items():
+        bound, judged = (FIRST, each.start) if name == first else (LATER, later)
+        if judged > bound and each.start > bound:
+            over[name] = each.start, bound
+    if over:
+        worst = max(over, key=lambda name: over[name][0])
+        value, bound = over[worst]
+        yield Finding(
+            "saturation", "critical" if value > MOST else "warning", ", ".join(over), 0, value, bound, "",
+            f"{value:.0%} of the tanh outputs of {worst} are beyond 0.97 from the start, where tanh passes on less "
+            "than 6 % of its gradient: the weights before it are too large.",
+        )  # fmt: skip
+
+
+@rule(
+    "exploding_activations",
+    "forward",
+    "Activations grow from layer to layer",
+    needs=("activation_std/<layer>",),
+    bound="at the start a standard deviation 20 times that of the first layer, or above 20 in a first layer",
+    source="He et al. 2015: the right scale keeps it constant; a factor 20 is ours",
+    explains=("exploding_gradients", "confident_start", "update_too_large", "update_too_small", "diverged",
+              "not_finite", "dead_units",
+              "loss_spike", "clipping", "no_learning"),
+    remedy="Draw weights with standard deviation gain / sqrt(fan_in): nn.init.kaiming_normal_(w).",
+    picture="activation_std over the layers",
+)  # fmt: skip
+def exploding_activations(evidence: Evidence) -> Iterator[Finding]:
+    layers = {name: each.start for name, each in evidence.need("activation_std").items() if each.start > 0}
+    if not layers or evidence.facts.before_normalised:
+        return
+    first = next(iter(layers.values()))
+    worst = max(layers, key=lambda name: layers[name])
+    bound = EXPLODED * min(first, 1.0) if len(layers) > 1 else EXPLODED
+    if layers[worst] > max(bound, 2.0):
+        yield Finding(
+            "exploding_activations", "critical", worst, 0, layers[worst], bound, "",
+            f"The activations of {worst} start with a standard deviation of {layers[worst]:.3g}, those of the first "
+            f"layer with {first:.3g}: each layer multiplies.",
+        )  # fmt: skip
+
+
+@rule(
+    "vanishing_activations",
+    "forward",
+    "Activations fade from layer to layer",
+    needs=("preactivation_std/<layer>",),
+    bound="at the start, preactivations with a standard deviation below 0.1 (tanh) or 0.01 (others)",
+    source="below 0.1 tanh is linear to 0.3 %. The lecture's gain 1 keeps 0.33 in the fifth layer, gain 0.5 0.02",
+    explains=("vanishing_gradients", "update_too_small", "no_learning"),
+    remedy="Draw hidden weights with standard deviation gain / sqrt(fan_in), gain 5/3 for tanh and sqrt(2) for ReLU; "
+    "or put a normalisation before each activation.",
+    picture="activation_std over the layers",
+)
+def vanishing_activations(evidence: Evidence) -> Iterator[Finding]:
+    facts = evidence.facts
+    if facts.before_normalised:
+        return
+    layers = {name: each.start for name, each in evidence.need("preactivation_std").items()}
+    faded = {
+        name: std for name, std in layers.items() if std < (FADED_TANH if name in facts.bounded else FADED) and std >= 0
+    }
+    if faded:
+        worst = min(faded, key=lambda name: faded[name])
+        bound = FADED_TANH if worst in facts.bounded else FADED
+        yield Finding(
+            "vanishing_activations", "warning", ", ".join(faded), 0, faded[worst], bound, "",
+            f"What goes into the activation of {worst} starts with a standard deviation of {faded[worst]:.2g}: the "
+            "signal is gone before it is there, for the weights before it are too small.",
+        )  # fmt: skip
+
+
+@rule(
+    "dead_units",
+    "forward",
+    "Units are dead",
+    needs=("dead_units/<layer> for tanh, stuck_units/<layer> for ReLU",),
+    bound="late in the run, 20 % of the tanh units saturated on every example, or 60 % of the ReLU units at zero on "
+    "every example; critical from 90 %",
+    source="tanh: the worst start of the lecture ends at 5 %; ReLU: half of the units, as SageMaker Debugger and "
+    "TheDeepChecker have it, and a margin for units that are sparse",
+    explains=("vanishing_gradients", "no_learning", "no_gradient"),
+    remedy="Lower the learning rate, start biases at 0, use LeakyReLU or a normalisation before the activation.",
+    picture="the raster of saturated units",
+)
+def dead_units(evidence: Evidence) -> Iterator[Finding]:
+    if (evidence.facts.batch_size or 32) < 16:
+        raise Abstain("minibatches of fewer than 16 examples leave units silent by chance")
+    facts = evidence.facts
+    tanh, relu = evidence.of("dead_units"), evidence.of("stuck_units")
+    if not tanh and not relu:
+        raise Abstain("neither tanh nor ReLU was measured")
+    dead = _above(tanh, DEAD_TANH)
+    dead |= _above({name: each for name, each in relu.items() if name in facts.rectified}, DEAD_RELU)
+    if dead:
+        worst = max(dead, key=lambda name: dead[name])
+        bound = DEAD_RELU if worst in facts.rectified else DEAD_TANH
+        severity = "critical" if dead[worst] > 0.9 else "warning"
+        yield Finding(
+            "dead_units", severity, ", ".join(dead), evidence.last_step, dead[worst], bound, "",
+            f"{dead[worst]:.0%} of the units of {worst} give the same on every example: no gradient reaches their "
+            "weights any more.",
+        )  # fmt: skip
+
+
+def _above(layers: Mapping[str, Series], bound: float) -> dict[str, float]:
+    return {name: each.late for name, each in layers.items() if each.late > bound}

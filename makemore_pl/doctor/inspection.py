@@ -1,0 +1,307 @@
+"""Looks at a module while it runs: which layer follows which, in which mode, on what, and whether examples mix."""
+
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import ReferenceType, ref
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils.hooks import RemovableHandle
+
+from makemore_pl.doctor.facts import Scale
+from makemore_pl.module_copy import copy_without_hooks
+
+NORMALISATIONS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+LINEAR = (nn.Linear, _ConvNd)
+TRANSPARENT = (nn.Identity, nn.Flatten, nn.Unflatten, _DropoutNd)
+"""Modules after which a linear layer's output is still linear in its input."""
+LARGEST = 50_000_000
+"""Parameters up to which a copy is run."""
+
+
+class Inspection:
+    """Hooks on every module from `open` to `close`, which keep what the rules need of the first calls.
+
+    Args:
+        root: whose modules; names are its qualified ones.
+        hidden: modules that take no hooks.
+    """
+
+    def __init__(self, root: nn.Module, hidden: Collection[nn.Module] = ()) -> None:
+        self.root = root
+        self.names = {module: name for name, module in root.named_modules() if module not in hidden}
+        self.order: list[nn.Module] = []
+        """Modules in the order of their first call."""
+        self.first_input: Tensor | None = None
+        """What the first layer with parameters gets; None where that is an embedding."""
+        self.first_layer: nn.Module | None = None
+        self.follows: dict[nn.Module, nn.Module] = {}
+        """Module -> the one whose output was its input, at the first call."""
+        self.linear_pairs: list[tuple[str, str]] = []
+        self.values_per_channel: dict[str, int] = {}
+        self.asleep: dict[str, nn.Module] = {}
+        """BatchNorms and dropouts that ran in eval mode, with gradients on."""
+        self.awake: set[str] = set()
+        self.outer: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
+        """Calls that no other module's call contains, with their arguments."""
+        self._made: dict[int, tuple[ReferenceType[Tensor], nn.Module, nn.Module | None]] = {}
+        """By id of a tensor: the module that returned it, and the linear layer whose output it still is."""
+        self._depth = 0
+        self._handles: list[RemovableHandle] = []
+
+    def open(self) -> None:
+        self.close()
+        for module in self.names:
+            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._after, always_call=True))
+
+    def close(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+        self._made, self._depth = {}, 0
+
+    def forget(self) -> None:
+        """Let go of tensors."""
+        self.outer, self.first_input, self._made = [], None, {}
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._depth == 0 and len(self.outer) < 4 and torch.is_grad_enabled():
+            self.outer.append((module, args, kwargs))
+        self._depth += 1
+        if not torch.is_grad_enabled():
+            return
+        x = next((each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)), None)
+        if isinstance(module, (_BatchNorm, _DropoutNd)):
+            self._note_mode(module)
+        if module in self.follows or x is None:
+            return
+        found = self._made.get(id(x))
+        before, linear = (found[1], found[2]) if found and found[0]() is x else (None, None)
+        bare = next(module.children(), None) is None
+        if bare:
+            if module not in self.order:
+                self.order.append(module)
+            if before is not None:
+                self.follows[module] = before
+            if self.first_layer is None and next(module.parameters(), None) is not None:
+                self.first_layer = module
+                self.first_input = x.detach() if x.is_floating_point() else None
+        if isinstance(module, _BatchNorm) and module.training and x.ndim > 1:
+            self.values_per_channel.setdefault(self.names[module], x.numel() // max(x.size(1), 1))
+        if linear is not None and _only_linear(linear, module):
+            pair = self.names[linear], self.names[module]
+            if pair not in self.linear_pairs:
+                self.linear_pairs.append(pair)
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._depth = max(0, self._depth - 1)
+        y = output[0] if isinstance(output, (tuple, list)) and output else output
+        if not isinstance(y, Tensor):
+            return
+        if next(module.children(), None) is not None:
+            return
+        linear: nn.Module | None = module if isinstance(module, LINEAR) else None
+        if isinstance(module, (*TRANSPARENT, _BatchNorm)):
+            x = next((each for each in args if isinstance(each, Tensor)), None)
+            found = self._made.get(id(x))
+            linear = found[2] if found and found[0]() is x else None
+            if isinstance(module, TRANSPARENT) and found and found[0]() is x:
+                self._made[id(y)] = ref(y), found[1], linear
+                return
+        self._made[id(y)] = ref(y), module, linear
+
+    def look_at_modes(self) -> None:
+        """Which BatchNorms are in eval mode now, in the middle of training."""
+        for module in self.order:
+            if isinstance(module, _BatchNorm):
+                self._note_mode(module)
+
+    def _note_mode(self, module: nn.Module) -> None:
+        if module.training:
+            self.awake.add(self.names[module])
+        else:
+            self.asleep[self.names[module]] = module
+
+    # what is read from it
+
+    @property
+    def begins_normalised(self) -> bool:
+        return isinstance(self.first_layer, NORMALISATIONS)
+
+    @property
+    def begins_with_embedding(self) -> bool:
+        return isinstance(self.first_layer, (nn.Embedding, nn.EmbeddingBag))
+
+    @property
+    def bias_before_batchnorm(self) -> list[str]:
+        return [
+            self.names[before]
+            for module, before in self.follows.items()
+            if isinstance(module, _BatchNorm)
+            and isinstance(before, LINEAR)
+            and before.bias is not None
+            and module.training
+        ]
+
+    def after_normalisation(self, module: nn.Module) -> bool:
+        return isinstance(self.follows.get(module), NORMALISATIONS)
+
+    def ran(self, parameter_name: str) -> bool:
+        """Whether the module that holds this parameter was called, or one around it that uses it itself."""
+        owner = self.root.get_submodule(parameter_name.rpartition(".")[0])
+        return owner in self.order or owner is self.root or next(owner.children(), None) is not None
+
+    def dropout(self) -> float:
+        """The largest share that a dropout drops which ran in training mode."""
+        return max((m.p for m in self.order if isinstance(m, _DropoutNd) and self.names[m] in self.awake), default=0.0)
+
+
+def _only_linear(before: nn.Module, after: nn.Module) -> bool:
+    """Whether two layers in a row are as good as one: no bottleneck between them, which may be meant."""
+    if isinstance(before, nn.Linear) and isinstance(after, nn.Linear):
+        return before.out_features >= min(before.in_features, after.out_features)
+    if isinstance(before, _ConvNd) and isinstance(after, _ConvNd):
+        kernels = (*before.kernel_size, *after.kernel_size)
+        return before.groups == after.groups == 1 and min(kernels) > 1 and before.out_channels >= before.in_channels
+    return False
+
+
+def scale_of(x: Tensor, per_feature: bool = True) -> Scale | None:
+    """Size of the numbers of a minibatch (N, ...); None for none or complex ones, and where some are not finite."""
+    if x.numel() < 2 or not x.is_floating_point() or x.ndim == 0:
+        return None
+    x = x.detach().double()
+    if not bool(torch.isfinite(x).all()):
+        return None
+    spread = 1.0
+    if per_feature and x.ndim == 2 and x.size(0) > 7 and x.size(1) > 1:
+        stds = x.std(0)
+        stds = stds[stds > 0]
+        if len(stds) > 1:
+            spread = float(stds.max() / stds.median())
+    varies = bool((x != x[:1]).any()) if x.size(0) > 1 else True
+    return Scale(
+        float(x.mean()), float(x.std()), float(x.abs().max()), float(x.min()), spread, varies
+    )  # fmt: skip
+
+
+def copies_of_units(named: Mapping[str, nn.Parameter]) -> dict[str, float]:
+    """Matrix -> share of its rows that equal another row which is not all zeros."""
+    found = {}
+    for name, parameter in named.items():
+        if parameter.ndim < 2 or parameter.size(0) < 2 or parameter.numel() > 4_000_000 or not parameter.requires_grad:
+            continue
+        rows = parameter.detach().flatten(1).float()
+        rows = rows[rows.any(1)]
+        if len(rows) > 1:
+            found[name] = 1 - len(torch.unique(rows, dim=0)) / len(rows)
+            found[name] *= len(rows) / (len(rows) - 1)  # all equal is 1
+    return found
+
+
+def mixed_examples(inspection: Inspection, batch: Any, size: int) -> str | None:
+    """Where one example's output depends on another, by running copies in eval mode; None where nowhere.
+
+    Raises:
+        ValueError: no call could be tried, and why.
+    """
+    tensors = tensors_in(batch)
+    tried, why = 0, "no module was called with a minibatch"
+    for module, args, kwargs in inspection.outer:
+        given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+        name = inspection.names.get(module) or type(module).__name__
+        if any(_reinterpreted(each, tensor, size) for each in given for tensor in tensors):
+            return f"the input of {name}"
+        if not given or any(not isinstance(each, Tensor) for each in (*args, *kwargs.values()) if each is not None):
+            why = "modules are called with more than tensors"
+            continue
+        if any(each.ndim == 0 or each.size(0) != size for each in given) or size < 3:
+            why = "the first dimension of what modules get is not the minibatch's"
+            continue
+        if sum(parameter.numel() for parameter in module.parameters()) > LARGEST:
+            why = "the network is too large to be copied"
+            continue
+        tried += 1
+        if _depends(module, args, kwargs, size):
+            return name
+    if not tried:
+        raise ValueError(why)
+    return None
+
+
+def _depends(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> bool:
+    with _undisturbed():
+        network = copy_without_hooks(module).eval()
+
+        def run(change: bool) -> list[Tensor]:
+            torch.manual_seed(0)
+            given = [_changed(each) if change and isinstance(each, Tensor) else each for each in args]
+            named = {
+                key: _changed(each) if change and isinstance(each, Tensor) else each for key, each in kwargs.items()
+            }
+            return tensors_in(network(*given, **named))
+
+        before, again, after = run(False), run(False), run(True)
+        for one, two, three in zip(before, again, after, strict=True):
+            axes = [axis for axis in range(min(one.ndim, 2)) if one.size(axis) == size]
+            if not axes or not one.is_floating_point():
+                continue
+            # of two dimensions of this size nobody knows which is the minibatch
+            changes = []
+            for axis in axes:
+                rest = [each.narrow(axis, 1, size - 1).double() for each in (one, two, three)]
+                if not torch.equal(rest[0], rest[1]):
+                    return False  # random in eval mode too
+                spread = rest[0].abs().mean() + 1e-12
+                changes.append(bool(((rest[0] - rest[2]).abs() > 1e-3 * spread).any()))
+            if all(changes):
+                return True
+    return False
+
+
+def _changed(x: Tensor) -> Tensor:
+    """The same minibatch with another first example."""
+    x = x.detach().clone()
+    other = next((row for row in x[1:] if not torch.equal(row, x[0])), None)
+    if other is not None:
+        x[0] = other
+    return x
+
+
+def _reinterpreted(x: Tensor, original: Tensor, size: int) -> bool:
+    """Whether x is the same memory read in another shape, in which examples no longer lie along one dimension."""
+    if x.data_ptr() != original.data_ptr() or x.numel() != original.numel() or original.size(0) != size:
+        return False
+    if not (x.is_contiguous() and original.is_contiguous()) or x.ndim < 2 or x.shape == original.shape:
+        return False
+    return x.size(0) % size != 0 and x.size(1) == size
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [tensor for each in value for tensor in tensors_in(each)]
+    return []
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No gradients, and every generator as it was."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

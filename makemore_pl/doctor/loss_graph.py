@@ -1,0 +1,109 @@
+"""What the graph of a loss says: which loss it is, what it gets, and what comes just before it.
+
+Autograd keeps the functions that made a loss, and some keep their arguments. Nothing is computed here.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KINDS = {
+    "NllLossBackward0": "nll",
+    "NllLoss2DBackward0": "nll",
+    "MseLossBackward0": "mse",
+    "HuberLossBackward0": "l1",
+    "SmoothL1LossBackward0": "l1",
+    "BinaryCrossEntropyBackward0": "likelihood",
+    "BinaryCrossEntropyWithLogitsBackward0": "bce",
+}
+ACTIVATIONS = {
+    "SoftmaxBackward0": "softmax",
+    "LogSoftmaxBackward0": "log_softmax",
+    "LogBackward0": "logarithm",
+    "SigmoidBackward0": "sigmoid",
+    "TanhBackward0": "tanh",
+    "ReluBackward0": "relu",
+}
+SHAPING = (
+    "View", "Reshape", "UnsafeView", "Unsqueeze", "Squeeze", "Transpose", "T", "Permute", "Select", "Slice", "Clone",
+    "ToCopy", "Alias", "Index", "Contiguous", "Flatten", "Expand",
+)  # fmt: skip
+"""Functions that change no number."""
+SUM = 2
+"""torch's code of reduction='sum'."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossGraph:
+    """The loss that was found last before backward, and what it was computed from."""
+
+    kind: str
+    """cross_entropy, nll, bce (on logits), likelihood (a binary cross-entropy on probabilities), mse or l1."""
+    alone: bool
+    """Whether the number that is minimized is this loss, nothing added and nothing multiplied."""
+    is_sum: bool
+    activation: str | None
+    """What comes just before it: softmax, sigmoid, tanh or relu."""
+    output: Tensor | None
+    """What the loss gets, (N, V) log-probabilities of a cross-entropy; None where torch does not keep it."""
+    targets: Tensor | None
+
+
+def read_loss(loss: Tensor) -> LossGraph | None:
+    """None where no loss is found that is known here."""
+    alone, is_sum = True, False
+    queue: list[tuple[Any, bool, bool]] = [(loss.grad_fn, True, False)] if loss.grad_fn else []
+    for _ in range(64):
+        if not queue:
+            return None
+        node, alone, is_sum = queue.pop(0)
+        name = node.name()
+        if name in KINDS:
+            return _known(node, alone and not queue, is_sum)
+        if name.startswith("Pow") and (by_hand := _difference(node)):
+            return LossGraph("mse", alone and not queue, is_sum, _before(by_hand), _saved(node, "self"), None)
+        if name.startswith("Abs") and (by_hand := _difference(node)):
+            return LossGraph("l1", alone and not queue, is_sum, _before(by_hand), _saved(node, "self"), None)
+        plain = name.startswith(("Div", "Mean", "Sum", *SHAPING))  # Lightning divides by accumulate_grad_batches
+        is_sum |= name == "SumBackward0"
+        if name.startswith("Mean"):
+            is_sum = False
+        queue += [(each, alone and plain, is_sum) for each, _ in node.next_functions if each is not None]
+    return None
+
+
+def _known(node: Any, alone: bool, is_sum: bool) -> LossGraph:
+    kind, before = KINDS[node.name()], _before(node)
+    is_sum |= node._saved_reduction == SUM
+    if kind == "nll" and before == "logarithm":  # of probabilities, made by hand
+        kind, before = "cross_entropy", None
+    elif kind == "nll" and before == "log_softmax":
+        kind, before = "cross_entropy", _before(_passed(node))
+        if before == "log_softmax":  # once more changes nothing
+            before = None
+    return LossGraph(kind, alone, is_sum, before, _saved(node, "self"), _saved(node, "target"))
+
+
+def _passed(node: Any) -> Any:
+    """The first function before this one that changes numbers."""
+    before = node.next_functions[0][0]
+    while before is not None and before.name().startswith(SHAPING) and before.next_functions:
+        before = before.next_functions[0][0]
+    return before
+
+
+def _before(node: Any) -> str | None:
+    before = _passed(node)
+    return ACTIVATIONS.get(before.name()) if before is not None else None
+
+
+def _difference(node: Any) -> Any:
+    before = _passed(node)
+    return before if before is not None and before.name().startswith(("Sub", "Rsub")) else None
+
+
+def _saved(node: Any, name: str) -> Tensor | None:
+    found = getattr(node, f"_saved_{name}", None)
+    return found.detach() if isinstance(found, torch.Tensor) else None

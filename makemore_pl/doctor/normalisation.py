@@ -1,0 +1,150 @@
+"""BatchNorm: statistics that trail behind, are noisy, rest on too few examples, or are never used."""
+
+from collections.abc import Iterator
+
+from makemore_pl.doctor.evidence import Abstain, Evidence, median
+from makemore_pl.doctor.finding import Finding, listed
+from makemore_pl.doctor.rule import rule
+
+GAP = 0.05
+"""Nats between running and batch statistics on the same examples."""
+LAG = 1.9
+"""Noise alone gives 1, and 1.4 with momentum 1."""
+FEW = 12
+"""Numbers per channel."""
+
+
+@rule(
+    "batchnorm_eval",
+    "batchnorm",
+    "BatchNorm is in eval mode while training",
+    needs=("the mode of each BatchNorm in a training step",),
+    bound="a BatchNorm in eval mode whose statistics are untouched, or that was in training mode earlier in the run",
+    source="in eval mode it normalises by running statistics and no longer updates them",
+    explains=("train_val_mismatch", "saturation", "vanishing_activations", "exploding_activations", "no_learning",
+              "update_too_large", "batchnorm_lag"),
+    remedy="Call self.train() after whatever calls self.eval(), as at the end of a validation of one's own.",
+    picture="batchnorm_drift, which is 0",
+)  # fmt: skip
+def batchnorm_eval(evidence: Evidence) -> Iterator[Finding]:
+    facts = evidence.facts
+    if facts.asleep:
+        yield Finding(
+            "batchnorm_eval", "critical", ", ".join(facts.asleep), 0, float(len(facts.asleep)), 0.0, "",
+            f"{listed(facts.asleep)} are in eval mode during training: they don't normalise by the minibatch, and "
+            "their running statistics stand still.",
+        )  # fmt: skip
+    elif facts.asleep_on_purpose or facts.dropouts_asleep:
+        names = (*facts.asleep_on_purpose, *facts.dropouts_asleep)
+        yield Finding(
+            "batchnorm_eval", "info", ", ".join(names), 0, float(len(names)), 0.0, "",
+            f"{listed(names)} are in eval mode during training.",
+        )  # fmt: skip
+
+
+@rule(
+    "bias_before_batchnorm",
+    "batchnorm",
+    "A bias before BatchNorm",
+    needs=("which layer follows which",),
+    bound="a layer with a bias whose output goes straight into a BatchNorm",
+    source="BatchNorm subtracts the mean and the bias with it; NeuraLint. It wastes parameters and does no harm: info",
+    remedy="nn.Linear(a, b, bias=False), nn.Conv2d(..., bias=False).",
+    picture="grad_std of the bias, which is 0 up to rounding",
+)
+def bias_before_batchnorm(evidence: Evidence) -> Iterator[Finding]:
+    if names := evidence.facts.bias_before_batchnorm:
+        yield Finding(
+            "bias_before_batchnorm", "info", ", ".join(names), 0, float(len(names)), 0.0, "",
+            f"The bias of {listed(names)} is subtracted again by the BatchNorm after it: leave it out.",
+        )  # fmt: skip
+
+
+@rule(
+    "batchnorm_small_batch",
+    "batchnorm",
+    "BatchNorm on too few examples",
+    needs=("the size of a minibatch",),
+    bound="batch statistics made of fewer than 12 numbers a channel",
+    source="our networks: 8 examples cost 0.05 nats before tanh, 16 nothing that shows",
+    explains=("batchnorm_noise", "batchnorm_lag", "train_val_mismatch", "no_learning", "overfitting"),
+    remedy="Larger minibatches, or GroupNorm or LayerNorm, which don't look at other examples.",
+    picture="batchnorm_gap",
+)
+def batchnorm_small_batch(evidence: Evidence) -> Iterator[Finding]:
+    few = {name: n for name, n in evidence.facts.values_per_channel.items() if n < FEW}
+    if few:
+        worst = min(few, key=lambda name: few[name])
+        yield Finding(
+            "batchnorm_small_batch", "critical" if few[worst] < 4 else "warning", ", ".join(few), 0,
+            float(few[worst]), float(FEW), "",
+            f"The batch statistics of {worst} are made of {few[worst]} numbers a channel: each example is normalised "
+            "by a few others that happen to be there.",
+        )  # fmt: skip
+
+
+@rule(
+    "batchnorm_lag",
+    "batchnorm",
+    "Running statistics trail behind",
+    needs=("batchnorm_gap/loss, or batchnorm_mean_lag/<layer> and batchnorm_var_lag/<layer>",),
+    bound="late in the run, running statistics cost 0.05 nats more than batch statistics and lie further from them "
+    "than the draw of a batch explains (lag above 1.9)",
+    source="a perfect running mean has lag 1, whatever the batch; 0.05 nats are ten times what momentum 0.1 costs",
+    explains=("train_val_mismatch", "overfitting"),
+    remedy="Raise BatchNorm's momentum (PyTorch's 0.1 remembers 10 batches), or recompute the statistics at the end.",
+    picture="batchnorm_mean_lag, batchnorm_gap",
+)
+def batchnorm_lag(evidence: Evidence) -> Iterator[Finding]:
+    if not evidence.facts.values_per_channel:
+        return
+    lag, worst = _lag(evidence)
+    gap = evidence.get("batchnorm_gap/loss")
+    if gap is None:
+        raise Abstain("no probe tells what the lag costs; the module offers none")
+    if lag > LAG and float(gap.values[-1]) > GAP:
+        yield Finding(
+            "batchnorm_lag", "warning", worst, evidence.last_step, float(gap.values[-1]), GAP, "",
+            f"With running statistics the same examples cost {gap.values[-1]:.2f} nats more than with those of the "
+            f"batch: the running statistics of {worst} are {lag:.1f} times as far off as the draw of a batch explains.",
+        )  # fmt: skip
+
+
+@rule(
+    "batchnorm_noise",
+    "batchnorm",
+    "Running statistics are noisy",
+    needs=("batchnorm_gap/loss",),
+    bound="late in the run, running statistics cost 0.05 nats more than batch statistics without trailing behind",
+    source="as batchnorm_lag; momentum 0.1 in batches of 32 costs 0.003 nats",
+    explains=("train_val_mismatch",),
+    remedy="Lower BatchNorm's momentum, enlarge the minibatch, or recompute the statistics at the end.",
+    picture="batchnorm_gap",
+)
+def batchnorm_noise(evidence: Evidence) -> Iterator[Finding]:
+    gap = evidence.get("batchnorm_gap/loss")
+    if gap is None:
+        if not evidence.facts.values_per_channel:
+            return
+        raise Abstain("no probe tells what the noise costs; the module offers none")
+    if evidence.facts.dropout:
+        raise Abstain("dropout widens what goes into BatchNorm in training only, so that the gap is not noise alone")
+    lag, worst = _lag(evidence)
+    late = gap.late
+    if lag <= LAG and late > GAP:
+        yield Finding(
+            "batchnorm_noise", "warning", worst, evidence.last_step, late, GAP, "",
+            f"With running statistics the same examples cost {late:.2f} nats more than with those of the batch: the "
+            "running statistics are those of too few examples.",
+        )  # fmt: skip
+
+
+def _lag(evidence: Evidence) -> tuple[float, str]:
+    lags: dict[str, list[float]] = {}
+    for quantity in ("batchnorm_mean_lag", "batchnorm_var_lag"):
+        for name, each in evidence.of(quantity).items():
+            lags.setdefault(name, []).append(each.late)
+    if not lags:
+        raise Abstain("no BatchNorm with running statistics was measured")
+    worst = max(lags, key=lambda name: max(lags[name]))
+    return median([max(lags[worst])]), worst

@@ -1,0 +1,99 @@
+"""Evidence of a run of this project that is over, from its run directory."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from makemore_pl.doctor.evidence import Evidence
+from makemore_pl.doctor.facts import Facts, OptimizerFacts
+
+
+def read_evidence(run_dir: Path) -> tuple[Evidence, dict[str, Any]]:
+    """What a run recorded, and its config as plain values.
+
+    Raises:
+        ValueError: the directory holds no run, or nothing was recorded.
+    """
+    config = read_config(run_dir)
+    path = run_dir / "diagnostics.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{run_dir} has no diagnostics.jsonl: run it with logger=tensorboard or logger=jsonl.")
+    series: dict[str, dict[int, float | None]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            step, values = int(record["step"]), record.get("values", {})
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue  # half a line, from a kill
+        for tag, value in values.items():
+            series.setdefault(tag, {})[step] = value
+    metrics = _read_json(run_dir / "metrics.json")
+    guess = series.get("baseline/unigram", {})
+    classes = metrics.get("uniform_loss") or next(iter(series.get("baseline/uniform", {}).values()), None)
+    facts = facts_of_config(config, round(math.exp(classes)) if classes else None)
+    facts.constant_guess = next(iter(guess.values()), None)
+    return Evidence(series, facts, final=bool(metrics)), config
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """The config of a run, interpolations as they are written.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        assert isinstance(config, dict)
+        return config
+    except (OSError, yaml.YAMLError, AssertionError, UnicodeError, RecursionError):
+        raise ValueError(f"{run_dir} is not a run directory: it has no config.yaml that can be read.") from None
+
+
+def facts_of_config(config: Mapping[str, Any], classes: int | None = None) -> Facts:
+    """What the config of a run says about its network and its optimizer."""
+    model, optim, trainer = config["model"], config["optim"], config["trainer"]
+    n_layers, placement = model["n_layers"], model["batchnorm"]
+    layers = tuple(f"layers.{i}" for i in range(n_layers))
+    linears = [*(f"layers.{i}.linear.weight" for i in range(n_layers)), "output.linear.weight"]
+    batch = config["data"]["batch_size"]
+    pre, after, output = placement in ("pre", "pre_output"), placement == "post", "output" in placement
+    batchnorms = [*(layers if pre or after else ()), *(["output"] if output else [])]
+    identity = model["activation"] == "identity"
+    return Facts(
+        layers=layers,
+        matrices=("embedding.weight", *linears),
+        vocabulary=("embedding.weight",),
+        output="output.linear.weight",
+        normalised=(*(linears[:-1] if pre else ()), *(linears[-1:] if output else ())),
+        bounded=layers if model["activation"] == "tanh" else (),
+        rectified=layers if model["activation"] == "relu" else (),
+        before_normalised=pre,
+        loss="cross_entropy",
+        classes=classes,
+        examples_in_loss=batch,
+        tokens=True,
+        batch_size=batch,
+        steps=trainer["max_steps"],
+        optimizers=(OptimizerFacts(optim["name"], optim["lr"], optim["momentum"], optim["weight_decay"]),),
+        clip_value=trainer["gradient_clip_val"],
+        linear_pairs=tuple(
+            (f"layers.{i}", f"layers.{i + 1}" if i + 1 < n_layers else "output") for i in range(n_layers)
+        )
+        if identity
+        else (),
+        values_per_channel=dict.fromkeys(batchnorms, batch),
+        batchnorm_momentum=model["bn_momentum"] if batchnorms else None,
+        dropout=model["dropout"],
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,61 @@
+"""A rule: what it needs, its bound and where that comes from, what it explains, and how it is mended."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from makemore_pl.doctor.evidence import Evidence
+from makemore_pl.doctor.finding import Finding
+
+Check = Callable[[Evidence], Iterator[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One check."""
+
+    id: str
+    phase: str
+    title: str
+    needs: tuple[str, ...]
+    """Quantities and facts without which it abstains, in words."""
+    bound: str
+    source: str
+    explains: tuple[str, ...]
+    """Ids of findings that follow from this one."""
+    remedy: str
+    """For any module; in words, with a line of code where that helps."""
+    picture: str
+    """What to look at."""
+    check: Check
+
+    def __call__(self, evidence: Evidence) -> list[Finding]:
+        """Raises Abstain where it can't judge."""
+        return list(self.check(evidence))
+
+
+RULES: dict[str, Rule] = {}
+"""By id, in the order in which causes come before their consequences."""
+PHASES = ("start", "forward", "backward", "updates", "batchnorm", "outcome")
+
+
+def rule(
+    id: str,
+    phase: str,
+    title: str,
+    *,
+    needs: tuple[str, ...],
+    bound: str,
+    source: str,
+    remedy: str,
+    picture: str,
+    explains: tuple[str, ...] = (),
+) -> Callable[[Check], Check]:
+    """Register a check."""
+    assert phase in PHASES
+    assert id not in RULES
+
+    def register(check: Check) -> Check:
+        RULES[id] = Rule(id, phase, title, needs, bound, source, explains, remedy, picture, check)
+        return check
+
+    return register

@@ -1,0 +1,99 @@
+"""What targets are like, and what the best guess costs that does not look at the input."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from makemore_pl.doctor.facts import Scale
+from makemore_pl.doctor.inspection import scale_of
+from makemore_pl.doctor.loss_graph import LossGraph
+
+
+class TargetStatistics:
+    """Counts and sums of the targets of the minibatches that were looked at. Stays on their device."""
+
+    def __init__(self) -> None:
+        self.rows: int | None = None
+        """Terms that the loss adds up."""
+        self.classes: int | None = None
+        self.outside = 0.0
+        """Share of the first minibatch's targets that the output's activation can't reach."""
+        self._first: Tensor | None = None
+        self._counts: Tensor | None = None
+        self._n = 0
+        self._sum: Tensor | None = None
+        self._squares: Tensor | None = None
+
+    def see(self, graph: LossGraph) -> None:
+        y = graph.targets
+        if y is None:
+            return
+        if graph.kind in ("cross_entropy", "nll") and graph.output is not None and not y.is_floating_point():
+            self.classes, self.rows = graph.output.size(1), y.numel()
+            counts = torch.bincount(y[(y >= 0) & (y < self.classes)].flatten(), minlength=self.classes).double()
+            self._counts = counts if self._counts is None else self._counts + counts
+        elif y.is_floating_point():
+            if graph.kind in ("bce", "likelihood"):
+                self.classes = 2
+            self._add(graph, y)
+
+    def see_batch(self, graph: LossGraph, batch: Any) -> None:
+        """Where the loss was written by hand and keeps no targets: those of the batch, if their number fits."""
+        y = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+        if isinstance(y, Tensor) and graph.output is not None and y.numel() == graph.output.numel():
+            self._add(graph, y)
+
+    def _add(self, graph: LossGraph, y: Tensor) -> None:
+        y = y.detach().double()
+        y = y if y.ndim else y[None]
+        self.rows = y.numel()
+        if self._first is None:
+            self._first = y
+            self.outside = _outside(y, graph.activation)
+        if self._sum is not None and self._sum.shape != y.shape[1:]:
+            return  # another number of outputs, as with sequences of several lengths
+        self._n += len(y)
+        total, squares = y.sum(0), y.square().sum(0)
+        self._sum = total if self._sum is None else self._sum + total
+        self._squares = squares if self._squares is None else self._squares + squares
+
+    @property
+    def vary(self) -> bool:
+        if self._counts is not None:
+            return int((self._counts > 0).sum()) > 1
+        if self._squares is not None and self._sum is not None and self._n > 1:
+            return bool((self._squares - self._sum.square() / self._n > 1e-12 * self._squares).any())
+        return True
+
+    def scale(self) -> Scale | None:
+        """Of a regression's or a binary cross-entropy's targets, first minibatch."""
+        return None if self._first is None else scale_of(self._first, per_feature=False)
+
+    def constant_guess(self, graph: LossGraph) -> float | None:
+        """Nats or squared error of the best constant; None where that can't be said."""
+        if graph.kind == "cross_entropy" and self._counts is not None:
+            n = float(self._counts.sum())
+            share = self._counts[self._counts > 0] / n
+            # a small sample looks more orderly than it is: Miller & Madow's correction
+            return float(-(share * share.log()).sum()) + (len(share) - 1) / (2 * n)
+        if self._sum is None or self._squares is None or self._n < 8:
+            return None
+        mean = self._sum / self._n
+        if graph.kind == "mse":
+            return float((self._squares / self._n - mean.square()).mean() * self._n / (self._n - 1))
+        if graph.kind in ("bce", "likelihood"):
+            p = mean.clamp(1e-9, 1 - 1e-9)
+            return float(-(p * p.log() + (1 - p) * (1 - p).log()).mean())
+        return None
+
+
+def _outside(y: Tensor, activation: str | None) -> float:
+    slack = 0.01
+    if activation in ("sigmoid", "softmax"):
+        return float(((y < -slack) | (y > 1 + slack)).double().mean())
+    if activation == "tanh":
+        return float((y.abs() > 1 + slack).double().mean())
+    if activation == "relu":
+        return float((y < -slack).double().mean())
+    return 0.0

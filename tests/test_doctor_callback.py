@@ -1,0 +1,251 @@
+"""The doctor on LightningModules that are not ours: classic slips are named, healthy trainings left in peace."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from strangers import Classifier, TwoOptimizers, fit
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from makemore_pl.diagnostics import ActivationStats, Doctor
+
+Net = Callable[[], nn.Module]
+
+
+def pictures(count: int = 256, scale: float = 1.0, shift: float = 0.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    patterns = torch.randn(3, 1, 6, 6, generator=generator)
+    y = torch.randint(3, (count,), generator=generator)
+    return (patterns[y] + torch.randn(count, 1, 6, 6, generator=generator)) * scale + shift, y
+
+
+def cnn(*after: nn.Module, bias: bool = False) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, bias=bias),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 4 * 4, 16),
+        nn.ReLU(),
+        nn.Linear(16, 3),
+        *after,
+    )
+
+
+def mlp(*after: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1), *after)
+
+
+def table(count: int = 256, scale: float = 1.0, shift: float = 0.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(count, 6, generator=generator)
+    return x, (x[:, :1] + x[:, 1:2].tanh()) * scale + shift
+
+
+class Learner(LightningModule):
+    """Any network and loss; `slip` is called at the start of each training step."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
+        lr: float = 0.05,
+        slip: Callable[["Learner"], Any] = lambda module: None,
+    ) -> None:
+        super().__init__()
+        self.net, self.loss, self.lr, self.slip = net, loss, lr, slip
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.net(x)
+        return y
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.slip(self)
+        return self.loss(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+class NeverZeroed(Learner):
+    def optimizer_zero_grad(self, *_: Any) -> None:
+        pass
+
+
+class HeadOnly(Learner):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        assert isinstance(self.net, nn.Sequential)
+        return torch.optim.SGD(self.net[-1].parameters(), lr=self.lr)
+
+
+class Detached(Learner):
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self.net, nn.Sequential)
+        y: Tensor = self.net[-1](self.net[:-1](x).detach())
+        return y
+
+
+class Recurrent(Learner):
+    """Sequences (B, T, 5) for an LSTM that wants (T, B, 5)."""
+
+    def __init__(self, turn: Callable[[Tensor], Tensor]) -> None:
+        torch.manual_seed(0)
+        super().__init__(nn.LSTM(5, 8))
+        self.head, self.turn = nn.Linear(8, 3), turn
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.net(self.turn(x))[0][-1])
+        return y
+
+
+def sequences() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(256, 7, 5, generator=generator)
+    return x, (x[:, :, 0].sum(1) > 0).long() + (x[:, :, 1].sum(1) > 0).long()
+
+
+def constant(net: nn.Sequential) -> nn.Sequential:
+    for parameter in net.parameters():
+        nn.init.constant_(parameter, 0.1)
+    return net
+
+
+def examined(directory: Path, module: LightningModule, data: tuple[Tensor, Tensor], **options: Any) -> Doctor:
+    doctor = Doctor(announce=False)
+    loader = DataLoader(TensorDataset(*data), batch_size=32)
+    fit(directory, module, doctor, loaders=(loader,), **({"max_steps": 120, "logger": False} | options))
+    return doctor
+
+
+HEALTHY: dict[str, Callable[[], tuple[LightningModule, tuple[Tensor, Tensor]]]] = {
+    "cnn": lambda: (Learner(cnn()), pictures()),
+    "mlp": lambda: (Learner(mlp(), functional.mse_loss), table()),
+    "sigmoid for targets in range": lambda: (
+        Learner(mlp(nn.Sigmoid()), functional.mse_loss, lr=0.5),
+        (table()[0], (table()[1] > 0).float()),
+    ),
+    "recurrent": lambda: (Recurrent(lambda x: x.permute(1, 0, 2)), sequences()),
+    "two optimizers": lambda: (TwoOptimizers(), (pictures()[0], pictures()[1])),
+    "log-softmax twice": lambda: (Learner(cnn(nn.LogSoftmax(1))), pictures()),
+    "logarithm by hand": lambda: (
+        Learner(cnn(nn.Softmax(1)), lambda p, y: functional.nll_loss(p.log(), y)),
+        pictures(),
+    ),
+}
+SLIPS: dict[str, tuple[str, Callable[[], tuple[LightningModule, tuple[Tensor, Tensor]]]]] = {
+    "zero_grad forgotten": ("gradients_accumulate", lambda: (NeverZeroed(cnn()), pictures())),
+    "eval left on": ("batchnorm_eval", lambda: (Learner(cnn(), slip=lambda module: module.eval()), pictures())),
+    "softmax module": ("softmax_before_cross_entropy", lambda: (Learner(cnn(nn.Softmax(1))), pictures())),
+    "softmax function": (
+        "softmax_before_cross_entropy",
+        lambda: (Learner(cnn(), lambda logits, y: functional.cross_entropy(logits.softmax(1), y)), pictures()),
+    ),
+    "logits as log-likelihoods": ("activation_before_loss", lambda: (Learner(cnn(), functional.nll_loss), pictures())),
+    "relu on logits": ("activation_before_loss", lambda: (Learner(cnn(nn.ReLU())), pictures())),
+    "sigmoid for wide targets": (
+        "activation_before_loss",
+        lambda: (Learner(mlp(nn.Sigmoid()), functional.mse_loss), table()),
+    ),
+    "left out of the optimizer": ("frozen_parameters", lambda: (HeadOnly(cnn()), pictures())),
+    "detached": ("no_gradient", lambda: (Detached(cnn()), pictures())),
+    "view for permute": ("examples_mixed", lambda: (Recurrent(lambda x: x.view(7, -1, 5)), sequences())),
+    "bytes": ("input_scale", lambda: (Learner(nn.Sequential(nn.Flatten(), nn.Linear(36, 3))), pictures(256, 60, 128))),
+    "prices": ("target_scale", lambda: (Learner(mlp(), functional.mse_loss, 1e-6), table(256, 100, 500))),
+    "sum for mean": (
+        "update_too_large",
+        lambda: (Learner(mlp(), lambda p, y: functional.mse_loss(p, y, reduction="sum")), table()),
+    ),
+    "constant weights": ("symmetric_units", lambda: (Learner(constant(cnn())), pictures())),
+    "one example for all": ("constant_input", lambda: (Learner(cnn()), pictures(256, 0.0, 1.0))),
+    "rate too high": ("update_too_large", lambda: (Learner(cnn(), lr=100.0), pictures())),
+    "rate too low": ("update_too_small", lambda: (Learner(cnn(), lr=1e-6), pictures())),
+    "shuffled labels": (
+        "no_learning",
+        lambda: (Learner(cnn(), lr=0.01), (pictures(4096)[0], pictures(4096)[1].roll(7))),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_trainings_are_left_in_peace(name: str, tmp_path: Path) -> None:
+    doctor = examined(tmp_path, *HEALTHY[name]())
+    assert not [each for each in doctor.findings if each.severity != "info"]
+    assert len(doctor.checked) > 15
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_slips_are_named_first(name: str, tmp_path: Path) -> None:
+    id, make = SLIPS[name]
+    doctor = examined(tmp_path, *make())
+    assert doctor.diagnosis.roots[0].id == id
+    assert doctor.prescriptions[0].finding == id
+    assert doctor.prescriptions[0].rationale
+
+
+def test_frozen_on_purpose_and_a_needless_bias_are_information(tmp_path: Path) -> None:
+    module = Learner(cnn(bias=True))
+    module.net[4].requires_grad_(False)  # type: ignore[index,union-attr]
+    doctor = examined(tmp_path, module, pictures())
+    assert {each.id: each.severity for each in doctor.findings} == {
+        "bias_before_batchnorm": "info",
+        "frozen_parameters": "info",
+    }
+
+
+def test_findings_are_written_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loader = DataLoader(TensorDataset(*pictures()), batch_size=32)
+    fit(tmp_path, Learner(cnn(nn.Softmax(1))), Doctor(), loaders=(loader,), max_steps=12)
+    content = json.loads((tmp_path / "findings.json").read_text())
+    assert content["version"] == 1
+    assert content["findings"][0]["id"] == "softmax_before_cross_entropy"
+    assert set(content["findings"][0]) == {
+        "id", "severity", "where", "step", "value", "bound", "source", "message", "because_of"
+    }  # fmt: skip
+    assert "no_learning" in {each["id"] for each in content["abstentions"]}  # 12 steps say nothing
+    assert "softmax" in content["checked"][0] or "softmax_before_cross_entropy" in content["checked"]
+    assert "softmax_before_cross_entropy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["cnn", "recurrent", "two optimizers"])
+def test_it_changes_nothing(name: str, tmp_path: Path) -> None:
+    ends = []
+    for callbacks in ([], [Doctor(announce=False)], [ActivationStats(), Doctor(announce=False)]):
+        torch.manual_seed(5)
+        module, data = HEALTHY[name]()
+        loader = DataLoader(TensorDataset(*data), batch_size=32, shuffle=True)
+        fit(tmp_path, module, *callbacks, loaders=(loader,), max_steps=24, logger=False)
+        ends.append([*module.state_dict().values(), torch.rand(3)])
+    for other in ends[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(ends[0], other, strict=True))
+
+
+def test_accumulated_gradients_are_no_forgotten_zero_grad(tmp_path: Path) -> None:
+    doctor = examined(tmp_path, Classifier(cnn()), pictures(), accumulate_grad_batches=4, max_steps=20)
+    assert "gradients_accumulate" in doctor.checked
+    assert not [each for each in doctor.findings if each.severity != "info"]
+
+
+def test_a_loss_that_is_not_finite_ends_in_a_verdict(tmp_path: Path) -> None:
+    module = Classifier(cnn(), spoil=lambda loss, batch_idx: loss * float("nan") if batch_idx > 4 else loss)
+    doctor = examined(tmp_path, module, pictures(), max_steps=8)
+    assert doctor.diagnosis.roots[0].id == "not_finite"
+    assert doctor.diagnosis.roots[0].step == 5
+
+
+def test_it_can_be_used_again_for_another_training(tmp_path: Path) -> None:
+    doctor = Doctor(announce=False)
+    for net, expected in ((cnn(nn.Softmax(1)), ["softmax_before_cross_entropy"]), (cnn(), [])):
+        loader = DataLoader(TensorDataset(*pictures()), batch_size=32)
+        Trainer(
+            max_steps=40, callbacks=[doctor], logger=False, enable_checkpointing=False, default_root_dir=tmp_path,
+            enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+        ).fit(Learner(net), loader)  # fmt: skip
+        assert [each.id for each in doctor.diagnosis.roots][:1] == expected

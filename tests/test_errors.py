@@ -1,0 +1,132 @@
+"""What of an error reaches the user: a sentence for a mistake, a traceback for a fault of the program."""
+
+import errno
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from conftest import Compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from makemore_pl.errors import explain, is_mistake
+from makemore_pl.train import run
+
+EARLY = "lightning.pytorch.callbacks.EarlyStopping"
+
+
+class Broken(Callback):
+    """A callback with a fault in it."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise RuntimeError("a fault")
+
+
+def caught(work: Callable[[], object]) -> Exception:
+    try:
+        work()
+    except Exception as error:
+        return error
+    pytest.fail("nothing was raised")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (f"+callbacks.x={{_target_:{EARLY},monitor:val/losss}}", "metric `val/losss` which is not available"),
+        (
+            f"+callbacks.x={{_target_:{EARLY},monitor:val/loss,patiense:3}}",
+            f"callbacks.x: {EARLY} can't be made. TypeError: EarlyStopping.__init__() got an unexpected keyword "
+            "argument 'patiense'",
+        ),
+        (
+            "+callbacks.x={_target_:lightning.pytorch.callbacks.ModelCheckpoint,monitor:val/losss}",
+            "`ModelCheckpoint(monitor='val/losss')` could not find the monitored key",
+        ),
+        (
+            "+callbacks.x={_target_:nowhere.Nothing}",
+            "callbacks.x: nowhere.Nothing can't be made. ModuleNotFoundError: No",
+        ),
+        ("+callbacks.x={_target_:builtins.dict}", "callbacks.x: builtins.dict is none of Lightning's"),
+        (
+            "+logger.x={_target_:lightning.pytorch.loggers.CSVLogger}",
+            "logger.x: lightning.pytorch.loggers.CSVLogger can't",
+        ),
+        (
+            "+logger.x={_target_:lightning.pytorch.loggers.CometLogger}",
+            "logger.x: lightning.pytorch.loggers.CometLogger can't",
+        ),
+        ("+logger.x={_target_:builtins.dict}", "logger.x: builtins.dict is none of Lightning's"),
+    ],
+)
+def test_a_setting_that_lightning_refuses(small: Compose, override: str, said: str) -> None:
+    error = caught(lambda: run(small(override), announce=False))
+    assert is_mistake(error)
+    assert said in explain(error)
+    assert "\n" not in explain(error)
+
+
+def test_more_devices_than_there_are(small: Compose) -> None:
+    error = caught(lambda: Trainer(accelerator="gpu", devices=torch.cuda.device_count() + 1))
+    assert is_mistake(error)
+    assert "\n" not in explain(error)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: {}["x"],
+        lambda: torch.zeros(2, 3) @ torch.zeros(2, 3),
+        lambda: torch.nn.Linear(2, 3)(torch.zeros(3)),
+        lambda: Trainer(accelerator="cpu", logger=False).fit(1),  # type: ignore[arg-type]
+        lambda: (_ for _ in ()).throw(BrokenPipeError(errno.EPIPE, "Broken pipe")),
+    ],
+)
+def test_a_fault_keeps_its_traceback(work: Callable[[], object]) -> None:
+    assert not is_mistake(caught(work))
+
+
+def test_a_callback_s_fault_keeps_its_traceback(small: Compose) -> None:
+    assert not is_mistake(caught(lambda: run(small("+callbacks.x={_target_:test_errors.Broken}"), announce=False)))
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        (lambda here: (here / "file" / "x").mkdir(), "file/x can't be used: Not a directory."),
+        (lambda here: (here / "file").mkdir(), "file can't be made a directory: something else of this name is there."),
+        (lambda here: (here / "loop").read_text(), "loop can't be used: Too many levels of symbolic links."),
+        (lambda here: here.read_text(), " can't be used: Is a directory."),
+        (lambda here: (here / "file").rename(here / "folder"), "folder can't be used: Is a directory."),
+        (lambda here: Path("/dev/full").write_text("x" * 10**6), "No space left on device."),
+        (lambda here: (here / ("a" * 5000)).touch(), "…" + "a" * 50 + " can't be used: File name too long."),
+    ],
+)
+def test_what_the_file_system_refuses(tmp_path: Path, use: Callable[[Path], object], said: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    error = caught(lambda: use(tmp_path))
+    assert is_mistake(error)
+    assert explain(error).endswith(said)
+
+
+def test_memory_that_the_system_does_not_give() -> None:
+    error = caught(lambda: torch.empty(2**60, dtype=torch.int8))
+    assert is_mistake(error)
+    assert explain(error).startswith("There is not enough memory: ")
+
+
+@pytest.mark.parametrize(
+    "override", ["ckpt_path=a/gain=0.5/last.ckpt", "data.path=a b[c", "seed=1,2", "data.path=$(x)"]
+)
+@pytest.mark.usefixtures("conf")
+def test_what_hydra_can_t_read_is_shown_quoted(override: str) -> None:
+    sentence = explain(caught(lambda: hydra.compose("train", overrides=[override])))
+    quoted = shlex.split(sentence.replace("can't", "can not"))[-1]
+    key, _, value = override.partition("=")
+    assert quoted == f'{key}="{value}"'
+    assert OverridesParser.create().parse_override(quoted).value() == value
