@@ -250,6 +250,8 @@ def _quieten() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # which device trains, and why, is said by choose_accelerator
+    warnings.filterwarnings("ignore", message="GPU available but not used")
     # resuming into the same directory, or from another one, is what was asked for
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
