@@ -80,7 +80,7 @@ def usable_checkpoint(path: Path) -> Path:
     try:
         read_checkpoint(path)
     except ValueError as error:
-        best = path.with_name("best.ckpt")
+        best = path.parent / "best.ckpt"
         if best == path or not path.is_file() or not best.is_file():
             raise
         try:
