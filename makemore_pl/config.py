@@ -44,11 +44,10 @@ def _require_numbers(group: str, node: Any) -> None:
     for each in fields(node):
         key, value = f"{group}.{each.name}", getattr(node, each.name)
         if isinstance(value, float) and value != 0:
-            held = FLOAT32[0] <= abs(value) <= FLOAT32[1]
-            _require(held, key, "a number that float32 holds, of size 1.4e-45 to 3.4e+38", value)
+            rule = "a number that float32 holds, of size 1.4e-45 to 3.4e+38"
+            _require(FLOAT32[0] <= abs(value) <= FLOAT32[1], key, rule, value)
         elif isinstance(value, int) and not isinstance(value, bool):
-            most = MOST.get(each.name, MOST_STEPS)
-            least = int(each.name != "warmup_steps")
+            least, most = int(each.name != "warmup_steps"), MOST.get(each.name, MOST_STEPS)
             _require(value >= least, key, f"at least {least}", value)
             _require(value <= most, key, f"at most {most:,}", value)
 
