@@ -124,7 +124,7 @@ def usable_checkpoint(path: Path) -> Path:
         load_module(path)
     except ValueError as error:
         best = path.with_name("best.ckpt")
-        if best == path or not path.is_file():
+        if best == path or not path.is_file() or not best.is_file():
             raise
         try:
             step = read_checkpoint(best)["global_step"]

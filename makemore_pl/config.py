@@ -33,17 +33,10 @@ def _one_of(key: str, value: str, choices: Iterable[str]) -> None:
 
 FLOAT32 = (2.0**-149, (2 - 2.0**-23) * 2.0**127)
 """The smallest and the largest number above 0 that float32 holds."""
-MOST = {
-    "block_size": 1_000_000,
-    "batch_size": 1_000_000_000,
-    "n_embd": 1_000_000,
-    "n_hidden": 1_000_000,
-    "n_layers": 1_000,
-    "devices": 1_024,
-    "threads": 1_024,
-}
-"""What a count may be at most, whatever the machine; those that are not named, of steps, MOST_STEPS."""
-MOST_STEPS = 1_000_000_000_000
+MOST = {"block_size": 10**6, "batch_size": 10**9, "n_embd": 10**6, "n_hidden": 10**6, "n_layers": 1_000}
+MOST |= {"devices": 1_024, "threads": 1_024}
+"""What a count may be at most, whatever the machine has; those that are not named, of steps, MOST_STEPS."""
+MOST_STEPS = 10**12
 
 
 def _require_numbers(group: str, node: Any) -> None:
@@ -51,11 +44,11 @@ def _require_numbers(group: str, node: Any) -> None:
     for each in fields(node):
         key, value = f"{group}.{each.name}", getattr(node, each.name)
         if isinstance(value, float) and value != 0:
-            held = FLOAT32[0] <= abs(value) <= FLOAT32[1]
-            _require(held, key, "a number that float32 holds, of size 1.4e-45 to 3.4e+38", value)
+            rule = "a number that float32 holds, of size 1.4e-45 to 3.4e+38"
+            _require(FLOAT32[0] <= abs(value) <= FLOAT32[1], key, rule, value)
         elif isinstance(value, int) and not isinstance(value, bool):
-            most = MOST.get(each.name, MOST_STEPS)
-            _require(value >= (least := int(each.name != "warmup_steps")), key, f"at least {least}", value)
+            least, most = int(each.name != "warmup_steps"), MOST.get(each.name, MOST_STEPS)
+            _require(value >= least, key, f"at least {least}", value)
             _require(value <= most, key, f"at most {most:,}", value)
 
 
@@ -116,7 +109,7 @@ class ModelConfig:
         _require(self.gain is None or self.gain > 0, "model.gain", "greater than 0", self.gain)
         for name in ("hidden_bias", "output_scale", "output_bias"):
             _require(getattr(self, name) >= 0, f"model.{name}", "0 or greater", getattr(self, name))
-            _require(0 < self.bn_momentum <= 1, "model.bn_momentum", "in (0, 1]", self.bn_momentum)
+        _require(0 < self.bn_momentum <= 1, "model.bn_momentum", "in (0, 1]", self.bn_momentum)
         _require(self.bn_eps > 0, "model.bn_eps", "greater than 0", self.bn_eps)
         _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
         _require_numbers("model", self)
@@ -169,11 +162,9 @@ class OptimConfig:
         _one_of("optim.name", self.name, OPTIMIZERS)
         _one_of("optim.schedule", self.schedule, SCHEDULES)
         _require(self.lr > 0, "optim.lr", "greater than 0", self.lr)
-        _require(0 <= self.momentum < 1, "optim.momentum", "in [0, 1)", self.momentum)
-        _require(0 <= self.beta1 < 1, "optim.beta1", "in [0, 1)", self.beta1)
-        _require(0 <= self.beta2 < 1, "optim.beta2", "in [0, 1)", self.beta2)
+        for name in ("momentum", "beta1", "beta2", "alpha"):
+            _require(0 <= getattr(self, name) < 1, f"optim.{name}", "in [0, 1)", getattr(self, name))
         _require(self.eps > 0, "optim.eps", "greater than 0", self.eps)
-        _require(0 <= self.alpha < 1, "optim.alpha", "in [0, 1)", self.alpha)
         _require(self.weight_decay >= 0, "optim.weight_decay", "0 or greater", self.weight_decay)
         _require(0 <= self.decay_at <= 1, "optim.decay_at", "a fraction of the run, 0 to 1", self.decay_at)
         _require(0 <= self.decay_factor <= 1, "optim.decay_factor", "in [0, 1]", self.decay_factor)

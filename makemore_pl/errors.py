@@ -1,5 +1,6 @@
 """A user's mistake ends in one sentence and exit code 1, never in a traceback."""
 
+import errno
 import logging
 import os
 import re
@@ -19,6 +20,8 @@ from makemore_pl.config import unknown_key
 USERS_MISTAKES = (ValueError, FloatingPointError, HydraException, OmegaConfBaseException)
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 """Whether the user asks for tracebacks. Read once: one_sentence sets the variable."""
+COMPOSING = ("hydra.", "omegaconf.")
+"""Where all that fails comes of what was typed."""
 LONGEST = 400
 """Characters of a word in a sentence that are not left out: no path is as long."""
 
@@ -36,7 +39,7 @@ def is_mistake(error: BaseException) -> bool:
     if type(error).__name__ == "MisconfigurationException":
         return True
     source = _source(error)
-    return source.startswith("lightning.") if isinstance(error, RuntimeError) else source.startswith("hydra.")
+    return source.startswith("lightning.") if isinstance(error, RuntimeError) else source.startswith(COMPOSING)
 
 
 def _lacks_memory(error: BaseException) -> bool:
@@ -67,9 +70,10 @@ def _sentence(error: BaseException) -> str:
     if _lacks_memory(error):
         first_line = str(error).partition("\n")[0]
         return f"There is not enough memory: make the network or the minibatch smaller. {first_line}"
-    if not isinstance(error, USERS_MISTAKES) and _source(error).startswith("hydra."):
+    if not isinstance(error, USERS_MISTAKES) and _source(error).startswith(COMPOSING):
         given = [each for each in sys.argv[1:] if each.lstrip("+~").startswith("hydra")]
-        return f"Hydra can't use {' '.join(given) or 'these arguments'}: {type(error).__name__} {error}".rstrip() + "."
+        first_line = str(error).partition("\n")[0]
+        return f"Hydra can't use {' '.join(given or sys.argv[1:])}: {type(error).__name__} {first_line}".rstrip() + "."
     omegaconf_error = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(omegaconf_error, OmegaConfBaseException) and omegaconf_error.full_key:
         key = str(omegaconf_error.full_key)
@@ -90,7 +94,7 @@ def _sentence(error: BaseException) -> str:
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         listed = f" Available: {', '.join(options)}." if options else ""
         return f"There is no {group}={name}.{did_you_mean(name, options)}{listed}"
-    return text.partition("\nConfig search path:")[0]
+    return re.split(r"\n(?:Config search path:|full_key: )", text)[0]
 
 
 def _as_text(key: str, value: str) -> str:
@@ -111,6 +115,8 @@ def _unreadable(override: str, message: str) -> str:
 
 def _of_the_system(error: OSError) -> str:
     name = error.filename2 or error.filename  # the second is where something was to be moved
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}: make room, or write elsewhere."
     if name is None:
         return f"{error.strerror}."
     if isinstance(error, FileExistsError):

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 from makemore_pl.config import resolve
-from makemore_pl.errors import USERS_MISTAKES, explain
+from makemore_pl.errors import explain, is_mistake
 from makemore_pl.train import run
 from reliability import targets
 from reliability.process import ROOT
@@ -55,16 +55,17 @@ class Tally:
         try:
             target(case)
             self.counts["used"] += 1
-        except USERS_MISTAKES as error:
-            sentence = explain(error).strip()
-            self.counts["refused"] += 1
-            if not sentence or len(sentence.splitlines()) > 6:
-                self._fault("no sentence", case)
         except Hung:
             self._fault("hangs", case)
         except AssertionError as error:
             self._fault(f"WRONG: {error}", case)
         except Exception as error:
+            if is_mistake(error):
+                self.counts["refused"] += 1
+                sentence = explain(error)
+                if not sentence or len(sentence.splitlines()) > 6:
+                    self._fault("no sentence", case)
+                return
             frames = [each for each in traceback.extract_tb(error.__traceback__) if "makemore_pl/" in each.filename]
             at = f"{Path(frames[-1].filename).name}:{frames[-1].name}" if frames else "?"
             self._fault(f"{type(error).__name__} at {at}", case)

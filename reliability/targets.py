@@ -1,6 +1,6 @@
 """What is fuzzed: each target takes one generated case and says whether it was used or refused.
 
-Refused means one of USERS_MISTAKES, which the scripts print as a sentence. A target raises AssertionError for a number
+Refused means is_mistake() of errors.py: the scripts print a sentence. A target raises AssertionError for a number
 that is silently wrong, and whatever else it raises is a traceback for the user.
 """
 

@@ -12,6 +12,7 @@ from conftest import Compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from makemore_pl.config import resolve
 from makemore_pl.errors import explain, is_mistake
 from makemore_pl.train import run
 
@@ -101,7 +102,10 @@ def test_a_callback_s_fault_keeps_its_traceback(small: Compose) -> None:
         (lambda here: (here / "loop").read_text(), "loop can't be used: Too many levels of symbolic links."),
         (lambda here: here.read_text(), " can't be used: Is a directory."),
         (lambda here: (here / "file").rename(here / "folder"), "folder can't be used: Is a directory."),
-        (lambda here: Path("/dev/full").write_text("x" * 10**6), "No space left on device."),
+        (
+            lambda here: Path("/dev/full").write_text("x" * 10**6),
+            "No space left on device: make room, or write elsewhere.",
+        ),
         (lambda here: (here / ("a" * 5000)).touch(), "…" + "a" * 50 + " can't be used: File name too long."),
     ],
 )
@@ -130,3 +134,11 @@ def test_what_hydra_can_t_read_is_shown_quoted(override: str) -> None:
     key, _, value = override.partition("=")
     assert quoted == f'{key}="{value}"'
     assert OverridesParser.create().parse_override(quoted).value() == value
+
+
+@pytest.mark.usefixtures("conf")
+@pytest.mark.parametrize("override", ["callbacks=[1,2]", f"model.gain={10**400}", "logger=[-1]", "model={a:{b:1}}"])
+def test_what_hydra_stumbles_over_is_a_mistake(override: str) -> None:
+    error = caught(lambda: resolve(hydra.compose("train", overrides=[override, "run_dir=x"])))
+    assert is_mistake(error)
+    assert "\n" not in explain(error)
