@@ -174,7 +174,7 @@ class MakemoreModule(LightningModule):
         x, y = batch.watched()
         loss = cross_entropy(self(x), y)
         mean = torch.cat([*losses, loss.detach()[None].float()]).mean()
-        seen = torch.stack([loss.detach().float(), mean])
+        seen = torch.stack([loss.detach(), mean.to(loss.dtype)])
         if self.trainer.world_size > 1:
             seen = self.trainer.strategy.reduce(seen, reduce_op="mean")  # each process has a share of the minibatch
         watched, self.mean_loss = seen.tolist()
