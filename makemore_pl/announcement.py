@@ -13,6 +13,8 @@ from rich.text import Text
 
 from makemore_pl.command_line import command, near, tensorboard
 from makemore_pl.config import Config
+from makemore_pl.doctor.finding import Diagnosis
+from makemore_pl.doctor.plain_words import verdict
 from makemore_pl.files import write_atomically
 from makemore_pl.output import show
 from makemore_pl.pins import custom_scalars_url, url
@@ -50,13 +52,16 @@ def say_start(config: Config, parameters: int, words: int, first: int) -> None:
         _line("watch live", tensorboard(run_dir))
 
 
-def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str]) -> None:
-    """The table of final losses and, in a line each, the run's page, TensorBoard, and what to try next.
+def say_end(
+    config: Config, metrics: dict[str, Any], tags: Collection[str], diagnosis: Diagnosis | None = None
+) -> None:
+    """The table of final losses, the doctor's verdict, and in a line each the page, TensorBoard, and what to try next.
 
     Writes the page, unless `report` is false, and `dashboard.url` into the run directory.
 
     Args:
         tags: what was logged, for the cards that TensorBoard pins.
+        diagnosis: the doctor's; None where none has looked.
     """
     run_dir = Path(config.run_dir)
     stopped = f", stopped by {metrics['stopped_by']}" if metrics["stopped_by"] else ""
@@ -69,6 +74,8 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str]) -> N
     keys = ("train/loss", "val/loss", "test/loss", "val/perplexity", "initial_loss", "uniform_loss")
     table.add_row(*("-" if metrics[key] is None else f"{metrics[key]:.4f}" for key in keys))
     show(table)
+    if diagnosis:
+        say_verdict(diagnosis)
     page = _write_page(run_dir) if config.report else None
     _line("page", _quoted(page) if page else command("report.py", near(run_dir)))
     if "tensorboard" in config.logger:
@@ -79,6 +86,15 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str]) -> N
     following = NEXT.get(config.experiment)
     script, rest = ("train.py", f"+experiment={following}") if following else ("sample.py", near(run_dir))
     _line("try next", command(script, rest))
+
+
+def say_verdict(diagnosis: Diagnosis) -> None:
+    """The doctor's: a line where nothing is wrong, otherwise the findings in plain words."""
+    if diagnosis.roots:
+        for number, words in enumerate(verdict(diagnosis, whole=False)):
+            _line("" if number else "doctor", words)
+    elif diagnosis.checked:
+        _line("doctor", f"healthy: {len(diagnosis.checked)} checks found nothing wrong")
 
 
 def _write_page(run_dir: Path) -> Path | None:

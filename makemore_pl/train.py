@@ -21,7 +21,7 @@ from lightning.pytorch import Trainer, seed_everything
 from omegaconf import OmegaConf
 
 from makemore_pl.accelerator import choose_accelerator
-from makemore_pl.announcement import say_end, say_start
+from makemore_pl.announcement import say_end, say_start, say_verdict
 from makemore_pl.checkpoint import KeptCheckpoint, WholeFiles, check_resumable, usable_checkpoint
 from makemore_pl.command_line import near, typed
 from makemore_pl.config import Config
@@ -154,9 +154,11 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
     trainer, module, datamodule = build(config)
     first = check_resumable(Path(config.ckpt_path), config, datamodule) if config.ckpt_path else 0
     finals = FinalLosses(config)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Doctor):
-            callback.announce = announce
+    announce &= trainer.is_global_zero
+    doctor = next((each for each in trainer.callbacks if isinstance(each, Doctor)), None)  # type: ignore[attr-defined]
+    tells = announce and doctor is not None and doctor.announce
+    if doctor:
+        doctor.announce = False  # its words stand under the table of losses
     # the first one saves before others see the exception
     trainer.callbacks = [interruption, *trainer.callbacks, finals]  # type: ignore[attr-defined]
     with alone_in(run_dir) if trainer.is_global_zero else nullcontext():
@@ -167,17 +169,22 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
             (run_dir / "metrics.json").unlink(missing_ok=True)  # it marks a finished run
         start_session(trainer, first)
         add_layout(trainer)
-        if announce and trainer.is_global_zero:
+        if announce:
             parameters = sum(parameter.numel() for parameter in module.parameters())
             say_start(config, parameters, len(datamodule.words), first)
-        _fit(trainer, module, datamodule, config.ckpt_path)
+        try:
+            _fit(trainer, module, datamodule, config.ckpt_path)
+        except FloatingPointError:
+            if doctor and tells:
+                say_verdict(doctor.diagnosis)
+            raise
         metrics = _metrics(config, trainer, module, datamodule, finals.losses)
         if trainer.is_global_zero:
             say_divergence(metrics["val/loss"], metrics["uniform_loss"])
             write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
             if announce:
                 tags = {tag for logger in trainer.loggers if isinstance(logger, JSONLinesLogger) for tag in logger.tags}
-                say_end(config, metrics, tags)
+                say_end(config, metrics, tags, doctor.diagnosis if doctor and tells else None)
         return metrics
 
 

@@ -14,7 +14,9 @@ import pytest
 from conftest import ROOT, Compose
 
 from makemore_pl.announcement import NEXT, say_end
+from makemore_pl.doctor.finding import Diagnosis, Finding
 from makemore_pl.progress import line
+from makemore_pl.train import run
 
 METRICS = {
     "stopped_by": None,
@@ -104,6 +106,36 @@ def test_a_page_that_fails_is_told_in_one_line(
         say_end(small(run_dir=tmp_path), METRICS, [])
     assert "The page could not be made (ValueError: " in caplog.text
     assert "report.py" in capsys.readouterr().out
+
+
+DOCTOR = ("callbacks={doctor: {_target_: makemore_pl.diagnostics.Doctor}}", "report=false")
+
+
+def test_the_verdict_stands_under_the_losses(small: Compose, capsys: pytest.CaptureFixture[str]) -> None:
+    run(small(*DOCTOR, "model.output_scale=3"))
+    above, _, below = capsys.readouterr().out.partition("20 steps in")
+    assert "confident_start" not in above
+    _, first, second, *_ = below.splitlines()
+    assert first.startswith("doctor       1. The network begins confidently wrong (confident_start, critical). ")
+    assert second.startswith(" " * 13 + "   Change model.output_scale=")
+
+
+def test_of_a_healthy_run_the_doctor_says_one_line(
+    small: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checked = Diagnosis((Finding("frozen_parameters", "info", "x", 0, None, None, "", "On purpose."),), (), ("a", "b"))
+    say_end(small("report=false", run_dir=tmp_path), METRICS, [], checked)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3] == "doctor       healthy: 2 checks found nothing wrong"
+
+
+@pytest.mark.parametrize("callbacks", [DOCTOR, ("callbacks=diagnostics",)])
+def test_a_run_that_breaks_off_has_its_verdict_too(
+    small: Compose, callbacks: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(FloatingPointError):
+        run(small(*callbacks, "model.activation=relu", "optim.lr=1e30"))
+    assert capsys.readouterr().out.count("Because of update_too_large: not_finite.") == 1
 
 
 def test_what_comes_next_can_be_typed() -> None:

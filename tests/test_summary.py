@@ -119,6 +119,34 @@ def test_summary_tells_who_stopped_early(tmp_path: Path) -> None:
     assert "EarlyStopping" in (tmp_path / "summary.md").read_text()
 
 
+def test_summary_has_the_doctor_s_first_root_of_every_job(tmp_path: Path) -> None:
+    note = {"id": "frozen_parameters", "severity": "info", "because_of": None}
+    follows = {"id": "dead_units", "severity": "critical", "because_of": "update_too_large"}
+    root = {"id": "update_too_large", "severity": "critical", "because_of": None}
+    found = {"ill": [note, follows, root, root | {"id": "saturation"}], "healthy": [note], "unseen": None}
+    for place, (name, findings) in enumerate(found.items()):
+        write(tmp_path / name, 2.0 + place, model_gain=float(place))
+        if findings is not None:
+            (tmp_path / name / "findings.json").write_text(json.dumps({"version": 1, "findings": findings}))
+    (ranking,) = write_summary(tmp_path)
+    assert ranking.columns[-1] == "finding"
+    assert [row[-1] for row in ranking.cells] == ["update_too_large", "", ""]
+    with (tmp_path / "summary.csv").open() as file:
+        assert {row["job"]: row["finding"] for row in csv.DictReader(file)} == {
+            "ill": "update_too_large",
+            "healthy": "",
+            "unseen": "",
+        }
+    (line,) = (line for line in (tmp_path / "summary.md").read_text().splitlines() if line.startswith("| ill"))
+    assert line.endswith("| update_too_large |")
+
+
+def test_where_nobody_is_ill_no_column_says_so(tmp_path: Path) -> None:
+    write(tmp_path / "a", 2.0)
+    assert "finding" not in write_summary(tmp_path)[0].columns
+    assert "finding" not in (tmp_path / "summary.md").read_text()
+
+
 def test_escaping_changes_no_plain_text() -> None:
     assert _escaped("gain=0.5_batch_size=8") == "gain=0.5_batch_size=8"
     assert _escaped("_x_ a_b") == "\\_x\\_ a_b"

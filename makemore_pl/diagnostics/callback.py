@@ -99,6 +99,9 @@ class DiagnosticsCallback(Callback):
     def finish(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         """The run has ended early, `step` was its last and was not looked at as such."""
 
+    def broken_off(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """An exception ends the run."""
+
     # for subclasses to use
 
     def put(self, tag: str, statistic: Callable[..., Tensor], *of: Any) -> None:
@@ -167,8 +170,11 @@ class DiagnosticsCallback(Callback):
             watch.finish(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if (watch := self._driven()) and not isinstance(exception, Exception):
-            watch.finish(pl_module)  # the user or the machine has interrupted the run
+        if watch := self._driven():
+            if not isinstance(exception, Exception):
+                watch.finish(pl_module)  # the user or the machine has interrupted the run
+            for callback in watch.callbacks:
+                callback.attempt("what broke off", callback.broken_off, trainer, pl_module, exception)
         # Lightning calls no teardown of callbacks after an exception
         self.teardown(trainer, pl_module, "fit")
 

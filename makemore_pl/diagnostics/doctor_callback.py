@@ -157,12 +157,6 @@ class Doctor(DiagnosticsCallback):
         super().on_train_end(trainer, pl_module)
         self.attempt("the verdict", self._conclude, trainer, pl_module)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, FloatingPointError) and self.watch:
-            self._series.setdefault("train/loss", {})[self.watch._step] = None
-        self.attempt("the verdict", self._conclude, trainer, pl_module)
-        super().on_exception(trainer, pl_module, exception)
-
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close_hooks()
         super().teardown(trainer, pl_module, stage)
@@ -280,6 +274,11 @@ class Doctor(DiagnosticsCallback):
 
     # the end
 
+    def broken_off(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, FloatingPointError):
+            self._series.setdefault("train/loss", {})[self._now()] = None
+        self._conclude(trainer, pl_module)
+
     def _unknown(self, trainer: Trainer) -> dict[str, str]:
         assert self.watch
         unknown = {}
@@ -290,7 +289,7 @@ class Doctor(DiagnosticsCallback):
         return unknown
 
     def _conclude(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.watch is None or not self.watch.taken:
+        if self.watch is None or not (self.watch.taken or self._series):
             return
         if self._losses:
             for step, loss in self._losses:
@@ -317,7 +316,7 @@ class Doctor(DiagnosticsCallback):
         if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.barebones:  # type: ignore[attr-defined]
             self._directory.mkdir(parents=True, exist_ok=True)
             write_atomically(self._directory / "findings.json", json.dumps(self.diagnosis.as_json(), indent=2) + "\n")
-            dashboard.log_text(trainer, "doctor", lines, self.watch.taken - 1)
+            dashboard.log_text(trainer, "doctor", lines, max(self.watch.taken - 1, 0))
         if trainer.is_global_zero and self.announce:
             print("\n".join(["The doctor:", *lines]))
 

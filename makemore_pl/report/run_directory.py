@@ -77,6 +77,12 @@ class Run:
     def name(self) -> str:
         return str(self.config.get("experiment", self.directory.name))
 
+    @property
+    def finding(self) -> str:
+        """The id of the doctor's first finding above info that no other explains; nothing where there is none."""
+        roots = (each for each in self.findings if each.get("severity") != "info" and not each.get("because_of"))
+        return next((str(each.get("id", "")) for each in roots), "")
+
     def get(self, key: str) -> Any:
         """A dotted config key; None where there is none."""
         node: Any = self.config

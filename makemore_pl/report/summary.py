@@ -82,7 +82,16 @@ def _ranking(label: str, runs: Sequence[Run]) -> Ranking:
         cells.append([*(show(value) for value in row.setting.values()), _spread(val), _spread(train), f"{val.n}"])
     finished = [run for run in ordered[0].runs if run.metrics.get("val/loss") is not None] if ordered else []
     best = min(finished, key=lambda run: _or_last(run.metrics["val/loss"]), default=None)
-    return Ranking(label, [*settings, "val loss", "train loss", "seeds"], cells, best.directory.name if best else "")
+    columns = [*settings, "val loss", "train loss", "seeds"]
+    if any(run.finding for run in runs):
+        columns.append("finding")
+        cells = [[*cell, ", ".join(_findings(row.runs))] for cell, row in zip(cells, ordered, strict=True)]
+    return Ranking(label, columns, cells, best.directory.name if best else "")
+
+
+def _findings(runs: Sequence[Run]) -> list[str]:
+    """What the doctor found first in each of them, every id once."""
+    return list(dict.fromkeys(run.finding for run in runs if run.finding))
 
 
 def _or_last(loss: float) -> float:
@@ -94,16 +103,16 @@ def _setting(run: Run, key: str) -> str:
 
 
 def _csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
-    """A row a job: what varied, final losses, first and last layer mean of the main diagnostics, seconds."""
+    """A row a job: what varied, final losses, what the doctor found, diagnostics first and last (layer means)."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     ends = [(quantity, end) for quantity in DIAGNOSTICS for end in ("first", "last")]
-    writer.writerow(["job", *keys, *METRICS, *(f"{quantity} {end}" for quantity, end in ends)])
+    writer.writerow(["job", *keys, *METRICS, "finding", *(f"{quantity} {end}" for quantity, end in ends)])
     for run in runs:
         values = [layer_mean(run.diagnostics, quantity, FIRST if end == "first" else None) for quantity, end in ends]
         numbers = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
         metrics = [run.metrics.get(key, "") for key in METRICS]
-        writer.writerow([run.directory.name, *(_setting(run, key) for key in keys), *metrics, *numbers])
+        writer.writerow([run.directory.name, *(_setting(run, key) for key in keys), *metrics, run.finding, *numbers])
     return file.getvalue()
 
 
@@ -148,6 +157,9 @@ def _jobs(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
         seconds = number(run.metrics.get("seconds"), 1)
         table.append([run.directory.name, *(_setting(run, key) for key in keys), *losses, *ends, seconds])
     columns = ["job", *keys, "val loss", "train loss", *last, "seconds"]
+    if any(run.diagnosis for run in runs):
+        columns.append("finding")
+        table = [[*row, run.finding] for row, run in zip(table, runs, strict=True)]
     if any(run.metrics.get("stopped_by") for run in runs):
         columns.append("stopped by")
         table = [[*row, str(run.metrics.get("stopped_by") or "")] for row, run in zip(table, runs, strict=True)]
