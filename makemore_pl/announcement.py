@@ -52,9 +52,7 @@ def say_start(config: Config, parameters: int, words: int, first: int) -> None:
         _line("watch live", tensorboard(run_dir))
 
 
-def say_end(
-    config: Config, metrics: dict[str, Any], tags: Collection[str], diagnosis: Diagnosis | None = None
-) -> None:
+def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str], diagnosis: Diagnosis | None = None) -> None:
     """The table of final losses, the doctor's verdict, and in a line each the page, TensorBoard, and what to try next.
 
     Writes the page, unless `report` is false, and `dashboard.url` into the run directory.
