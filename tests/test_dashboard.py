@@ -235,7 +235,9 @@ def test_a_gain_of_null_is_the_one_that_was_used(small: Compose, tmp_path: Path)
 def test_nothing_unexplained_in_a_run_directory(finished: Path) -> None:
     """README's list of what a run leaves, without what Hydra adds."""
     found = {re.sub(r"events\.out.*", "events", path.name) for path in finished.iterdir()}
-    assert found == {"config.yaml", "metrics.json", "diagnostics.jsonl", "events", "checkpoints", "figures"}
+    assert found == {
+        "config.yaml", "metrics.json", "diagnostics.jsonl", "findings.json", "events", "checkpoints", "figures",
+    }  # fmt: skip
     pictures = {re.sub(r"_\d+\.png$", "", path.name) for path in (finished / "figures").iterdir()}
     assert pictures == {
         "activations", "activation_gradients", "weight_gradients", "update_data_ratio", "saturation",

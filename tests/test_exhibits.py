@@ -45,7 +45,10 @@ CLASSES: dict[str, type[DiagnosticsCallback]] = {
     "histograms": Histograms,
     "figures": Figures,
     "samples": Samples,
+    "doctor": diagnostics.Doctor,
 }
+BROUGHT = ("activation_stats", "gradient_stats", "update_stats", "batchnorm_stats")
+"""The instruments that the doctor brings where nobody else has."""
 OTHERS = {"train/loss", "train/loss_mean", "lr", "val/loss", "val/perplexity"}
 
 
@@ -95,6 +98,11 @@ def test_docstring_lists_exactly_the_tags_that_are_written(small: Compose, tmp_p
                     else owner
                 )
                 tags.add(f"{quantity}/{kind}" if owner else quantity)
+    if name == "doctor":
+        brought = set.union(*(table(CLASSES[each]) for each in BROUGHT))
+        assert brought <= board
+        assert (board - brought, json_lines - brought) == (table(diagnostics.Doctor), set())
+        return
     assert json_lines == table(CLASSES[name])
     # the tag of the raster is that of a number, and TensorBoard shows the picture of it instead
     assert board == table(CLASSES[name]) - ({"saturation/<layer>"} if name == "histograms" else set())

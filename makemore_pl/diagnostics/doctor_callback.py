@@ -49,13 +49,16 @@ class Doctor(DiagnosticsCallback):
 
     It needs no other callback: of ActivationStats, GradientStats, UpdateStats and BatchNormStats it brings those that
     the trainer does not have. At the end of fit the verdict is printed, written to `findings.json` in the trainer's log
-    directory and to TensorBoard as text, and kept in `findings`, `abstentions`, `checked` and `prescriptions`.
-    docs/doctor.md explains each finding.
+    directory and to TensorBoard, and kept in `findings`, `abstentions`, `checked` and `prescriptions`. docs/doctor.md
+    explains each finding.
 
         from makemore_pl.diagnostics import Doctor
-        doctor = Doctor()
-        Trainer(callbacks=[doctor]).fit(module, loader)
-        print(doctor.findings)
+        trainer = Trainer(callbacks=[Doctor()], max_steps=1000)
+        trainer.fit(module, loader)
+
+    | tag | meaning | shape, unit |
+    |---|---|---|
+    | doctor | the verdict, in TensorBoard alone | lines of text |
 
     Args:
         announce: print the verdict.
