@@ -223,7 +223,7 @@ class TrainerConfig:
 
 @dataclass(slots=True)
 class DoctorConfig:
-    """What scripts/doctor.py does."""
+    """What scripts/doctor.py does, and what a sweep does with a finding."""
 
     verify: bool = False
     """Run baseline and prescriptions again, from several seeds."""
@@ -231,6 +231,8 @@ class DoctorConfig:
     """From how many."""
     fail_on: str = "never"
     """Exit code 2 where a finding is at least so severe: warning, critical or never."""
+    stop_on_critical: bool = False
+    """In a sweep: end jobs with a critical finding early, never those in the best quarter by training loss."""
 
     def __post_init__(self) -> None:
         _one_of("doctor.fail_on", self.fail_on, ("warning", "critical", "never"))

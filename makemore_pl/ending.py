@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from makemore_pl.config import Config
 from makemore_pl.diagnostics.dashboard import log_hparams
 from makemore_pl.evaluate import split_loss
+from makemore_pl.hopeless import StopOnCritical
 from makemore_pl.initialization import gain_of
 from makemore_pl.module import MakemoreModule
 
@@ -41,10 +42,12 @@ class FinalLosses(Callback):
 
 
 def stopped_by(trainer: Trainer) -> str | None:
-    """The class of the callback that ended training before max_steps; None for a whole run."""
+    """The callback that ended training before max_steps, the doctor with its finding; None for a whole run."""
     if trainer.global_step >= trainer.max_steps:
         return None
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StopOnCritical) and callback.finding:
+            return f"Doctor: {callback.finding}"
         stopped = isinstance(callback, EarlyStopping) and callback.stopping_reason.value
         if stopped or (isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0):
             return type(callback).__name__

@@ -27,5 +27,7 @@ def settings_without_effect(config: Config) -> list[str]:
         and trainer.gradient_clip_algorithm != "norm",
         "trainer.engine: with trainer.watch_every=1 no step is unwatched": trainer.watch_every == 1
         and trainer.engine != "auto",
+        "doctor.stop_on_critical: only a job of a sweep has others to be compared with": config.doctor.stop_on_critical
+        and "stop_on_critical" not in config.callbacks,
     }
     return [f"Without effect: {sentence}." for sentence, holds in powerless.items() if holds]

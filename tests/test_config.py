@@ -368,6 +368,10 @@ def test_every_field_of_the_schema_is_explained() -> None:
             "Without effect: optim.decay_factor: schedule constant has no decay.",
         ),
         (("optim.beta1=0.8",), "Without effect: optim.beta1: sgd has none."),
+        (
+            ("doctor.stop_on_critical=true",),
+            "Without effect: doctor.stop_on_critical: only a job of a sweep has others to be compared with.",
+        ),
         (("model.bn_eps=0.1",), "Without effect: model.bn_eps: there is no BatchNorm."),
         (("optim.alpha=0.9",), "Without effect: optim.alpha: sgd has none."),
         (("optim=rmsprop", "optim.beta2=0.9"), "Without effect: optim.beta2: rmsprop has none."),

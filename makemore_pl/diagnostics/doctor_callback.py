@@ -294,22 +294,7 @@ class Doctor(DiagnosticsCallback):
     def _conclude(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.watch is None or not (self.watch.taken or self._series):
             return
-        if self._losses:
-            for step, loss in self._losses:
-                self._series.setdefault("train/loss", {}).setdefault(step, float(loss))
-            self._losses = []
-        facts = self._facts
-        facts.steps = self.watch.taken
-        facts.losses = max(len(trainer.optimizers), 1 if pl_module.automatic_optimization else self._most_backwards)
-        facts.clip_value = trainer.gradient_clip_val
-        facts.unknown |= self._unknown(trainer)
-        facts.accumulates = any(count >= 2 for count in self._never_zeroed.values())
-        of_optimizers(facts, pl_module, trainer.optimizers, self._reached, self._series)
-        if self._inspection:
-            of_inspection(facts, pl_module, self._inspection)
-        if self._graph:
-            of_loss(facts, self._graph, self._targets, self._series)
-        evidence = self.evidence = Evidence(self._series, facts)
+        evidence = self.evidence = self._gather(trainer, pl_module, final=True)
         configuration = offer(pl_module, "configuration")
         diagnosis = diagnose(evidence)
         self.diagnosis = replace(
@@ -322,6 +307,27 @@ class Doctor(DiagnosticsCallback):
             dashboard.log_text(trainer, "doctor", lines, max(self.watch.taken - 1, 0))
         if trainer.is_global_zero and self.announce:
             print("\n".join(["The doctor:", *lines]))
+
+    def look(self, trainer: Trainer, pl_module: LightningModule) -> Diagnosis:
+        """What is found so far, between two steps of fit."""
+        return diagnose(self._gather(trainer, pl_module, final=False))
+
+    def _gather(self, trainer: Trainer, pl_module: LightningModule, final: bool) -> Evidence:
+        assert self.watch
+        for step, loss in self._losses:
+            self._series.setdefault("train/loss", {}).setdefault(step, float(loss))
+        self._losses = []
+        facts = replace(self._facts, unknown=self._facts.unknown | self._unknown(trainer))
+        facts.steps = self.watch.taken
+        facts.losses = max(len(trainer.optimizers), 1 if pl_module.automatic_optimization else self._most_backwards)
+        facts.clip_value = trainer.gradient_clip_val
+        facts.accumulates = any(count >= 2 for count in self._never_zeroed.values())
+        of_optimizers(facts, pl_module, trainer.optimizers, self._reached, self._series)
+        if self._inspection:
+            of_inspection(facts, pl_module, self._inspection)
+        if self._graph:
+            of_loss(facts, self._graph, self._targets, self._series)
+        return Evidence(self._series, facts, final)
 
 
 def _size(batch: Any) -> int | None:

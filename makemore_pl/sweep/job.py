@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
 FAILURE = "failure.json"
-FIGURES = "makemore_pl.diagnostics.Figures"
+FIGURES, DOCTOR = "makemore_pl.diagnostics.Figures", "makemore_pl.diagnostics.Doctor"
+LOSSES = "makemore_pl.diagnostics.jsonl.JSONLinesLogger"
+STOPPING = {"stop_on_critical": {"_target_": "makemore_pl.hopeless.StopOnCritical"}}
 GROUPS = ("data", "model", "optim", "trainer")
 _ELSEWHERE = "name another hydra.sweep.dir, or move this one away."
 COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"
@@ -45,6 +47,7 @@ def decisive(config: Config) -> dict[str, Any]:
     nested = asdict(config)
     found = {f"{group}.{key}": each for group in GROUPS for key, each in nested[group].items()}
     del found["trainer.enable_progress_bar"]
+    found |= {"doctor.stop_on_critical": config.doctor.stop_on_critical}
     found |= {"experiment": config.experiment, "seed": config.seed}
     others = {name: node for name, node in config.callbacks.items() if not node["_target_"].startswith("makemore_pl.")}
     in_place = json.dumps(others, sort_keys=True).replace(json.dumps(config.run_dir)[1:-1], "")
@@ -89,6 +92,9 @@ def run_job(raw: DictConfig) -> float:
     refuse_other_run(directory, config)
     if config.trainer.devices > 1:
         raise ValueError("trainer.devices must be 1 in a sweep: jobs run side by side, each on one device.")
+    targets = {each["_target_"] for each in (*config.callbacks.values(), *config.logger.values())}
+    if config.doctor.stop_on_critical and not targets >= {DOCTOR, LOSSES}:
+        raise ValueError("doctor.stop_on_critical needs callbacks=diagnostics and logger=tensorboard or jsonl.")
     if (directory / METRICS).exists():
         return _val_loss(directory)
     if config.trainer.accelerator != "cpu":
@@ -109,7 +115,7 @@ def _run_locked(directory: Path, config: Config) -> float:
 
         trainer = replace(config.trainer, enable_progress_bar=False)
         ckpt_path = _whole_checkpoint(directory / "checkpoints")
-        callbacks = _last_pictures(config.callbacks)
+        callbacks = _last_pictures(config.callbacks) | (STOPPING if config.doctor.stop_on_critical else {})
         job = replace(config, ckpt_path=ckpt_path, trainer=trainer, callbacks=callbacks)
         return float(run(job, announce=False)["val/loss"])
     except BaseException as error:

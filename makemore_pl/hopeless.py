@@ -1,0 +1,78 @@
+"""Ends jobs of a sweep that are past hope: doctor.stop_on_critical=true."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from makemore_pl.diagnostics import Doctor
+
+LOSS = "train/loss_mean"
+
+
+class StopOnCritical(Callback):
+    """Stops a job of a sweep at a validation, where the doctor has found something critical that nothing else explains.
+
+    A job in the best quarter by training loss goes on, and so does one that no other job of the sweep has come as far
+    as. What it knows of the others is what they have written to their diagnostics.jsonl.
+    """
+
+    def __init__(self) -> None:
+        self.finding: str | None = None
+        """The id of what has stopped the job."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.global_step >= trainer.max_steps:
+            return
+        doctor = next(each for each in trainer.callbacks if isinstance(each, Doctor))  # type: ignore[attr-defined]
+        roots = doctor.look(trainer, pl_module).roots
+        critical = next((each.id for each in roots if each.severity == "critical"), None)
+        if critical and not in_best_quarter(*_losses(Path(trainer.default_root_dir))):
+            self.finding = critical
+            trainer.should_stop = True
+
+
+def in_best_quarter(own: Mapping[int, float], others: Iterable[Mapping[int, float]]) -> bool:
+    """By the mean training loss over the last quarter of the steps so far, among the jobs that have come as far.
+
+    Args:
+        own: step -> loss, infinite where it was not finite; others: the same of each other job.
+    """
+    if not own:
+        return True
+    last = max(own)
+    rivals = [_recent(each, last) for each in others if max(each, default=-1) >= last]
+    better = sum(loss < _recent(own, last) for loss in rivals)
+    return better < (len(rivals) + 1) / 4
+
+
+def _recent(losses: Mapping[int, float], last: int) -> float:
+    recent = [loss for step, loss in losses.items() if 0.75 * last <= step <= last]
+    return sum(recent) / len(recent) if recent else math.inf
+
+
+def _losses(job: Path) -> tuple[dict[int, float], list[dict[int, float]]]:
+    """Of this job, and of the others."""
+    others = [path for path in job.parent.glob("*/diagnostics.jsonl") if path.parent.name != job.name]
+    return read_losses(job / "diagnostics.jsonl"), [read_losses(path) for path in others]
+
+
+def read_losses(path: Path) -> dict[int, float]:
+    """Step -> training loss, infinite where it was not finite; of a job that may be writing, or gone."""
+    losses = {}
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        if LOSS not in line:
+            continue
+        try:
+            record = json.loads(line)
+            loss = record["values"][LOSS]
+            losses[int(record["step"])] = math.inf if loss is None else float(loss)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue  # half a line
+    return losses
