@@ -84,8 +84,8 @@ RANKS = {
     "doctor": 2, "errors": 2, "stored_config": 2,
     "settings_without_effect": 2, "words": 2, "initialization": 2, "progress": 2, "model": 3, "stride": 3,
     "diagnostics": 3, "report": 3, "data": 4, "sample": 5, "module": 5, "announcement": 5, "checkpoint": 6,
-    "interruption": 4, "execution": 4, "callbacks": 6, "hopeless": 6, "evaluate": 7, "ending": 8, "train": 9, "sweep": 10,
-    "examine": 10,
+    "interruption": 4, "execution": 4, "callbacks": 6, "hopeless": 6, "evaluate": 7, "ending": 8, "train": 9,
+    "sweep": 10, "examine": 10,
 }  # fmt: skip
 """Of each room and each file at the top: it imports what has a lower rank, and its own room."""
 SHELTERED = {
