@@ -36,3 +36,9 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """' Did you mean ...?' with the nearest choice, '' where none is close."""
     close = difflib.get_close_matches(word, list(choices), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def one_of(key: str, value: str, choices: Iterable[str]) -> None:
+    """Raises ValueError, with the nearest choice, where the value is none of them."""
+    if value not in choices:
+        raise ValueError(f"{key} must be one of {', '.join(choices)}, got {value!r}.{did_you_mean(value, choices)}")

@@ -3,7 +3,6 @@
 Imports neither torch nor lightning, so that --help, --cfg and tab completion answer at once.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -18,38 +17,9 @@ from makemore_pl.choices import (
     SCHEDULES,
     SOURCES,
     did_you_mean,
+    one_of,
 )
-
-
-def _require(condition: bool, key: str, rule: str, value: object) -> None:
-    if not condition:
-        raise ValueError(f"{key} must be {rule}, got {value!r}.")
-
-
-def _one_of(key: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{key} must be one of {', '.join(choices)}, got {value!r}.{did_you_mean(value, choices)}")
-
-
-FLOAT32 = (2.0**-149, (2 - 2.0**-23) * 2.0**127)
-"""The smallest and the largest number above 0 that float32 holds."""
-MOST = {"block_size": 10**6, "batch_size": 10**9, "n_embd": 10**6, "n_hidden": 10**6, "n_layers": 1_000}
-MOST |= {"devices": 1_024, "threads": 1_024}
-"""What a count may be at most, whatever the machine has; those that are not named, of steps, MOST_STEPS."""
-MOST_STEPS = 10**12
-
-
-def _require_numbers(group: str, node: Any) -> None:
-    """Refuse what no run can hold: floats that are 0 or infinite in float32, counts below 0 or without bound."""
-    for each in fields(node):
-        key, value = f"{group}.{each.name}", getattr(node, each.name)
-        if isinstance(value, float) and value != 0:
-            rule = "a number that float32 holds, of size 1.4e-45 to 3.4e+38"
-            _require(FLOAT32[0] <= abs(value) <= FLOAT32[1], key, rule, value)
-        elif isinstance(value, int) and not isinstance(value, bool):
-            least, most = int(each.name != "warmup_steps"), MOST.get(each.name, MOST_STEPS)
-            _require(value >= least, key, f"at least {least}", value)
-            _require(value <= most, key, f"at most {most:,}", value)
+from makemore_pl.ranges import require, require_numbers
 
 
 @dataclass(slots=True)
@@ -66,8 +36,8 @@ class DataConfig:
     """Examples in one minibatch."""
 
     def __post_init__(self) -> None:
-        _one_of("data.source", self.source, SOURCES)
-        _require_numbers("data", self)
+        one_of("data.source", self.source, SOURCES)
+        require_numbers("data", self)
 
 
 @dataclass(slots=True)
@@ -103,16 +73,16 @@ class ModelConfig:
     """Share of each hidden layer's activations set to zero in training."""
 
     def __post_init__(self) -> None:
-        _one_of("model.activation", self.activation, ACTIVATIONS)
-        _one_of("model.init", self.init, INITS)
-        _one_of("model.batchnorm", self.batchnorm, BATCHNORM_PLACEMENTS)
-        _require(self.gain is None or self.gain > 0, "model.gain", "greater than 0", self.gain)
+        one_of("model.activation", self.activation, ACTIVATIONS)
+        one_of("model.init", self.init, INITS)
+        one_of("model.batchnorm", self.batchnorm, BATCHNORM_PLACEMENTS)
+        require(self.gain is None or self.gain > 0, "model.gain", "greater than 0", self.gain)
         for name in ("hidden_bias", "output_scale", "output_bias"):
-            _require(getattr(self, name) >= 0, f"model.{name}", "0 or greater", getattr(self, name))
-        _require(0 < self.bn_momentum <= 1, "model.bn_momentum", "in (0, 1]", self.bn_momentum)
-        _require(self.bn_eps > 0, "model.bn_eps", "greater than 0", self.bn_eps)
-        _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
-        _require_numbers("model", self)
+            require(getattr(self, name) >= 0, f"model.{name}", "0 or greater", getattr(self, name))
+        require(0 < self.bn_momentum <= 1, "model.bn_momentum", "in (0, 1]", self.bn_momentum)
+        require(self.bn_eps > 0, "model.bn_eps", "greater than 0", self.bn_eps)
+        require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
+        require_numbers("model", self)
 
     @property
     def batchnorm_pre(self) -> bool:
@@ -159,16 +129,16 @@ class OptimConfig:
     """Steps over which the learning rate first rises linearly to its schedule."""
 
     def __post_init__(self) -> None:
-        _one_of("optim.name", self.name, OPTIMIZERS)
-        _one_of("optim.schedule", self.schedule, SCHEDULES)
-        _require(self.lr > 0, "optim.lr", "greater than 0", self.lr)
+        one_of("optim.name", self.name, OPTIMIZERS)
+        one_of("optim.schedule", self.schedule, SCHEDULES)
+        require(self.lr > 0, "optim.lr", "greater than 0", self.lr)
         for name in ("momentum", "beta1", "beta2", "alpha"):
-            _require(0 <= getattr(self, name) < 1, f"optim.{name}", "in [0, 1)", getattr(self, name))
-        _require(self.eps > 0, "optim.eps", "greater than 0", self.eps)
-        _require(self.weight_decay >= 0, "optim.weight_decay", "0 or greater", self.weight_decay)
-        _require(0 <= self.decay_at <= 1, "optim.decay_at", "a fraction of the run, 0 to 1", self.decay_at)
-        _require(0 <= self.decay_factor <= 1, "optim.decay_factor", "in [0, 1]", self.decay_factor)
-        _require_numbers("optim", self)
+            require(0 <= getattr(self, name) < 1, f"optim.{name}", "in [0, 1)", getattr(self, name))
+        require(self.eps > 0, "optim.eps", "greater than 0", self.eps)
+        require(self.weight_decay >= 0, "optim.weight_decay", "0 or greater", self.weight_decay)
+        require(0 <= self.decay_at <= 1, "optim.decay_at", "a fraction of the run, 0 to 1", self.decay_at)
+        require(0 <= self.decay_factor <= 1, "optim.decay_factor", "in [0, 1]", self.decay_factor)
+        require_numbers("optim", self)
         if self.nesterov and self.momentum == 0:
             raise ValueError("optim.nesterov needs optim.momentum greater than 0.")
         for setting in ("momentum", "nesterov"):
@@ -211,14 +181,14 @@ class TrainerConfig:
     """Show loss and steps per second while training."""
 
     def __post_init__(self) -> None:
-        _one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
-        _one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
-        _one_of("trainer.engine", self.engine, ("auto", "compile", "eager"))
-        _one_of("trainer.matmul_precision", self.matmul_precision, ("highest", "high", "medium"))
-        _one_of("trainer.gradient_clip_algorithm", self.gradient_clip_algorithm, ("norm", "value"))
+        one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
+        one_of("trainer.engine", self.engine, ("auto", "compile", "eager"))
+        one_of("trainer.matmul_precision", self.matmul_precision, ("highest", "high", "medium"))
+        one_of("trainer.gradient_clip_algorithm", self.gradient_clip_algorithm, ("norm", "value"))
         clip = self.gradient_clip_val
-        _require(clip is None or clip > 0, "trainer.gradient_clip_val", "greater than 0, or null", clip)
-        _require_numbers("trainer", self)
+        require(clip is None or clip > 0, "trainer.gradient_clip_val", "greater than 0, or null", clip)
+        require_numbers("trainer", self)
 
 
 @dataclass(slots=True)
@@ -235,8 +205,8 @@ class DoctorConfig:
     """In a sweep: end jobs with a critical finding early, never those in the best quarter by training loss."""
 
     def __post_init__(self) -> None:
-        _one_of("doctor.fail_on", self.fail_on, ("warning", "critical", "never"))
-        _require(self.seeds >= 3, "doctor.seeds", "at least 3, for a paired test", self.seeds)
+        one_of("doctor.fail_on", self.fail_on, ("warning", "critical", "never"))
+        require(self.seeds >= 3, "doctor.seeds", "at least 3, for a paired test", self.seeds)
 
 
 @dataclass(slots=True)
@@ -264,7 +234,7 @@ class Config:
     """Everything the run writes; Hydra's output directory."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**63, "seed", "in [0, 2**63)", self.seed)
+        require(0 <= self.seed < 2**63, "seed", "in [0, 2**63)", self.seed)
         if self.model.batchnorm != "none" and self.data.batch_size == 1:
             raise ValueError(
                 "data.batch_size=1 with model.batchnorm has no batch variance to divide by: "

@@ -65,7 +65,7 @@ def test_the_report_knows_neither_lightning_nor_hydra() -> None:
 def test_config_and_errors_import_no_torch(name: str) -> None:
     path = PACKAGE / f"{name}.py"
     assert not roots(path) & {"torch", "lightning", "torchmetrics"}
-    assert ours(path) <= {"choices", "command_line", "config"}
+    assert ours(path) <= {"choices", "command_line", "config", "ranges"}
 
 
 def test_what_the_network_drags_in() -> None:
@@ -80,8 +80,8 @@ def test_what_the_network_drags_in() -> None:
 
 RANKS = {
     "choices": 0, "files": 0, "memory": 0, "command_line": 0, "output": 0, "run_lock": 0, "module_copy": 0,
-    "dropout": 0, "activations": 0, "lightning_internals": 0, "config": 1, "figures": 1, "accelerator": 2, "pins": 2,
-    "doctor": 2, "errors": 2, "stored_config": 2,
+    "dropout": 0, "activations": 0, "lightning_internals": 0, "ranges": 0, "config": 1, "figures": 1,
+    "accelerator": 2, "pins": 2, "doctor": 2, "errors": 2, "stored_config": 2,
     "settings_without_effect": 2, "words": 2, "initialization": 2, "progress": 2, "model": 3, "stride": 3,
     "diagnostics": 3, "report": 3, "data": 4, "sample": 5, "module": 5, "announcement": 5, "checkpoint": 6,
     "interruption": 4, "execution": 4, "callbacks": 6, "hopeless": 6, "evaluate": 7, "ending": 8, "train": 9,

@@ -12,17 +12,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.diagnostics import dashboard
-from makemore_pl.diagnostics.activation_stats import ActivationStats, is_activation
-from makemore_pl.diagnostics.batchnorm_stats import BatchNormStats
 from makemore_pl.diagnostics.callback import DiagnosticsCallback
-from makemore_pl.diagnostics.gathering import of_inspection, of_loss, of_optimizers
-from makemore_pl.diagnostics.gradient_stats import GradientStats
+from makemore_pl.diagnostics.gathering import instruments, of_inspection, of_loss, of_optimizers
 from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.offers import offer
 from makemore_pl.diagnostics.tag_names import matrices
 from makemore_pl.diagnostics.taps import compiled_modules
 from makemore_pl.diagnostics.update import Update
-from makemore_pl.diagnostics.update_stats import UpdateStats
 from makemore_pl.diagnostics.watch import Arrays
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.evidence import Evidence
@@ -112,12 +108,7 @@ class Doctor(DiagnosticsCallback):
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.watch
         there = self.watch.callbacks
-        wanted: list[DiagnosticsCallback] = [GradientStats(), UpdateStats()]
-        if any(is_activation(module) for module in pl_module.modules()):
-            wanted.insert(0, ActivationStats())
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in pl_module.modules()):
-            wanted.append(BatchNormStats())
-        for each in wanted:
+        for each in instruments(pl_module):
             if not any(isinstance(callback, type(each)) for callback in there):
                 each.every_n_steps = self.every_n_steps
                 each.leave_out = lambda what, reason: None  # type: ignore[method-assign]  # nobody has asked for it

@@ -1,4 +1,4 @@
-"""From what was seen of a module, its loss and its optimizers to the facts that the doctor's rules look at."""
+"""The instruments that a module needs, and from what was seen of it to the facts that the doctor's rules look at."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -7,14 +7,29 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from makemore_pl.diagnostics.activation_stats import is_activation, is_relu, is_tanh
+from makemore_pl.diagnostics.activation_stats import ActivationStats, is_activation, is_relu, is_tanh
+from makemore_pl.diagnostics.batchnorm_stats import BatchNormStats
+from makemore_pl.diagnostics.callback import DiagnosticsCallback
+from makemore_pl.diagnostics.gradient_stats import GradientStats
 from makemore_pl.diagnostics.tag_names import layer_names, matrices, without_compiled
+from makemore_pl.diagnostics.update_stats import UpdateStats
 from makemore_pl.doctor.facts import Facts, OptimizerFacts
 from makemore_pl.doctor.inspection import Inspection
 from makemore_pl.doctor.loss_graph import LossGraph
 from makemore_pl.doctor.target_statistics import TargetStatistics
 
 Numbers = Mapping[str, Mapping[int, float | None]]
+
+
+def instruments(module: nn.Module) -> list[DiagnosticsCallback]:
+    """Those whose numbers the rules look at, as far as the module has what they measure."""
+    found: list[DiagnosticsCallback] = []
+    if any(is_activation(each) for each in module.modules()):
+        found.append(ActivationStats())
+    found += [GradientStats(), UpdateStats()]
+    if any(isinstance(each, _BatchNorm) for each in module.modules()):
+        found.append(BatchNormStats())
+    return found
 
 
 def of_optimizers(
