@@ -84,17 +84,9 @@ class ModelConfig:
         require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
         require_numbers("model", self)
 
-    @property
-    def batchnorm_pre(self) -> bool:
-        return "pre" in BATCHNORM_PLACEMENTS[self.batchnorm]
-
-    @property
-    def batchnorm_post(self) -> bool:
-        return "post" in BATCHNORM_PLACEMENTS[self.batchnorm]
-
-    @property
-    def batchnorm_output(self) -> bool:
-        return "output" in BATCHNORM_PLACEMENTS[self.batchnorm]
+    def batchnorm_at(self, place: str) -> bool:
+        """Whether there is one pre, post or output."""
+        return place in BATCHNORM_PLACEMENTS[self.batchnorm]
 
 
 @dataclass(slots=True)

@@ -55,14 +55,14 @@ def _batchnorm(features: int, config: ModelConfig) -> nn.BatchNorm1d:
 
 def _hidden_layer(fan_in: int, config: ModelConfig, generator: torch.Generator) -> nn.Sequential:
     n_hidden = config.n_hidden
-    linear = nn.Linear(fan_in, n_hidden, bias=not config.batchnorm_pre)
+    linear = nn.Linear(fan_in, n_hidden, bias=not config.batchnorm_at("pre"))
     std = weight_std(config.init, config.gain, config.activation, fan_in, n_hidden)
     draw_linear_(linear, std, config.hidden_bias, generator)
     modules: OrderedDict[str, nn.Module] = OrderedDict(linear=linear)
-    if config.batchnorm_pre:
+    if config.batchnorm_at("pre"):
         modules["batchnorm"] = _batchnorm(n_hidden, config)
     modules["activation"] = ACTIVATIONS[config.activation].module()
-    if config.batchnorm_post:
+    if config.batchnorm_at("post"):
         modules["batchnorm"] = _batchnorm(n_hidden, config)
     if config.dropout:
         modules["dropout"] = Dropout(config.dropout)
@@ -70,8 +70,8 @@ def _hidden_layer(fan_in: int, config: ModelConfig, generator: torch.Generator) 
 
 
 def _output_layer(fan_in: int, vocab_size: int, config: ModelConfig, generator: torch.Generator) -> nn.Sequential:
-    linear = nn.Linear(fan_in, vocab_size, bias=not config.batchnorm_output)
-    if not config.batchnorm_output:
+    linear = nn.Linear(fan_in, vocab_size, bias=not config.batchnorm_at("output"))
+    if not config.batchnorm_at("output"):
         draw_linear_(linear, config.output_scale, config.output_bias, generator)
         return nn.Sequential(OrderedDict(linear=linear))
     std = weight_std(config.init, config.gain, config.activation, fan_in, vocab_size)

@@ -8,8 +8,9 @@ def settings_without_effect(config: Config) -> list[str]:
     """One sentence for each setting that the rest of the config makes powerless."""
     model, optim, trainer = config.model, config.optim, config.trainer
     powerless = {
-        "model.hidden_bias: a Linear straight before BatchNorm has no bias": model.batchnorm_pre and model.hidden_bias,
-        "model.output_bias: a Linear straight before BatchNorm has no bias": model.batchnorm_output
+        "model.hidden_bias: a Linear straight before BatchNorm has no bias": model.batchnorm_at("pre")
+        and model.hidden_bias,
+        "model.output_bias: a Linear straight before BatchNorm has no bias": model.batchnorm_at("output")
         and model.output_bias,
         "model.bn_momentum: there is no BatchNorm": model.batchnorm == "none" and model.bn_momentum != 0.1,
         "model.bn_eps: there is no BatchNorm": model.batchnorm == "none" and model.bn_eps != 1e-5,
