@@ -264,7 +264,9 @@ def _keys(schema: Any, prefix: str = "") -> list[str]:
 
 def unknown_key(key: str) -> str:
     """The sentence for a dotted key that the schema does not have."""
-    return f"Unknown config key {key!r}.{did_you_mean(key, _keys(Config))}"
+    known = _keys(Config)
+    meant = [each for each in known if each.rpartition(".")[2] == key]
+    return f"Unknown config key {key!r}.{f' Did you mean {meant[0]!r}?' if meant else did_you_mean(key, known)}"
 
 
 def _refuse_unknown(node: DictConfig, schema: Any, prefix: str = "") -> None:

@@ -137,6 +137,8 @@ def one_sentence() -> Iterator[None]:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         yield
+    except BrokenPipeError:  # the reader has left, as `head` does; standard output is let go of below
+        logging.getLogger(__name__).debug("standard output is closed")
     except Exception as error:
         if TRACEBACKS or not is_mistake(error):
             raise

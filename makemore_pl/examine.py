@@ -178,11 +178,17 @@ def mended(overrides: Sequence[str], prescriptions: tuple[Prescription, ...]) ->
 
 
 def trained(config: Config) -> float:
-    """The validation loss in the end; infinite where the training stopped being finite."""
+    """The validation loss in the end; infinite where the training stopped being finite.
+
+    Raises:
+        KeyboardInterrupt: a signal has ended it; Lightning makes a SystemExit of that.
+    """
     try:
         return float(run(config, announce=False)["val/loss"])
     except FloatingPointError:
         return float("inf")
+    except SystemExit as ended:
+        raise KeyboardInterrupt from ended
 
 
 def _measuring(config: Config) -> dict[str, dict[str, object]]:

@@ -84,7 +84,10 @@ def how_to_go_on(config: Config, checkpoint: Path) -> str:
     """Where a run has stopped, and the command that goes on from there, from whatever directory."""
     if not checkpoint.is_file():
         return "stopped before there was anything to save; the same command starts again."
-    step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+    try:
+        step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+    except Exception as error:  # torch.load raises what it stumbles over
+        return f"stopped; {checkpoint} can't be read ({type(error).__name__})."
     places = {"hydra.run.dir": config.run_dir, "ckpt_path": str(checkpoint)}
     if config.data.path:
         places["data.path"] = config.data.path

@@ -243,13 +243,15 @@ def _commit() -> str | None:
 
 
 def refuse_finished(run_dir: Path, resuming: bool) -> None:
-    """Raises ValueError for a directory that holds a finished run, unless resuming."""
-    if (run_dir / "metrics.json").exists() and not resuming:
-        last = near(run_dir / "checkpoints" / "last.ckpt")
-        raise ValueError(
-            f"{run_dir} already holds a finished run: choose another hydra.run.dir, or resume it with "
-            f"{shlex.quote(f'ckpt_path={typed(last)}')}"
-        )
+    """Raises ValueError for a directory that holds a run, finished or interrupted, unless resuming."""
+    last = run_dir / "checkpoints" / "last.ckpt"
+    if resuming:
+        return
+    how = f"choose another hydra.run.dir, or resume it with {shlex.quote(f'ckpt_path={typed(near(last))}')}"
+    if (run_dir / "metrics.json").exists():
+        raise ValueError(f"{run_dir} already holds a finished run: {how}, and a larger trainer.max_steps to train on.")
+    if last.exists():
+        raise ValueError(f"{run_dir} holds an interrupted run: {how}.")
 
 
 def _quieten() -> None:

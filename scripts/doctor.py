@@ -49,6 +49,8 @@ def main() -> int:
     overrides = [each for each in arguments.what if not Path(each).is_dir()]
     if stray := [each for each in overrides if "=" not in each and not each.startswith("~")]:
         raise ValueError(f"{stray[0]} is no directory, and no override such as model.gain=1.")
+    if directories and (stray := [each for each in overrides if not each.startswith("doctor.")]):
+        raise ValueError(f"{stray[0]} changes nothing of a run that is over: name a directory or overrides, not both.")
     fail_on = compose(overrides).doctor.fail_on
     from makemore_pl.examine import examined_directory, examined_overrides  # torch and lightning only now
 

@@ -1,6 +1,7 @@
 """Imports point one way: scripts -> sweep, report -> train -> module, diagnostics -> stride, model -> torch."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -200,3 +201,10 @@ def test_private_names_of_others_stand_in_one_place(path: Path) -> None:
         assert private_names(path), "this file is for nothing else"
     else:
         assert private_names(path) == ELSEWHERE.get(name, set())
+
+
+@pytest.mark.parametrize("room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
+def test_a_room_says_in_which_order_to_read_it(room: str) -> None:
+    files = {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"}
+    described = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    assert files - set(re.findall(r"\w+", described)) == set()

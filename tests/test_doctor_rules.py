@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from makemore_pl.activations import ACTIVATIONS
+from makemore_pl.choices import OPTIMIZERS
+from makemore_pl.doctor import prescribing
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.evidence import Evidence
 from makemore_pl.doctor.facts import Facts, OptimizerFacts, Scale
@@ -239,3 +242,17 @@ def test_without_evidence_it_abstains_and_says_why() -> None:
     assert "not measured" in abstained["saturation"]
     assert not set(abstained) & set(diagnosis.checked)
     assert set(abstained) | set(diagnosis.checked) == set(RULES)
+
+
+def test_formulas_know_every_activation_and_optimizer() -> None:
+    gains = {name: each.gain for name, each in ACTIVATIONS.items()}
+    assert {name: pytest.approx(gain, rel=1e-4) for name, gain in prescribing.GAINS.items()} == gains
+    assert set(prescribing.RATES) == set(OPTIMIZERS)
+
+
+def test_a_rule_that_fails_costs_no_verdict() -> None:
+    series = {"train/loss": dict.fromkeys(range(50), 3.0), "activation_std/a": {0: "what"}}
+    diagnosis = diagnose(Evidence(series))  # type: ignore[arg-type]
+    failed = [each.reason for each in diagnosis.abstentions if each.reason.startswith("the rule failed, ")]
+    assert failed
+    assert "confident_start" in {*diagnosis.checked, *(each.id for each in diagnosis.abstentions)}

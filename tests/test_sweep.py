@@ -245,7 +245,10 @@ def test_a_checkpoint_cut_short_by_a_kill_is_passed_over(
     assert _run_locked(directory, small("logger=jsonl")) == expected["val/loss"]
     assert losses(directory) == {key: expected[key] for key in LOSSES}
     assert (directory / "diagnostics.jsonl").read_text() == written
-    assert "last.ckpt is not a checkpoint, or is truncated or damaged (ValueError). The job starts from" in caplog.text
+    assert (
+        "last.ckpt is not a checkpoint, or is truncated or damaged (ValueError). It is removed, and the job starts from"
+        in caplog.text
+    )
     (directory / "metrics.json").unlink()
     last.unlink()
     assert _run_locked(directory, small("logger=jsonl")) == expected["val/loss"]

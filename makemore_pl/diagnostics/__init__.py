@@ -1,8 +1,9 @@
 """Instruments for any LightningModule: what its activations, gradients, updates and BatchNorms do while it trains.
 
 Read in this order: statistics, unit_axis, tag_names, taps (torch only); watch, callback (when and how one looks);
-activation_stats, gradient_stats, update_stats, batchnorm_stats, histograms, pictures (what one sees); for loggers
-dashboard and jsonl; host and offers (what others bring along). For users: docs/diagnostics.md.
+activation_stats, gradient_stats, update, update_stats, batchnorm_stats, histograms, pictures (what one sees);
+gathering, doctor_callback (what the doctor needs); for loggers dashboard, tensorboard and jsonl; host and offers (what
+others bring along). For users: docs/diagnostics.md.
 """
 
 from makemore_pl.diagnostics.activation_stats import ActivationStats

@@ -15,7 +15,7 @@ from makemore_pl.diagnostics import dashboard
 from makemore_pl.diagnostics.callback import DiagnosticsCallback
 from makemore_pl.diagnostics.gathering import instruments, of_inspection, of_loss, of_optimizers
 from makemore_pl.diagnostics.host import LightningModule, Trainer
-from makemore_pl.diagnostics.offers import offer
+from makemore_pl.diagnostics.offers import configuration_of
 from makemore_pl.diagnostics.tag_names import matrices
 from makemore_pl.diagnostics.taps import compiled_modules
 from makemore_pl.diagnostics.update import Update
@@ -127,7 +127,7 @@ class Doctor(DiagnosticsCallback):
         self._backwards += 1
         if self._backwards == 1 and (self._batches <= INSPECTED or self.step is not None):
             self.attempt("the loss", self._read, loss)
-        if not pl_module.automatic_optimization and self._backwards == 1 and self.watch:
+        if not pl_module.automatic_optimization and self._backwards == 1 and self.watch and loss.numel() == 1:
             self._losses.append((self.watch._step, loss.detach()))
 
     def on_train_batch_end(
@@ -286,11 +286,8 @@ class Doctor(DiagnosticsCallback):
         if self.watch is None or not (self.watch.taken or self._series):
             return
         evidence = self.evidence = self._gather(trainer, pl_module, final=True)
-        configuration = offer(pl_module, "configuration")
         diagnosis = diagnose(evidence)
-        self.diagnosis = replace(
-            diagnosis, prescriptions=prescribe(diagnosis, evidence, configuration() if configuration else None)
-        )
+        self.diagnosis = replace(diagnosis, prescriptions=prescribe(diagnosis, evidence, configuration_of(pl_module)))
         lines = verdict(self.diagnosis, whole=False)
         if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.barebones:  # type: ignore[attr-defined]
             self._directory.mkdir(parents=True, exist_ok=True)

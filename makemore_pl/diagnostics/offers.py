@@ -1,6 +1,7 @@
 """What a LightningModule may offer to the instruments. It needs none of it, and nothing has to be registered.
 
-An offer is recognised by name and signature, so a layer that happens to be called `probe` is not taken for one.
+An offer is recognised by name, signature and an annotated result, so a layer or a method of one's own that happens to
+be called `probe` is not taken for one.
 """
 
 import inspect
@@ -38,12 +39,21 @@ class Configured(Protocol):
 
 
 def offer(module: nn.Module, name: str, *arguments: Any) -> Callable[..., Any] | None:
-    """The module's own method of that name, where it can be called with these arguments; else None."""
+    """The module's own method of that name, where it takes these arguments and says what it returns; else None."""
     method = getattr(module, name, None)
     if not inspect.ismethod(method):
         return None
+    signature = inspect.signature(method)
     try:
-        inspect.signature(method).bind(*arguments)
+        signature.bind(*arguments)
     except TypeError:
         return None
-    return method
+    return method if signature.return_annotation is not inspect.Signature.empty else None
+
+
+def configuration_of(module: nn.Module) -> dict[str, dict[str, Any]] | None:
+    """What `Configured` describes; None from a module whose method of that name gives something else."""
+    offered = offer(module, "configuration")
+    found = offered() if offered else None
+    sections = ("data", "model", "optim", "trainer")
+    return found if isinstance(found, dict) and all(isinstance(found.get(each), dict) for each in sections) else None

@@ -23,6 +23,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         except Abstain as reason:
             abstentions.append(Abstention(rule.id, str(reason)))
             continue
+        except Exception as error:  # of numbers that no rule was made for: one rule costs no verdict
+            abstentions.append(Abstention(rule.id, f"the rule failed, {type(error).__name__}: {error}"))
+            continue
         checked.append(rule.id)
         found += [replace(finding, source=rule.source) for finding in findings]
     return Diagnosis(tuple(_ordered(_explained(found))), tuple(abstentions), tuple(checked))

@@ -12,14 +12,22 @@ from makemore_pl.doctor.finding import Diagnosis, Finding, Prescription
 from makemore_pl.doctor.rule import RULES
 from makemore_pl.doctor.updates import livelier_ratio, typical_ratio
 
-GAINS = {"tanh": 5 / 3, "relu": math.sqrt(2), "gelu": 1.5335, "identity": 1.0}
+GAINS = {
+    "tanh": 5 / 3,
+    "relu": math.sqrt(2),
+    "leaky_relu": math.sqrt(2 / 1.0001),
+    "gelu": 1.5335,
+    "silu": 1.6765,
+    "sigmoid": 1.8462,
+    "identity": 1.0,
+}
 """Standard deviation of preactivations that keeps the activations' spread, for inputs of unit spread."""
 LOGITS = 0.2
 """Standard deviation of logits to start with: 0.02 nats above ln V."""
 RATIO = -2.5
 """log10 of update over data to aim at, where our networks train; not the edge of the band, from which a short run is
 still too slow."""
-RATES = {"sgd": 0.1, "adam": 0.003, "adamw": 0.003}
+RATES = {"sgd": 0.1, "adam": 0.003, "adamw": 0.003, "rmsprop": 0.001}
 """Learning rates that our networks are known to bear."""
 
 

@@ -1,4 +1,5 @@
-"""Figures and the HTML report. Reads run directories; imports neither Lightning nor Hydra.
+"""The HTML report. Reads run directories; imports neither Lightning nor Hydra.
 
-Read in this order: run, canvas, figures, section, command, story, sweep, atlas, page, summary.
+Read in this order: run_directory, section, wording, command; for a run evolution, health, verdict, run_story; for two
+pair_story; for a sweep sweep_directory, heat_map_grid, sweep_story; then page and summary.
 """

@@ -136,7 +136,9 @@ def _whole_checkpoint(directory: Path) -> str | None:
     try:
         return str(usable_checkpoint(path))
     except ValueError as error:
-        log.warning("%s The job starts from step 0.", error)
+        log.warning("%s It is removed, and the job starts from step 0.", error)
+        for name in ("last.ckpt", "best.ckpt"):
+            (directory / name).unlink(missing_ok=True)
         return None
 
 
