@@ -45,10 +45,6 @@ class Vocabulary:
             raise ValueError(f"{word!r} has characters outside the vocabulary: {' '.join(unknown)}")
         return [self.characters.index(character) + 1 for character in word]
 
-    def decode(self, indices: list[int]) -> str:
-        """The characters of the indices, the end mark as '.'."""
-        return "".join((END + self.characters)[index] for index in indices)
-
 
 def examples(words: list[str], vocabulary: Vocabulary, block_size: int) -> tuple[Tensor, Tensor]:
     """Every context and the character that follows it, word by word.
