@@ -247,11 +247,14 @@ def refuse_finished(run_dir: Path, resuming: bool) -> None:
     last = run_dir / "checkpoints" / "last.ckpt"
     if resuming:
         return
-    how = f"choose another hydra.run.dir, or resume it with {shlex.quote(f'ckpt_path={typed(near(last))}')}"
+    resume = f"resume it with {shlex.quote(f'ckpt_path={typed(near(last))}')}"
     if (run_dir / "metrics.json").exists():
-        raise ValueError(f"{run_dir} already holds a finished run: {how}, and a larger trainer.max_steps to train on.")
+        raise ValueError(
+            f"{run_dir} already holds a finished run: choose another hydra.run.dir, or, with a larger trainer.max_steps, "
+            f"{resume}"
+        )
     if last.exists():
-        raise ValueError(f"{run_dir} holds an interrupted run: {how}.")
+        raise ValueError(f"{run_dir} holds an interrupted run: choose another hydra.run.dir, or {resume}")
 
 
 def _quieten() -> None:

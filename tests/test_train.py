@@ -455,8 +455,8 @@ def test_finished_directory(small: Compose, finished: Path) -> None:
     run_dir = finished.parents[1]
     before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
     assert refused(small(run_dir=run_dir)) == (
-        f"{run_dir} already holds a finished run: choose another hydra.run.dir, or resume it with ckpt_path={finished}"
-        ", and a larger trainer.max_steps to train on."
+        f"{run_dir} already holds a finished run: choose another hydra.run.dir, or, with a larger trainer.max_steps, "
+        f"resume it with ckpt_path={finished}"
     )
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
 
@@ -466,7 +466,7 @@ def test_an_interrupted_run_is_not_started_over(small: Compose, finished: Path) 
     (run_dir / "metrics.json").unlink()
     before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
     assert refused(small(run_dir=run_dir)) == (
-        f"{run_dir} holds an interrupted run: choose another hydra.run.dir, or resume it with ckpt_path={finished}."
+        f"{run_dir} holds an interrupted run: choose another hydra.run.dir, or resume it with ckpt_path={finished}"
     )
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
 
