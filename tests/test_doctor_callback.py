@@ -135,6 +135,10 @@ HEALTHY: dict[str, Callable[[], tuple[LightningModule, tuple[Tensor, Tensor]]]] 
     "recurrent": lambda: (Recurrent(lambda x: x.permute(1, 0, 2)), sequences()),
     "two optimizers": lambda: (TwoOptimizers(), (pictures()[0], pictures()[1])),
     "log-softmax twice": lambda: (Learner(cnn(nn.LogSoftmax(1))), pictures()),
+    "log-softmax by hand": lambda: (
+        Learner(cnn(), lambda z, y: functional.nll_loss(z - z.logsumexp(1, keepdim=True), y)),
+        pictures(),
+    ),
     "logarithm by hand": lambda: (
         Learner(cnn(nn.Softmax(1)), lambda p, y: functional.nll_loss(p.log(), y)),
         pictures(),

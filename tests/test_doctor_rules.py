@@ -5,11 +5,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch.nn import functional
 
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.evidence import Evidence
 from makemore_pl.doctor.facts import Facts, OptimizerFacts, Scale
+from makemore_pl.doctor.loss_graph import read_loss
 from makemore_pl.doctor.rule import RULES
+from makemore_pl.doctor.target_statistics import TargetStatistics
 
 Series = dict[str, dict[int, float | None]]
 STEPS = range(0, 1000, 50)
@@ -239,3 +243,43 @@ def test_without_evidence_it_abstains_and_says_why() -> None:
     assert "not measured" in abstained["saturation"]
     assert not set(abstained) & set(diagnosis.checked)
     assert set(abstained) | set(diagnosis.checked) == set(RULES)
+
+
+@pytest.mark.parametrize("options", [{}, {"ignore_index": 0}, {"weight": torch.tensor([1.0, 9.0, 0.5])}])
+def test_the_constant_guess_is_the_loss_of_the_best_constant_logits(options: dict[str, Any]) -> None:
+    y = torch.tensor([0] * 600 + [1] * 100 + [2] * 300)
+    logits = torch.zeros(3, requires_grad=True)
+    best = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        return functional.cross_entropy(logits.expand(len(y), 3), y, **options)
+
+    def closure() -> torch.Tensor:
+        best.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    best.step(closure)
+    graph, targets = read_loss(loss()), TargetStatistics()
+    assert graph is not None
+    assert graph.alone
+    targets.see(graph)
+    assert targets.constant_guess(graph) == pytest.approx(loss().item(), abs=2e-3)
+    assert targets.rows == (400 if "ignore_index" in options else 1000)
+
+
+def test_what_multiplies_the_terms_of_a_loss_is_seen() -> None:
+    z, y = torch.zeros(8, 3, requires_grad=True), torch.arange(8) % 3
+    bce, weight = functional.binary_cross_entropy_with_logits, torch.tensor([1.0, 2.0, 3.0])
+    one_hot = functional.one_hot(y, 3).float()
+    losses = {
+        "bce": bce(z, one_hot),
+        "pos_weight": bce(z, one_hot, pos_weight=weight),
+        "weight": bce(z, one_hot, weight=weight),
+        "likelihood": functional.binary_cross_entropy(z.sigmoid(), one_hot, weight=weight),
+        "sum": functional.cross_entropy(z, y, weight=weight, reduction="sum"),
+        "ignored": functional.cross_entropy(z, y, ignore_index=0, reduction="none").mean(),
+    }
+    alone = {name: graph.alone for name, loss in losses.items() if (graph := read_loss(loss))}
+    assert alone == {name: name == "bce" for name in losses}
