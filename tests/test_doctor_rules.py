@@ -1,6 +1,7 @@
 """Each rule on evidence made by hand: it must fire, and on the healthy twin it must stay silent."""
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -209,6 +210,11 @@ SILENT: dict[str, tuple[dict[str, Any], Series]] = {
         {"pretrained": True},
         {f"update_data_ratio/{each}.weight": flat(-5.0) for each in "ab"},
     ),
+    "a training loss with a factor": ({"loss_is_bare": False, "constant_guess": None}, {"val/loss": flat(4.4)}),
+    "dropout, and a training loss with other terms": (
+        {"loss_is_bare": False, "constant_guess": None, "dropout": 0.5},
+        {"val/loss": flat(1.5)},
+    ),
 }  # fmt: skip
 
 
@@ -216,6 +222,54 @@ SILENT: dict[str, tuple[dict[str, Any], Series]] = {
 def test_stays_silent(name: str) -> None:
     facts, numbers = SILENT[name]
     assert not ids(facts, numbers)
+
+
+NAN = dict.fromkeys(STEPS)
+"""Numbers none of which is finite."""
+SPOILT: dict[str, Series] = {
+    "loss from the start": {"train/loss": {**NAN}},
+    "loss from the second step": {"train/loss": {**NAN, 0: 3.3}},
+    "loss late": {"train/loss": {step: None if step > 400 else 3.0 for step in STEPS}},
+    "validation": {"val/loss": {499: None, 749: None, 999: None}},
+    "last validation": {"val/loss": {499: 2.9, 749: 2.9, 999: None}},
+    "updates": {f"update_data_ratio/{each}.weight": {**NAN} for each in "ab"},
+    "gradients late": {f"activation_grad_std/{each}": {**NAN, 0: 1e-3, 50: 1e-3, 100: 1e-3} for each in "ab"},
+    "everything but the first": {tag: {**dict.fromkeys(of), 0: of.get(0, 1.0)} for tag, of in NUMBERS.items()},
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("spoilt", SPOILT)
+def test_no_sentence_tells_of_nan(spoilt: str) -> None:
+    for _, facts, numbers in FAULTS.values():
+        evidence = Evidence(NUMBERS | SPOILT[spoilt] | numbers, replace(HEALTHY, **facts))
+        both = Evidence(NUMBERS | numbers | SPOILT[spoilt], replace(HEALTHY, **facts))
+        for finding in (*diagnose(evidence).findings, *diagnose(both).findings):
+            assert not re.search(r"\bnan\b", finding.message)
+            assert finding.value is None or math.isfinite(finding.value)
+
+
+def test_a_loss_that_rises_at_small_steps_is_its_own_evidence() -> None:
+    diagnosis = diagnose(Evidence(NUMBERS | {"train/loss": rising(3.3, 9.0)}, HEALTHY))
+    finding = diagnosis.roots[0]
+    assert (finding.id, finding.where, finding.value) == ("update_too_large", "train/loss", pytest.approx(9.0))
+    assert finding.bound == pytest.approx(1.5 * 3.3)
+    assert finding.message.startswith("The loss went from 3.3 to 9")
+
+
+def test_the_first_layer_is_not_compared_with_itself() -> None:
+    diagnosis = diagnose(Evidence(NUMBERS | {"activation_std/a": flat(50.0)}, replace(HEALTHY, bounded=())))
+    finding = next(each for each in diagnosis.findings if each.id == "exploding_activations")
+    assert finding.message.endswith("of 50, though it is the first layer: its weights or its inputs are too large.")
+
+
+def test_examples_that_mix_explain_a_high_first_loss() -> None:
+    numbers = NUMBERS | {"train/loss": falling(22.0, 2.5)}
+    diagnosis = diagnose(Evidence(numbers, replace(HEALTHY, examples_mixed="net")))
+    assert {each.id: each.because_of for each in diagnosis.findings} == {
+        "examples_mixed": None,
+        "confident_start": "examples_mixed",
+    }
 
 
 def test_a_learning_rate_too_high_explains_what_follows_from_it() -> None:
