@@ -250,8 +250,8 @@ def refuse_finished(run_dir: Path, resuming: bool) -> None:
     resume = f"resume it with {shlex.quote(f'ckpt_path={typed(near(last))}')}"
     if (run_dir / "metrics.json").exists():
         raise ValueError(
-            f"{run_dir} already holds a finished run: choose another hydra.run.dir, or, with a larger trainer.max_steps, "
-            f"{resume}"
+            f"{run_dir} already holds a finished run: choose another hydra.run.dir, or, with a larger "
+            f"trainer.max_steps, {resume}"
         )
     if last.exists():
         raise ValueError(f"{run_dir} holds an interrupted run: choose another hydra.run.dir, or {resume}")

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from makemore_pl.diagnostics import ActivationStats, Doctor
+from makemore_pl.doctor.inspection import Inspection, mixed_examples
 
 Net = Callable[[], nn.Module]
 
@@ -112,6 +113,51 @@ def sequences() -> tuple[Tensor, Tensor]:
     return x, (x[:, :, 0].sum(1) > 0).long() + (x[:, :, 1].sum(1) > 0).long()
 
 
+class Graph(nn.Module):
+    """One layer of a graph network: nodes (N, F) and their adjacency matrix (N, N), given or kept."""
+
+    kept: Tensor | None
+
+    def __init__(self, kept: Tensor | None = None) -> None:
+        super().__init__()
+        self.lin = nn.Linear(6, 3)
+        self.register_buffer("kept", kept)
+
+    def forward(self, x: Tensor, adjacency: Tensor | None = None) -> Tensor:
+        y: Tensor = self.lin(torch.matmul(self.kept if adjacency is None else adjacency, x))  # type: ignore[arg-type]
+        return y
+
+
+class Pairs(nn.Module):
+    """Similarity of each example with each other one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ x.T
+
+
+class Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x)
+
+
+class SoftmaxOverExamples(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.softmax(0)
+
+
+class Projected(nn.Module):
+    """A projection (N, T, 6) -> (N, T, 16) that a second layer reads, and something else."""
+
+    def __init__(self, between: Callable[[Tensor, nn.Linear, nn.Linear], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.a, self.b, self.head = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.between(self.stem(x), self.a, self.b).relu())
+        return y
+
+
 def constant(net: nn.Sequential) -> nn.Sequential:
     for parameter in net.parameters():
         nn.init.constant_(parameter, 0.1)
@@ -135,6 +181,10 @@ HEALTHY: dict[str, Callable[[], tuple[LightningModule, tuple[Tensor, Tensor]]]] 
     "recurrent": lambda: (Recurrent(lambda x: x.permute(1, 0, 2)), sequences()),
     "two optimizers": lambda: (TwoOptimizers(), (pictures()[0], pictures()[1])),
     "log-softmax twice": lambda: (Learner(cnn(nn.LogSoftmax(1))), pictures()),
+    "log-softmax by hand": lambda: (
+        Learner(cnn(), lambda z, y: functional.nll_loss(z - z.logsumexp(1, keepdim=True), y)),
+        pictures(),
+    ),
     "logarithm by hand": lambda: (
         Learner(cnn(nn.Softmax(1)), lambda p, y: functional.nll_loss(p.log(), y)),
         pictures(),
@@ -172,6 +222,77 @@ SLIPS: dict[str, tuple[str, Callable[[], tuple[LightningModule, tuple[Tensor, Te
         lambda: (Learner(cnn(), lr=0.01), (pictures(4096)[0], pictures(4096)[1].roll(7))),
     ),
 }  # fmt: skip
+
+
+NOBODY_KNOWS: dict[str, tuple[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]]] = {
+    "adjacency matrix": ("as long as", lambda: (Graph(), (torch.randn(8, 6), torch.rand(8, 8)))),
+    "adjacency in a buffer": ("as long as", lambda: (Graph(torch.rand(8, 8)), (torch.randn(8, 6),))),
+    "as many steps as sequences": ("as long as", lambda: (nn.LSTM(3, 4), (torch.randn(8, 8, 3),))),
+    "each with each": ("no output", lambda: (Pairs(), (torch.randn(8, 6),))),
+    "statistics of the minibatch": (
+        "BatchNorm",
+        lambda: (nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, track_running_stats=False)), (torch.randn(8, 6),)),
+    ),
+    "random": ("random", lambda: (Noisy(), (torch.randn(8, 6),))),
+}
+
+
+@pytest.mark.parametrize("name", NOBODY_KNOWS)
+def test_where_examples_may_see_each_other_nothing_is_said(name: str) -> None:
+    why, make = NOBODY_KNOWS[name]
+    net, given = make()
+    inspection = Inspection(net)
+    inspection.open()
+    net(*given)
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=why):
+        mixed_examples(inspection, given, 8)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+BETWEEN: dict[str, tuple[Callable[[Tensor, nn.Linear, nn.Linear], Tensor], list[tuple[str, str]]]] = {
+    "nothing": (lambda x, a, b: b(a(x)), [("stem", "a"), ("a", "b")]),
+    "activation in place": (lambda x, a, b: b(functional.relu(a(x.relu_()), inplace=True)), []),
+    "activation": (lambda x, a, b: b(a(x.relu()).relu()), []),
+    "query and key": (lambda x, a, b: a(x) * b(x), []),
+    "residual": (lambda x, a, b: x + b(a(x).relu()), []),
+    "one of two": (lambda x, a, b: x + b(a(x)), [("a", "b")]),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_layers_follow_each_other_where_nothing_else_reads_between(name: str) -> None:
+    between, pairs = BETWEEN[name]
+    net = Projected(between)
+    inspection = Inspection(net)
+    inspection.open()
+    net(torch.randn(4, 5, 6)).sum().backward()
+    inspection.close()
+    assert inspection.linear_pairs == pairs
+
+
+def test_scales_and_normalisations_are_no_units(tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.norm = nn.Parameter(torch.ones(6, 1, 1) / 10), nn.LayerNorm((4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = x + self.scale * self.norm(x)
+            return y
+
+    net = cnn()
+    doctor = examined(tmp_path, Learner(nn.Sequential(*net[:3], Scaled(), *net[3:])), pictures(), max_steps=12)
+    assert "symmetric_units" in doctor.checked
+    assert "symmetric_units" not in {each.id for each in doctor.findings}
+
+
+def test_softmax_over_the_examples_mixes_them() -> None:
+    net, x = nn.Sequential(nn.Linear(6, 4), nn.Dropout(), SoftmaxOverExamples()), torch.randn(8, 6)
+    inspection = Inspection(net)
+    inspection.open()
+    net(x)
+    assert mixed_examples(inspection, (x,), 8)
 
 
 @pytest.mark.parametrize("name", HEALTHY)

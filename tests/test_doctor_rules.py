@@ -1,10 +1,13 @@
 """Each rule on evidence made by hand: it must fire, and on the healthy twin it must stay silent."""
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch.nn import functional
 
 from makemore_pl.activations import ACTIVATIONS
 from makemore_pl.choices import OPTIMIZERS
@@ -12,7 +15,9 @@ from makemore_pl.doctor import prescribing
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.evidence import Evidence
 from makemore_pl.doctor.facts import Facts, OptimizerFacts, Scale
+from makemore_pl.doctor.loss_graph import read_loss
 from makemore_pl.doctor.rule import RULES
+from makemore_pl.doctor.target_statistics import TargetStatistics
 
 Series = dict[str, dict[int, float | None]]
 STEPS = range(0, 1000, 50)
@@ -208,6 +213,11 @@ SILENT: dict[str, tuple[dict[str, Any], Series]] = {
         {"pretrained": True},
         {f"update_data_ratio/{each}.weight": flat(-5.0) for each in "ab"},
     ),
+    "a training loss with a factor": ({"loss_is_bare": False, "constant_guess": None}, {"val/loss": flat(4.4)}),
+    "dropout, and a training loss with other terms": (
+        {"loss_is_bare": False, "constant_guess": None, "dropout": 0.5},
+        {"val/loss": flat(1.5)},
+    ),
 }  # fmt: skip
 
 
@@ -215,6 +225,54 @@ SILENT: dict[str, tuple[dict[str, Any], Series]] = {
 def test_stays_silent(name: str) -> None:
     facts, numbers = SILENT[name]
     assert not ids(facts, numbers)
+
+
+NAN = dict.fromkeys(STEPS)
+"""Numbers none of which is finite."""
+SPOILT: dict[str, Series] = {
+    "loss from the start": {"train/loss": {**NAN}},
+    "loss from the second step": {"train/loss": {**NAN, 0: 3.3}},
+    "loss late": {"train/loss": {step: None if step > 400 else 3.0 for step in STEPS}},
+    "validation": {"val/loss": {499: None, 749: None, 999: None}},
+    "last validation": {"val/loss": {499: 2.9, 749: 2.9, 999: None}},
+    "updates": {f"update_data_ratio/{each}.weight": {**NAN} for each in "ab"},
+    "gradients late": {f"activation_grad_std/{each}": {**NAN, 0: 1e-3, 50: 1e-3, 100: 1e-3} for each in "ab"},
+    "everything but the first": {tag: {**dict.fromkeys(of), 0: of.get(0, 1.0)} for tag, of in NUMBERS.items()},
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("spoilt", SPOILT)
+def test_no_sentence_tells_of_nan(spoilt: str) -> None:
+    for _, facts, numbers in FAULTS.values():
+        evidence = Evidence(NUMBERS | SPOILT[spoilt] | numbers, replace(HEALTHY, **facts))
+        both = Evidence(NUMBERS | numbers | SPOILT[spoilt], replace(HEALTHY, **facts))
+        for finding in (*diagnose(evidence).findings, *diagnose(both).findings):
+            assert not re.search(r"\bnan\b", finding.message)
+            assert finding.value is None or math.isfinite(finding.value)
+
+
+def test_a_loss_that_rises_at_small_steps_is_its_own_evidence() -> None:
+    diagnosis = diagnose(Evidence(NUMBERS | {"train/loss": rising(3.3, 9.0)}, HEALTHY))
+    finding = diagnosis.roots[0]
+    assert (finding.id, finding.where, finding.value) == ("update_too_large", "train/loss", pytest.approx(9.0))
+    assert finding.bound == pytest.approx(1.5 * 3.3)
+    assert finding.message.startswith("The loss went from 3.3 to 9")
+
+
+def test_the_first_layer_is_not_compared_with_itself() -> None:
+    diagnosis = diagnose(Evidence(NUMBERS | {"activation_std/a": flat(50.0)}, replace(HEALTHY, bounded=())))
+    finding = next(each for each in diagnosis.findings if each.id == "exploding_activations")
+    assert finding.message.endswith("of 50, though it is the first layer: its weights or its inputs are too large.")
+
+
+def test_examples_that_mix_explain_a_high_first_loss() -> None:
+    numbers = NUMBERS | {"train/loss": falling(22.0, 2.5)}
+    diagnosis = diagnose(Evidence(numbers, replace(HEALTHY, examples_mixed="net")))
+    assert {each.id: each.because_of for each in diagnosis.findings} == {
+        "examples_mixed": None,
+        "confident_start": "examples_mixed",
+    }
 
 
 def test_a_learning_rate_too_high_explains_what_follows_from_it() -> None:
@@ -256,3 +314,43 @@ def test_a_rule_that_fails_costs_no_verdict() -> None:
     failed = [each.reason for each in diagnosis.abstentions if each.reason.startswith("the rule failed, ")]
     assert failed
     assert "confident_start" in {*diagnosis.checked, *(each.id for each in diagnosis.abstentions)}
+
+
+@pytest.mark.parametrize("options", [{}, {"ignore_index": 0}, {"weight": torch.tensor([1.0, 9.0, 0.5])}])
+def test_the_constant_guess_is_the_loss_of_the_best_constant_logits(options: dict[str, Any]) -> None:
+    y = torch.tensor([0] * 600 + [1] * 100 + [2] * 300)
+    logits = torch.zeros(3, requires_grad=True)
+    best = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        return functional.cross_entropy(logits.expand(len(y), 3), y, **options)
+
+    def closure() -> torch.Tensor:
+        best.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    best.step(closure)
+    graph, targets = read_loss(loss()), TargetStatistics()
+    assert graph is not None
+    assert graph.alone
+    targets.see(graph)
+    assert targets.constant_guess(graph) == pytest.approx(loss().item(), abs=2e-3)
+    assert targets.rows == (400 if "ignore_index" in options else 1000)
+
+
+def test_what_multiplies_the_terms_of_a_loss_is_seen() -> None:
+    z, y = torch.zeros(8, 3, requires_grad=True), torch.arange(8) % 3
+    bce, weight = functional.binary_cross_entropy_with_logits, torch.tensor([1.0, 2.0, 3.0])
+    one_hot = functional.one_hot(y, 3).float()
+    losses = {
+        "bce": bce(z, one_hot),
+        "pos_weight": bce(z, one_hot, pos_weight=weight),
+        "weight": bce(z, one_hot, weight=weight),
+        "likelihood": functional.binary_cross_entropy(z.sigmoid(), one_hot, weight=weight),
+        "sum": functional.cross_entropy(z, y, weight=weight, reduction="sum"),
+        "ignored": functional.cross_entropy(z, y, ignore_index=0, reduction="none").mean(),
+    }
+    alone = {name: graph.alone for name, loss in losses.items() if (graph := read_loss(loss))}
+    assert alone == {name: name == "bce" for name in losses}

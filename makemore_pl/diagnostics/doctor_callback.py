@@ -24,7 +24,14 @@ from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.evidence import Evidence
 from makemore_pl.doctor.facts import Facts
 from makemore_pl.doctor.finding import Abstention, Diagnosis, Finding, Prescription
-from makemore_pl.doctor.inspection import Inspection, copies_of_units, mixed_examples, scale_of, tensors_in
+from makemore_pl.doctor.inspection import (
+    NORMALISATIONS,
+    Inspection,
+    copies_of_units,
+    mixed_examples,
+    scale_of,
+    tensors_in,
+)
 from makemore_pl.doctor.loss_graph import LossGraph, read_loss
 from makemore_pl.doctor.plain_words import verdict
 from makemore_pl.doctor.prescribing import prescribe
@@ -190,7 +197,8 @@ class Doctor(DiagnosticsCallback):
     def _copies(self, pl_module: LightningModule) -> dict[str, float]:
         """Of hidden layers: an embedding's rows are words, the last layer's are classes, which targets tell apart."""
         seen = self._inspection
-        aside = {m.weight for m in pl_module.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+        no_units = (nn.Embedding, nn.EmbeddingBag, *NORMALISATIONS)
+        aside = {p for m in pl_module.modules() if isinstance(m, no_units) for p in m.parameters(recurse=False)}
         if seen and (last := [m for m in seen.order if next(m.parameters(recurse=False), None) is not None]):
             aside |= set(last[-1].parameters(recurse=False))
         return copies_of_units({name: p for name, p in matrices(pl_module).items() if p not in aside})

@@ -96,6 +96,7 @@ def of_loss(facts: Facts, graph: LossGraph, targets: TargetStatistics, series: N
         facts.loss, facts.activation_before_loss = "bce", None
     facts.loss_is_sum, facts.examples_in_loss = graph.is_sum, targets.rows
     facts.targets, facts.targets_vary, facts.outside = targets.scale(), targets.vary, targets.outside
+    facts.loss_is_bare = graph.alone
     if not graph.alone:
         return  # other terms are in the number
     facts.classes = targets.classes

@@ -41,7 +41,7 @@ def gradients_accumulate(evidence: Evidence) -> Iterator[Finding]:
     needs=("a network that can be run again on a copy",),
     bound="changing one example changes the output of another, in eval mode",
     source="the dependence test of Karpathy's recipe; view where permute was meant",
-    explains=("no_learning", "train_val_mismatch", "overfitting"),
+    explains=("confident_start", "no_learning", "train_val_mismatch", "overfitting"),
     remedy="Look for view or reshape where permute or transpose is meant, for softmax or a mean over dim=0, and for "
     "batch_first.",
     picture="train/loss beside val/loss",
@@ -103,10 +103,11 @@ def vanishing_gradients(evidence: Evidence) -> Iterator[Finding]:
     first, *_, last = layers.values()
     ratio = first.values / np.where(last.values > 0, last.values, np.nan)
     start, late = median(ratio[:3]), median(ratio[-max(3, len(ratio) // 3) :])
-    if max(start, late) < VANISHED:
+    most = max((each for each in (start, late) if np.isfinite(each)), default=VANISHED)
+    if most < VANISHED:
         yield Finding(
-            "vanishing_gradients", "warning", next(iter(layers)), int(first.steps[0]), max(start, late), VANISHED, "",
-            f"Of the gradient that the last layer's activations get, {late:.2%} arrives at {next(iter(layers))}.",
+            "vanishing_gradients", "warning", next(iter(layers)), int(first.steps[0]), most, VANISHED, "",
+            f"Of the gradient that the last layer's activations get, {most:.2%} arrives at {next(iter(layers))}.",
         )  # fmt: skip
 
 

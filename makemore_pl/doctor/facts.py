@@ -66,6 +66,8 @@ class Facts:
     """Of a cross-entropy."""
     examples_in_loss: int | None = None
     """Rows that the loss adds up or averages over."""
+    loss_is_bare: bool = True
+    """Whether the number that is minimized is this loss, without factors and other terms."""
     loss_is_sum: bool = False
     """Whether it adds them up."""
     activation_before_loss: str | None = None

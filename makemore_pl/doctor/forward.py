@@ -153,10 +153,13 @@ def exploding_activations(evidence: Evidence) -> Iterator[Finding]:
     worst = max(layers, key=lambda name: layers[name])
     bound = EXPLODED * min(first, 1.0) if len(layers) > 1 else EXPLODED
     if layers[worst] > max(bound, 2.0):
+        if worst == next(iter(layers)):
+            why = ", though it is the first layer: its weights or its inputs are too large"
+        else:
+            why = f", those of the first layer with {first:.3g}: each layer multiplies"
         yield Finding(
             "exploding_activations", "critical", worst, 0, layers[worst], bound, "",
-            f"The activations of {worst} start with a standard deviation of {layers[worst]:.3g}, those of the first "
-            f"layer with {first:.3g}: each layer multiplies.",
+            f"The activations of {worst} start with a standard deviation of {layers[worst]:.3g}{why}.",
         )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Looks at a module while it runs: which layer follows which, in which mode, on what, and whether examples mix."""
 
 import random
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -51,8 +52,14 @@ class Inspection:
         self.awake: set[str] = set()
         self.outer: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
         """Calls that no other module's call contains, with their arguments."""
-        self._made: dict[int, tuple[ReferenceType[Tensor], nn.Module, nn.Module | None]] = {}
-        """By id of a tensor: the module that returned it, and the linear layer whose output it still is."""
+        self._made: dict[int, tuple[ReferenceType[Tensor], nn.Module, nn.Module | None, int]] = {}
+        """By id of a tensor: the module that returned it, the linear layer whose output it still is, its version."""
+        self._ends: list[Any] = []
+        """Functions of autograd that made what modules returned."""
+        self._candidates: dict[tuple[str, str], list[Any]] = {}
+        """Pair of layers -> functions whose results lie between: the first one's output and the second one's input."""
+        self._outputs: dict[nn.Module, Any] = {}
+        """Linear layer -> function that made its output."""
         self._depth = 0
         self._handles: list[RemovableHandle] = []
 
@@ -65,7 +72,12 @@ class Inspection:
     def close(self) -> None:
         while self._handles:
             self._handles.pop().remove()
-        self._made, self._depth = {}, 0
+        readers = _readers(self._ends) if self._candidates else Counter()
+        for pair, between in self._candidates.items():
+            # another reader, as a residual connection, gives the first layer a use of its own
+            if pair not in self.linear_pairs and all(readers[each] == 1 for each in between):
+                self.linear_pairs.append(pair)
+        self._made, self._depth, self._ends, self._candidates, self._outputs = {}, 0, [], {}, {}
 
     def forget(self) -> None:
         """Let go of tensors."""
@@ -80,10 +92,15 @@ class Inspection:
         x = next((each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)), None)
         if isinstance(module, (_BatchNorm, _DropoutNd)):
             self._note_mode(module)
-        if module in self.follows or x is None:
+        if x is None:
             return
         found = self._made.get(id(x))
-        before, linear = (found[1], found[2]) if found and found[0]() is x else (None, None)
+        if found and (found[0]() is not x or found[3] != x._version):  # changed in place since, as by F.relu_
+            del self._made[id(x)]
+            found = None
+        if module in self.follows:
+            return
+        before, linear = (found[1], found[2]) if found else (None, None)
         bare = next(module.children(), None) is None
         if bare:
             if module not in self.order:
@@ -97,25 +114,28 @@ class Inspection:
             self.values_per_channel.setdefault(self.names[module], x.numel() // max(x.size(1), 1))
         if linear is not None and _only_linear(linear, module):
             pair = self.names[linear], self.names[module]
-            if pair not in self.linear_pairs:
-                self.linear_pairs.append(pair)
+            self._candidates.setdefault(pair, [self._outputs.get(linear), x.grad_fn])
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._depth = max(0, self._depth - 1)
         y = output[0] if isinstance(output, (tuple, list)) and output else output
-        if not isinstance(y, Tensor):
+        if not isinstance(y, Tensor) or y.is_inference():
             return
+        if y.grad_fn is not None:
+            self._ends.append(y.grad_fn)
         if next(module.children(), None) is not None:
             return
         linear: nn.Module | None = module if isinstance(module, LINEAR) else None
+        if linear is not None:
+            self._outputs[linear] = y.grad_fn
         if isinstance(module, (*TRANSPARENT, _BatchNorm)):
             x = next((each for each in args if isinstance(each, Tensor)), None)
             found = self._made.get(id(x))
             linear = found[2] if found and found[0]() is x else None
             if isinstance(module, TRANSPARENT) and found and found[0]() is x:
-                self._made[id(y)] = ref(y), found[1], linear
+                self._made[id(y)] = ref(y), found[1], linear, y._version
                 return
-        self._made[id(y)] = ref(y), module, linear
+        self._made[id(y)] = ref(y), module, linear, y._version
 
     def look_at_modes(self) -> None:
         """Which BatchNorms are in eval mode now, in the middle of training."""
@@ -163,6 +183,20 @@ class Inspection:
         return max((m.p for m in self.order if isinstance(m, _DropoutNd) and self.names[m] in self.awake), default=0.0)
 
 
+def _readers(ends: list[Any]) -> Counter[Any]:
+    """Function of autograd -> how many others have read its result, among those that `ends` come from."""
+    counts: Counter[Any] = Counter()
+    seen, queue = set(ends), list(set(ends))
+    while queue:
+        for each, _ in queue.pop().next_functions:
+            counts[each] += 1
+            if each is not None and each not in seen:
+                seen.add(each)
+                queue.append(each)
+    counts[None] = 0
+    return counts
+
+
 def _only_linear(before: nn.Module, after: nn.Module) -> bool:
     """Whether two layers in a row are as good as one: no bottleneck between them, which may be meant."""
     if isinstance(before, nn.Linear) and isinstance(after, nn.Linear):
@@ -200,7 +234,7 @@ def copies_of_units(named: Mapping[str, nn.Parameter]) -> dict[str, float]:
             continue
         rows = parameter.detach().flatten(1).float()
         rows = rows[rows.any(1)]
-        if len(rows) > 1:
+        if len(rows) > 1 and rows.size(1) > 1:  # one number for each is a scale
             found[name] = 1 - len(torch.unique(rows, dim=0)) / len(rows)
             found[name] *= len(rows) / (len(rows) - 1)  # all equal is 1
     return found
@@ -225,45 +259,51 @@ def mixed_examples(inspection: Inspection, batch: Any, size: int) -> str | None:
         if any(each.ndim == 0 or each.size(0) != size for each in given) or size < 3:
             why = "the first dimension of what modules get is not the minibatch's"
             continue
+        if any(each.shape[:2] == (size, size) for each in (*given, *module.buffers())):  # as an adjacency matrix
+            why = "two dimensions of what modules get are as long as the minibatch"
+            continue
         if sum(parameter.numel() for parameter in module.parameters()) > LARGEST:
             why = "the network is too large to be copied"
             continue
+        depends = _depends(module, args, kwargs, size)
+        if isinstance(depends, str):
+            why = depends
+            continue
         tried += 1
-        if _depends(module, args, kwargs, size):
+        if depends:
             return name
     if not tried:
         raise ValueError(why)
     return None
 
 
-def _depends(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> bool:
+def _depends(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> bool | str:
+    """Whether other examples' outputs change with the first example, or why that can't be said."""
     with _undisturbed():
         network = copy_without_hooks(module).eval()
+        norms = [each for each in network.modules() if isinstance(each, _BatchNorm)]
+        if any(each.training or each.running_mean is None for each in norms):
+            return "a BatchNorm takes the minibatch's statistics in eval mode too"
 
         def run(change: bool) -> list[Tensor]:
-            torch.manual_seed(0)
             given = [_changed(each) if change and isinstance(each, Tensor) else each for each in args]
             named = {
                 key: _changed(each) if change and isinstance(each, Tensor) else each for key, each in kwargs.items()
             }
             return tensors_in(network(*given, **named))
 
-        before, again, after = run(False), run(False), run(True)
-        for one, two, three in zip(before, again, after, strict=True):
+        compared = False
+        for one, two, three in zip(run(False), run(False), run(True), strict=True):
             axes = [axis for axis in range(min(one.ndim, 2)) if one.size(axis) == size]
-            if not axes or not one.is_floating_point():
-                continue
-            # of two dimensions of this size nobody knows which is the minibatch
-            changes = []
-            for axis in axes:
-                rest = [each.narrow(axis, 1, size - 1).double() for each in (one, two, three)]
-                if not torch.equal(rest[0], rest[1]):
-                    return False  # random in eval mode too
-                spread = rest[0].abs().mean() + 1e-12
-                changes.append(bool(((rest[0] - rest[2]).abs() > 1e-3 * spread).any()))
-            if all(changes):
+            if len(axes) != 1 or not one.is_floating_point():
+                continue  # of two dimensions of this size nobody knows which is the minibatch
+            rest = [each.narrow(axes[0], 1, size - 1).double() for each in (one, two, three)]
+            if not torch.equal(rest[0], rest[1]):
+                return "the network is random in eval mode too"
+            compared = True
+            if bool(((rest[0] - rest[2]).abs() > 1e-3 * (rest[0].abs().mean() + 1e-12)).any()):
                 return True
-    return False
+    return False if compared else "no output has one dimension that is the minibatch's"
 
 
 def _changed(x: Tensor) -> Tensor:

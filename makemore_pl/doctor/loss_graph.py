@@ -33,6 +33,8 @@ SHAPING = (
 """Functions that change no number."""
 SUM = 2
 """torch's code of reduction='sum'."""
+MEAN = 1
+"""torch's code of reduction='mean'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ class LossGraph:
     output: Tensor | None
     """What the loss gets, (N, V) log-probabilities of a cross-entropy; None where torch does not keep it."""
     targets: Tensor | None
+    weight: Tensor | None = None
+    """(V,) of the classes of a cross-entropy."""
+    ignored: int | None = None
+    """Class of the targets that a cross-entropy leaves out."""
 
 
 def read_loss(loss: Tensor) -> LossGraph | None:
@@ -77,13 +83,27 @@ def read_loss(loss: Tensor) -> LossGraph | None:
 def _known(node: Any, alone: bool, is_sum: bool) -> LossGraph:
     kind, before = KINDS[node.name()], _before(node)
     is_sum |= node._saved_reduction == SUM
-    if kind == "nll" and before == "logarithm":  # of probabilities, made by hand
-        kind, before = "cross_entropy", None
-    elif kind == "nll" and before == "log_softmax":
+    output, targets, weight = (_saved(node, name) for name in ("self", "target", "weight"))
+    if kind != "nll":
+        alone = alone and weight is None and _saved(node, "pos_weight") is None
+        return LossGraph(kind, alone, is_sum, before, output, targets)
+    ignored = node._saved_ignore_index
+    ignored -= 2**64 if ignored >= 2**63 else 0  # torch shows it without sign
+    if weight is not None or (targets is not None and bool((targets == ignored).any())):
+        alone = alone and node._saved_reduction == MEAN  # which divides by what the weights add up to
+    if before == "log_softmax":
         kind, before = "cross_entropy", _before(_passed(node))
         if before == "log_softmax":  # once more changes nothing
             before = None
-    return LossGraph(kind, alone, is_sum, before, _saved(node, "self"), _saved(node, "target"))
+    elif before == "logarithm" or (output is not None and _are_log_probabilities(output)):  # made by hand
+        kind, before = "cross_entropy", None
+    return LossGraph(kind, alone, is_sum, before, output, targets, weight, ignored)
+
+
+def _are_log_probabilities(output: Tensor) -> bool:
+    """Whether (N, V, ...) or (V,) numbers are logarithms of probabilities of V classes, to 2 %."""
+    total = output.double().exp().sum(min(output.ndim - 1, 1))
+    return not bool(((total - 1).abs() > 0.02).any())
 
 
 def _passed(node: Any) -> Any:

@@ -109,6 +109,7 @@ def loss_spike(evidence: Evidence) -> Iterator[Finding]:
 )
 def train_val_mismatch(evidence: Evidence) -> Iterator[Finding]:
     val, losses = _validated(evidence)
+    _comparable(evidence)
     if evidence.facts.validated_within:
         raise Abstain("the first validation came after more than one pass over the training data")
     before = losses.values[losses.steps <= val.steps[0]]
@@ -150,20 +151,23 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
         raise Abstain(f"fewer than {ENOUGH} steps were taken")
     scale = facts.examples_in_loss or 1 if facts.loss_is_sum else 1
     late, bound = losses.late / scale, guess - 0.02 * abs(guess)
+    if not math.isfinite(late):
+        raise Abstain("no late loss is finite")
     third = len(losses.values) // 3
     if late >= bound and median(losses.values[third : 2 * third]) / scale > late + 0.01 * abs(guess):
         raise Abstain("the loss is still falling towards that of a constant guess")
     val = evidence.get("val/loss")
-    stands = val is not None and len(val.values) > 2 and val.values[-1] > np.nanmin(val.values[:-1])
+    before = np.inf if val is None else np.nanmin(val.values[:-1], initial=np.inf)
+    stands = val is not None and len(val.values) > 2 and val.values[-1] > before
     if not late < bound:
         yield Finding(
             "no_learning", "critical", "train/loss", evidence.last_step, late, bound, "",
             f"The loss is at {late:.3g}, where a guess that does not look at the input gets {guess:.3g}.",
         )  # fmt: skip
     elif stands and val is not None and float(np.nanmin(val.values)) >= guess - 0.01 * abs(guess):
-        best = float(np.nanmin(val.values))
+        best, bound = float(np.nanmin(val.values)), guess - 0.01 * abs(guess)
         yield Finding(
-            "no_learning", "critical", "val/loss", evidence.last_step, best, guess, "",
+            "no_learning", "critical", "val/loss", evidence.last_step, best, bound, "",
             f"The training examples are learned by heart (loss {late:.3g}), but on validation examples it never got "
             f"better than {best:.3g}, and a guess that does not look at the input gets {guess:.3g}: targets and inputs "
             "have nothing to do with each other, or too little of it is in the data.",
@@ -227,6 +231,10 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
     if facts.dropout >= DROPOUT:
         val, losses = _validated(evidence)
         train, held = losses.late, float(val.values[-1])
+        if not math.isfinite(train) or not math.isfinite(held):
+            raise Abstain("the last losses are not finite")
+        if facts.dropout < HEAVY:
+            _comparable(evidence)
         if evidence.last_step < PATIENT and facts.dropout < HEAVY:
             raise Abstain(f"fewer than {PATIENT:,} steps leave no gap that dropout could close")
         if held <= train or facts.dropout >= HEAVY:
@@ -235,6 +243,12 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
                 f"Dropout {facts.dropout:g} has nothing to mend: the network costs {held:.3g} on validation examples, "
                 f"and {train:.3g} on training examples with dropout. It underfits.",
             )  # fmt: skip
+
+
+def _comparable(evidence: Evidence) -> None:
+    """Abstains where validation is not known to count what training does."""
+    if not evidence.facts.loss_is_bare:
+        raise Abstain("the training loss has a factor or other terms, which the validation loss need not have")
 
 
 def _validated(evidence: Evidence):  # type: ignore[no-untyped-def]

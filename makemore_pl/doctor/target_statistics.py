@@ -21,6 +21,7 @@ class TargetStatistics:
         """Share of the first minibatch's targets that the output's activation can't reach."""
         self._first: Tensor | None = None
         self._counts: Tensor | None = None
+        """(V,) of the classes, each target with its class's weight."""
         self._n = 0
         self._sum: Tensor | None = None
         self._squares: Tensor | None = None
@@ -30,8 +31,12 @@ class TargetStatistics:
         if y is None:
             return
         if graph.kind in ("cross_entropy", "nll") and graph.output is not None and not y.is_floating_point():
-            self.classes, self.rows = graph.output.size(1), y.numel()
-            counts = torch.bincount(y[(y >= 0) & (y < self.classes)].flatten(), minlength=self.classes).double()
+            self.classes = graph.output.size(-1 if graph.output.ndim == 1 else 1)
+            y = y[(y >= 0) & (y < self.classes) & (y != graph.ignored)]
+            self.rows = y.numel()
+            self._n += self.rows
+            counts = torch.bincount(y, minlength=self.classes).double()
+            counts = counts if graph.weight is None else counts * graph.weight.double()
             self._counts = counts if self._counts is None else self._counts + counts
         elif y.is_floating_point():
             if graph.kind in ("bce", "likelihood"):
@@ -73,10 +78,11 @@ class TargetStatistics:
     def constant_guess(self, graph: LossGraph) -> float | None:
         """Nats or squared error of the best constant; None where that can't be said."""
         if graph.kind == "cross_entropy" and self._counts is not None:
-            n = float(self._counts.sum())
-            share = self._counts[self._counts > 0] / n
+            if not self._n:
+                return None
+            share = self._counts[self._counts > 0] / self._counts.sum()
             # a small sample looks more orderly than it is: Miller & Madow's correction
-            return float(-(share * share.log()).sum()) + (len(share) - 1) / (2 * n)
+            return float(-(share * share.log()).sum()) + (len(share) - 1) / (2 * self._n)
         if self._sum is None or self._squares is None or self._n < 8:
             return None
         mean = self._sum / self._n

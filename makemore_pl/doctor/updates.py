@@ -90,7 +90,7 @@ def update_too_large(evidence: Evidence) -> Iterator[Finding]:
     ratio = median(ratios.values())
     losses = evidence.losses()
     start, worst = evidence.beginning(), float(np.nanmax(losses.values, initial=-math.inf))
-    if not _hurt(losses, start, ratio, several=evidence.facts.losses > 1):
+    if not math.isfinite(start) or not _hurt(losses, start, ratio, several=evidence.facts.losses > 1):
         return
     facts = evidence.facts
     why = ""
@@ -99,11 +99,18 @@ def update_too_large(evidence: Evidence) -> Iterator[Finding]:
         why += "smaller by that factor."
     worst_name = max(ratios, key=lambda name: ratios[name] if math.isfinite(ratios[name]) else -math.inf)
     step = int(losses.steps[int(np.nanargmax(losses.values))]) if np.isfinite(losses.values).any() else 0
-    yield Finding(
-        "update_too_large", "critical", worst_name, step, ratio, HIGH, "",
-        f"A step changes a typical weight by {_percent(ratio)} of its size, and the loss went from {start:.3g} to "
-        f"{worst:.3g}: the learning rate is too high.{why}",
-    )  # fmt: skip
+    went = f"went from {start:.3g} to {worst:.3g}" if worst > start else "is not finite"
+    if ratio > HIGH:
+        yield Finding(
+            "update_too_large", "critical", worst_name, step, ratio, HIGH, "",
+            f"A step changes a typical weight by {_percent(ratio)} of its size, and the loss {went}: the learning rate "
+            f"is too high.{why}",
+        )  # fmt: skip
+    else:
+        yield Finding(
+            "update_too_large", "critical", "train/loss", step, worst, 1.5 * abs(start), "",
+            f"The loss {went}: the learning rate is too high.{why}",
+        )  # fmt: skip
 
 
 def _path(evidence: Evidence, ratio: float) -> float:
@@ -119,7 +126,7 @@ def _hurt(losses: Series, start: float, ratio: float, several: bool) -> bool:
     late = losses.late
     far = losses.steady > 1.5 * abs(start) + 0.5
     if not np.isfinite(losses.values).all():  # out of a clear sky it is another fault, as log(0)
-        return bool(far.any()) or not ratio <= HIGH
+        return bool(far.any()) or ratio > HIGH
     if several:  # of two losses that work against each other one may rise
         return ratio > HIGH
     return bool(late > 1.5 * abs(start) or far.sum() >= 3 or (late >= start and (ratio > HIGH or far.any())))
