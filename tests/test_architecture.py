@@ -163,8 +163,8 @@ ELSEWHERE = {
     "diagnostics/dashboard.py": {"_prefix", "_get_file_writer"},
     "diagnostics/taps.py": {"_C", "_functorch", "_current_graph_task_id", "_compiled_call_impl"},
     "diagnostics/unit_axis.py": {"_ConvNd", "_InstanceNorm"},
-    "doctor/inspection.py": {"_ConvNd", "_InstanceNorm", "_DropoutNd"},
-    "doctor/loss_graph.py": {"_saved_reduction"},
+    "doctor/inspection.py": {"_ConvNd", "_InstanceNorm", "_DropoutNd", "_version"},
+    "doctor/loss_graph.py": {"_saved_ignore_index", "_saved_reduction"},
 }
 """Private names that are used where they are needed, and nowhere else."""
 PUBLIC = {"_BatchNorm", "_replace", "_exit"}

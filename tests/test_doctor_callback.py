@@ -14,7 +14,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from makemore_pl.diagnostics import ActivationStats, Doctor
-from makemore_pl.doctor.inspection import Inspection, mixed_examples
+from makemore_pl.doctor.inspection import Inspection
+from makemore_pl.doctor.mixed_examples import mixed_examples
 
 Net = Callable[[], nn.Module]
 

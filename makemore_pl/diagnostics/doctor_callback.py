@@ -28,11 +28,11 @@ from makemore_pl.doctor.inspection import (
     NORMALISATIONS,
     Inspection,
     copies_of_units,
-    mixed_examples,
+    examples_in,
     scale_of,
-    tensors_in,
 )
 from makemore_pl.doctor.loss_graph import LossGraph, read_loss
+from makemore_pl.doctor.mixed_examples import mixed_examples
 from makemore_pl.doctor.plain_words import verdict
 from makemore_pl.doctor.prescribing import prescribe
 from makemore_pl.doctor.target_statistics import TargetStatistics
@@ -255,7 +255,7 @@ class Doctor(DiagnosticsCallback):
             if self._batches == 1:
                 hidden = self._copies(pl_module)
                 self._facts.copies = {n: c for n, c in self._at_start.items() if c >= 0.9 and n in hidden}
-                self._facts.batch_size = size = _size(batch)
+                self._facts.batch_size = size = examples_in(batch)
                 self._facts.inputs = None if self._inspection.first_input is None else scale_of(
                     self._inspection.first_input
                 )  # fmt: skip
@@ -324,8 +324,3 @@ class Doctor(DiagnosticsCallback):
         if self._graph:
             of_loss(facts, self._graph, self._targets, self._series)
         return Evidence(self._series, facts, final)
-
-
-def _size(batch: Any) -> int | None:
-    found = [each for each in tensors_in(batch) if each.ndim]
-    return found[0].size(0) if found else None
