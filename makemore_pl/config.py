@@ -51,7 +51,7 @@ class ModelConfig:
     n_layers: int = 1
     """Hidden layers."""
     activation: str = "tanh"
-    """tanh, relu, leaky_relu (slope 0.01), gelu, silu, sigmoid or identity."""
+    """What each hidden layer applies; leaky_relu has slope 0.01."""
     init: str = "kaiming"
     """Standard deviation of the hidden weights: kaiming gain/sqrt(fan_in), xavier gain*sqrt(2/(fan_in+fan_out)),
     small 0.01*gain, normal gain."""
@@ -94,7 +94,7 @@ class OptimConfig:
     """The optimizer and the learning rate as a function of the step."""
 
     name: str = "sgd"
-    """sgd, adam, adamw or rmsprop."""
+    """The optimizer."""
     lr: float = 0.1
     """Highest learning rate."""
     momentum: float = 0.0

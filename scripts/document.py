@@ -9,10 +9,12 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from makemore_pl import config
+from makemore_pl import choices, config
 from makemore_pl.files import write_atomically
 
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"
+LISTED = {"model.activation": choices.ACTIVATIONS, "optim.name": choices.OPTIMIZERS}
+"""Settings whose docstring leaves their choices to choices.py."""
 INTRODUCTION = """# Every setting
 
 <!-- Made by `make config` from the docstrings in makemore_pl/config.py: change those. -->
@@ -52,6 +54,8 @@ def section(schema: type, prefix: str) -> list[str]:
             inner += ["", f"## {each.name}", "", summary, *section(type(value), f"{each.name}.")]
         else:
             meaning = texts[each.name].replace("|", "\\|")
+            if prefix + each.name in LISTED:
+                meaning += f" One of {', '.join(LISTED[prefix + each.name])}."
             shown = "open" if isinstance(value, dict) else f"`{typed(value)}`"
             rows.append(f"| `{prefix}{each.name}` | {shown} | {meaning} |")
     return [*rows, *inner]
