@@ -371,3 +371,20 @@ def test_it_can_be_used_again_for_another_training(tmp_path: Path) -> None:
             enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
         ).fit(Learner(net), loader)  # fmt: skip
         assert [each.id for each in doctor.diagnosis.roots][:1] == expected
+
+
+def test_a_generator_of_the_network_s_own_is_not_drawn_from() -> None:
+    generator = torch.Generator().manual_seed(3)
+
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.randn(x.shape, generator=generator)
+
+    network, x = Noisy(), torch.randn(8, 4)
+    inspection = Inspection(network)
+    inspection.open()
+    network(x)
+    before = generator.get_state()
+    with pytest.raises(ValueError, match="the network draws from a generator of its own"):
+        mixed_examples(inspection, (x,), 8)
+    assert torch.equal(generator.get_state(), before)

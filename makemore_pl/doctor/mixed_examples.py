@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from makemore_pl.doctor.inspection import Inspection, tensors_in
 from makemore_pl.module_copy import copy_without_hooks
@@ -56,7 +57,7 @@ def mixed_examples(inspection: Inspection, batch: Any, size: int) -> str | None:
 
 def _depends(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> bool | str:
     """Whether other examples' outputs change with the first example, or why that can't be said."""
-    with _undisturbed(module):
+    with _undisturbed(module), _NoDraws():  # type: ignore[no-untyped-call]
         network = copy_without_hooks(module).eval()
         norms = [each for each in network.modules() if isinstance(each, _BatchNorm)]
         if any(each.training or each.running_mean is None for each in norms):
@@ -99,6 +100,15 @@ def _reinterpreted(x: Tensor, original: Tensor, size: int) -> bool:
     if not (x.is_contiguous() and original.is_contiguous()) or x.ndim < 2 or x.shape == original.shape:
         return False
     return x.size(0) % size != 0 and x.size(1) == size
+
+
+class _NoDraws(TorchDispatchMode):
+    """Refuses to draw from a generator that was handed over: its state is the training's, and nobody can restore it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(isinstance(each, torch.Generator) for each in (*args, *(kwargs or {}).values())):
+            raise ValueError("the network draws from a generator of its own")
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
