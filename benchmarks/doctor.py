@@ -25,17 +25,17 @@ def train(overrides: list[str], seed: int) -> Outcome:
     """One short training of this project."""
     import hydra
 
-    from makemore_pl import examine
+    from makemore_pl import checkup
     from makemore_pl.command_line import typed
     from makemore_pl.config import resolve
     from makemore_pl.doctor.recorded_run import read_evidence
 
     with tempfile.TemporaryDirectory() as scratch:
         run_dir = Path(scratch) / "run"
-        settings = [*examine.QUICK, *STEPS, *overrides, f"seed={seed}", f"run_dir={typed(str(run_dir))}"]
+        settings = [*checkup.QUICK, *STEPS, *overrides, f"seed={seed}", f"run_dir={typed(str(run_dir))}"]
         with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
             config = resolve(hydra.compose("train", overrides=settings))
-        loss = examine.trained(config)
+        loss = checkup.trained(config)
         evidence, _ = read_evidence(run_dir)
     return outcome(loss, evidence)
 

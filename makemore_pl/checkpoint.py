@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from makemore_pl.choices import OPTIMIZERS
 from makemore_pl.config import Config, ModelConfig, OptimConfig
+from makemore_pl.config.choices import OPTIMIZERS
 from makemore_pl.data import NamesDataModule
 from makemore_pl.files import verify_archive, whole_file
 from makemore_pl.module import MakemoreModule

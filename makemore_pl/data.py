@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from makemore_pl.config import DataConfig, TrainerConfig
-from makemore_pl.memory import refuse_beyond_memory
+from makemore_pl.config.memory import refuse_beyond_memory
 from makemore_pl.stride.pinned import send
 from makemore_pl.stride.watched_steps import Stride, Strides, validation_due
 from makemore_pl.words import END, fingerprint, load_words

@@ -20,25 +20,25 @@ from hydra.utils import instantiate
 from lightning.pytorch import Trainer, seed_everything
 from omegaconf import OmegaConf
 
-from makemore_pl.accelerator import choose_accelerator
-from makemore_pl.announcement import say_end, say_start, say_verdict
 from makemore_pl.checkpoint import KeptCheckpoint, WholeFiles, check_resumable, usable_checkpoint
 from makemore_pl.command_line import near, typed
 from makemore_pl.config import Config
+from makemore_pl.config.memory import refuse_beyond_memory
+from makemore_pl.config.settings_without_effect import settings_without_effect
 from makemore_pl.data import VALIDATION_BATCH, NamesDataModule
 from makemore_pl.diagnostics import Doctor
 from makemore_pl.diagnostics.dashboard import add_layout, start_session
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
-from makemore_pl.ending import FinalLosses, say_divergence, stopped_by
-from makemore_pl.execution import choose_watch_every, engine_of
 from makemore_pl.files import remove_parts, write_atomically
-from makemore_pl.interruption import Interruption, Stopped, how_to_go_on
 from makemore_pl.lightning_internals import without_cuda
-from makemore_pl.memory import refuse_beyond_memory
 from makemore_pl.module import MakemoreModule
-from makemore_pl.progress import StepProgressBar
-from makemore_pl.run_lock import alone_in
-from makemore_pl.settings_without_effect import settings_without_effect
+from makemore_pl.running.accelerator import choose_accelerator
+from makemore_pl.running.announcement import say_end, say_start, say_verdict
+from makemore_pl.running.ending import FinalLosses, say_divergence, stopped_by
+from makemore_pl.running.execution import choose_watch_every, engine_of
+from makemore_pl.running.interruption import Interruption, Stopped, how_to_go_on
+from makemore_pl.running.progress import StepProgressBar
+from makemore_pl.running.run_lock import alone_in
 from makemore_pl.words import fingerprint
 
 log = logging.getLogger(__name__)

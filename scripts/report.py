@@ -8,8 +8,8 @@ from typing import Any
 
 from makemore_pl.command_line import literal, typed
 from makemore_pl.config import Config, resolve
+from makemore_pl.config.stored_config import load_config
 from makemore_pl.errors import USERS_MISTAKES, one_sentence
-from makemore_pl.stored_config import load_config
 
 
 def main() -> None:

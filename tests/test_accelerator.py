@@ -11,10 +11,10 @@ import torch
 from conftest import Compose
 from torch import nn
 
-from makemore_pl import evaluate
-from makemore_pl.accelerator import choose_accelerator, device_of
+from makemore_pl import losses
 from makemore_pl.config import TrainerConfig
-from makemore_pl.evaluate import split_loss
+from makemore_pl.losses import split_loss
+from makemore_pl.running.accelerator import choose_accelerator, device_of
 from makemore_pl.sweep.gpu import take_gpu
 from makemore_pl.train import run
 
@@ -86,7 +86,7 @@ def test_the_loss_of_a_split_does_not_depend_on_its_chunks(monkeypatch: pytest.M
     model = nn.Sequential(nn.Embedding(27, 4), nn.Flatten(), nn.Linear(8, 27)).requires_grad_(False)
     expected = nn.functional.cross_entropy(model(x).double(), y).item()
     for chunk in (1, 7, 100, 728, 729, 730, 10_000):
-        monkeypatch.setattr(evaluate, "CHUNK", chunk)
+        monkeypatch.setattr(losses, "CHUNK", chunk)
         assert split_loss(model, x, y) == pytest.approx(expected, abs=1e-7)
 
 

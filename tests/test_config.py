@@ -17,9 +17,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from makemore_pl.config import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig, resolve
+from makemore_pl.config.settings_without_effect import settings_without_effect
+from makemore_pl.config.stored_config import load_config
 from makemore_pl.errors import explain
-from makemore_pl.settings_without_effect import settings_without_effect
-from makemore_pl.stored_config import load_config
 from makemore_pl.train import build
 
 TrainScript = Callable[..., Finished]
@@ -334,7 +334,7 @@ def test_every_field_of_the_schema_is_explained() -> None:
     """A docstring under every field, but for those whose class has one."""
     import ast
 
-    tree = ast.parse((ROOT / "makemore_pl" / "config.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "makemore_pl" / "config" / "schema.py").read_text(encoding="utf-8"))
     for node in tree.body:
         if not (isinstance(node, ast.ClassDef) and node.name.endswith("Config")):
             continue

@@ -18,7 +18,8 @@ from torch.nn.functional import cross_entropy
 from makemore_pl.checkpoint import load_module
 from makemore_pl.config import ModelConfig
 from makemore_pl.data import NamesDataModule
-from makemore_pl.evaluate import CHUNK, distinct, recalibrate, split_loss
+from makemore_pl.evaluate import recalibrate
+from makemore_pl.losses import CHUNK, distinct, split_loss
 from makemore_pl.model import MLP
 from makemore_pl.train import run
 

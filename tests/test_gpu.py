@@ -20,10 +20,11 @@ from test_train import NETWORKS, assert_same_bits, checkpoint, essence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from makemore_pl.checkpoint import load_module
-from makemore_pl.choices import BATCHNORM_PLACEMENTS
 from makemore_pl.config import Config, DataConfig
+from makemore_pl.config.choices import BATCHNORM_PLACEMENTS
 from makemore_pl.data import split_examples
-from makemore_pl.evaluate import recalibrate, split_loss
+from makemore_pl.evaluate import recalibrate
+from makemore_pl.losses import split_loss
 from makemore_pl.model import MLP
 from makemore_pl.sample import sample
 from makemore_pl.train import build, run

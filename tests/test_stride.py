@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from makemore_pl.choices import BATCHNORM_PLACEMENTS
 from makemore_pl.config import ModelConfig
+from makemore_pl.config.choices import BATCHNORM_PLACEMENTS
 from makemore_pl.dropout import Dropout
 from makemore_pl.model import MLP
 from makemore_pl.module import MakemoreModule

@@ -30,17 +30,17 @@ from test_sweep import SMALL, started, wait_until
 from torch import Tensor
 
 from makemore_pl import data
-from makemore_pl.accelerator import choose_accelerator
 from makemore_pl.checkpoint import load_module, read_checkpoint
 from makemore_pl.config import Config, OptimConfig, TrainerConfig
+from makemore_pl.config.stored_config import load_config
 from makemore_pl.diagnostics import UpdateStats
 from makemore_pl.errors import one_sentence
-from makemore_pl.evaluate import split_loss
-from makemore_pl.execution import acts_on_every_step, choose_engine, choose_watch_every
 from makemore_pl.files import write_atomically
-from makemore_pl.interruption import SIGNALS, Stopped
+from makemore_pl.losses import split_loss
 from makemore_pl.module import learning_rate
-from makemore_pl.stored_config import load_config
+from makemore_pl.running.accelerator import choose_accelerator
+from makemore_pl.running.execution import acts_on_every_step, choose_engine, choose_watch_every
+from makemore_pl.running.interruption import SIGNALS, Stopped
 from makemore_pl.train import build, run
 
 # What must survive resuming and must not feel watching: momentum buffers, Adam's moments and step count, running
@@ -829,7 +829,7 @@ def test_the_command_that_is_printed_goes_on(small: Compose, words_file: Path, t
 
 def test_one_run_at_a_time_in_a_directory(small: Compose, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    holding = "import sys; from pathlib import Path; from makemore_pl.run_lock import alone_in"
+    holding = "import sys; from pathlib import Path; from makemore_pl.running.run_lock import alone_in"
     code = f"{holding}\nwith alone_in(Path(sys.argv[1])):\n    print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -73,8 +73,8 @@ def pin_cards(best: Path, ranking: "Ranking") -> str:
     Returns:
         what says so.
     """
-    from makemore_pl.pins import url
     from makemore_pl.report.run_directory import read_diagnostics
+    from makemore_pl.running.pins import url
 
     tags = read_diagnostics(best / "diagnostics.jsonl", ("values",)).values
     if not tags:

@@ -18,10 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from makemore_pl.config import Config, DataConfig, resolve
+from makemore_pl.config.stored_config import load_config
 from makemore_pl.errors import USERS_MISTAKES, explain, is_mistake
 from makemore_pl.files import write_atomically
-from makemore_pl.run_lock import alone_in
-from makemore_pl.stored_config import load_config
+from makemore_pl.running.run_lock import alone_in
 from makemore_pl.sweep.gpu import take_gpu
 from makemore_pl.sweep.stopping import end_worker, stopped_by
 
@@ -31,7 +31,7 @@ METRICS = "metrics.json"
 FAILURE = "failure.json"
 FIGURES, DOCTOR = "makemore_pl.diagnostics.Figures", "makemore_pl.diagnostics.Doctor"
 LOSSES = "makemore_pl.diagnostics.jsonl.JSONLinesLogger"
-STOPPING = {"stop_on_critical": {"_target_": "makemore_pl.hopeless.StopOnCritical"}}
+STOPPING = {"stop_on_critical": {"_target_": "makemore_pl.running.hopeless.StopOnCritical"}}
 GROUPS = ("data", "model", "optim", "trainer")
 _ELSEWHERE = "name another hydra.sweep.dir, or move this one away."
 COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"

@@ -8,7 +8,7 @@ from typing import Any
 
 from makemore_pl.command_line import near
 from makemore_pl.errors import USERS_MISTAKES, explain
-from makemore_pl.run_lock import LOCK
+from makemore_pl.running.run_lock import LOCK
 from makemore_pl.sweep.conclusion import conclude, look, say
 from makemore_pl.sweep.job import fail, in_a_line
 from makemore_pl.sweep.stopping import Stopped

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from makemore_pl.run_lock import LOCK
+from makemore_pl.running.run_lock import LOCK
 from makemore_pl.sweep.job import METRICS, read_failure
 
 TELLING = 0.05

@@ -1,7 +1,7 @@
 """Settings that the rest of a config makes powerless: a run names them instead of ignoring them in silence."""
 
-from makemore_pl.choices import OPTIMIZERS
 from makemore_pl.config import Config, OptimConfig
+from makemore_pl.config.choices import OPTIMIZERS
 
 
 def settings_without_effect(config: Config) -> list[str]:

@@ -16,8 +16,8 @@ from makemore_pl.config import Config
 from makemore_pl.doctor.finding import Diagnosis
 from makemore_pl.doctor.plain_words import verdict
 from makemore_pl.files import write_atomically
-from makemore_pl.output import show
-from makemore_pl.pins import custom_scalars_url, url
+from makemore_pl.running.output import show
+from makemore_pl.running.pins import custom_scalars_url, url
 
 log = logging.getLogger(__name__)
 NEXT = {

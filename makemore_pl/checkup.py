@@ -10,6 +10,7 @@ from typing import Protocol
 
 from makemore_pl.command_line import command, typed
 from makemore_pl.config import Config
+from makemore_pl.config.stored_config import load_config
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.finding import SEVERITIES, Diagnosis, Prescription
 from makemore_pl.doctor.plain_words import verdict
@@ -19,7 +20,6 @@ from makemore_pl.doctor.verifying import compare
 from makemore_pl.report.command import overrides as differing
 from makemore_pl.report.run_directory import read_overrides
 from makemore_pl.report.sweep_directory import is_sweep
-from makemore_pl.stored_config import load_config
 from makemore_pl.train import run
 
 STEPS = {"trainer.max_steps": "2000", "trainer.watch_every": "50", "trainer.val_check_interval": "500"}

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from makemore_pl.choices import (
+from makemore_pl.config.choices import (
     ACTIVATIONS,
     BATCHNORM_PLACEMENTS,
     INITS,
@@ -19,7 +19,7 @@ from makemore_pl.choices import (
     did_you_mean,
     one_of,
 )
-from makemore_pl.ranges import require, require_numbers
+from makemore_pl.config.ranges import require, require_numbers
 
 
 @dataclass(slots=True)
