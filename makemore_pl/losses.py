@@ -5,13 +5,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-CHUNK = 2_048
-"""Contexts at once: few enough for their activations to stay in a processor's cache."""
+CONTEXTS_AT_ONCE = 2_048
+"""Contexts in one forward pass: so few that their activations fit into a processor's cache."""
 
 
 @torch.no_grad()
 def split_loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Mean cross-entropy in nats over a whole split, in eval mode, where equal contexts have equal logits.
+    """Mean cross-entropy in nats over a whole split, in eval mode.
 
     Args:
         x, y: (N, block_size) and (N,), on any device.
@@ -19,15 +19,15 @@ def split_loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    # of the training split's contexts of three characters one in thirty is distinct
+    # in eval mode equal contexts have equal logits; of the training contexts of 3 characters only one in 30 is distinct
     contexts, which = distinct(x.to(device))
     order = which.argsort()
     which, y = which[order], y.to(device)[order]
     total = torch.zeros((), dtype=torch.float64, device=device)
-    firsts = torch.arange(0, len(contexts) + CHUNK, CHUNK, device=device)
-    bounds = torch.searchsorted(which, firsts).tolist()  # all at once: a GPU is waited for once
-    for first, (start, end) in zip(range(0, len(contexts), CHUNK), pairwise(bounds), strict=True):
-        log_probabilities = model(contexts[first : first + CHUNK]).double().log_softmax(1)
+    firsts = torch.arange(0, len(contexts) + CONTEXTS_AT_ONCE, CONTEXTS_AT_ONCE, device=device)
+    bounds = torch.searchsorted(which, firsts).tolist()  # in one call, so that the host waits for a GPU only once
+    for first, (start, end) in zip(range(0, len(contexts), CONTEXTS_AT_ONCE), pairwise(bounds), strict=True):
+        log_probabilities = model(contexts[first : first + CONTEXTS_AT_ONCE]).double().log_softmax(1)
         total -= log_probabilities[which[start:end] - first, y[start:end]].sum()
     model.train(training)
     return total.item() / len(y)

@@ -86,7 +86,7 @@ def test_the_loss_of_a_split_does_not_depend_on_its_chunks(monkeypatch: pytest.M
     model = nn.Sequential(nn.Embedding(27, 4), nn.Flatten(), nn.Linear(8, 27)).requires_grad_(False)
     expected = nn.functional.cross_entropy(model(x).double(), y).item()
     for chunk in (1, 7, 100, 728, 729, 730, 10_000):
-        monkeypatch.setattr(losses, "CHUNK", chunk)
+        monkeypatch.setattr(losses, "CONTEXTS_AT_ONCE", chunk)
         assert split_loss(model, x, y) == pytest.approx(expected, abs=1e-7)
 
 

@@ -352,30 +352,30 @@ def test_every_field_of_the_schema_is_explained() -> None:
     [
         (
             ("model.batchnorm=pre", "model.hidden_bias=0.01"),
-            "Without effect: model.hidden_bias: a Linear straight before BatchNorm has no bias.",
+            "Without effect: model.hidden_bias: a Linear directly before BatchNorm has no bias.",
         ),
         (
             ("model.batchnorm=output", "model.output_bias=1"),
-            "Without effect: model.output_bias: a Linear straight before BatchNorm has no bias.",
+            "Without effect: model.output_bias: a Linear directly before BatchNorm has no bias.",
         ),
         (("model.bn_momentum=0.001",), "Without effect: model.bn_momentum: there is no BatchNorm."),
         (
             ("optim.schedule=cosine", "optim.decay_at=0.7"),
-            "Without effect: optim.decay_at: only schedule step_decay has it.",
+            "Without effect: optim.decay_at: only optim.schedule=step_decay uses it.",
         ),
         (
             ("optim.schedule=constant", "optim.decay_factor=0.5"),
-            "Without effect: optim.decay_factor: schedule constant has no decay.",
+            "Without effect: optim.decay_factor: optim.schedule=constant does not decay.",
         ),
-        (("optim.beta1=0.8",), "Without effect: optim.beta1: sgd has none."),
+        (("optim.beta1=0.8",), "Without effect: optim.beta1: sgd does not use it."),
         (
             ("doctor.stop_on_critical=true",),
             "Without effect: doctor.stop_on_critical: only a job of a sweep has others to be compared with.",
         ),
         (("model.bn_eps=0.1",), "Without effect: model.bn_eps: there is no BatchNorm."),
-        (("optim.alpha=0.9",), "Without effect: optim.alpha: sgd has none."),
-        (("optim=rmsprop", "optim.beta2=0.9"), "Without effect: optim.beta2: rmsprop has none."),
-        (("optim.eps=0.1",), "Without effect: optim.eps: sgd has none."),
+        (("optim.alpha=0.9",), "Without effect: optim.alpha: sgd does not use it."),
+        (("optim=rmsprop", "optim.beta2=0.9"), "Without effect: optim.beta2: rmsprop does not use it."),
+        (("optim.eps=0.1",), "Without effect: optim.eps: sgd does not use it."),
         (
             ("trainer.gradient_clip_algorithm=value",),
             "Without effect: trainer.gradient_clip_algorithm: nothing is clipped without trainer.gradient_clip_val.",

@@ -1,8 +1,8 @@
-"""What can be set.
+"""The settings of a run.
 
-In reading order: schema (every setting, and resolve(), which checks them), choices (the names that settings choose
-from), ranges and memory (what numbers they may have), settings_without_effect, stored_config (that of a run, read from
-its directory).
+In reading order: schema (every setting, and resolve(), which checks them), choices (the names that a setting can have),
+ranges and memory (the numbers that a setting can have), settings_without_effect, stored_config (reads the config of a
+run from its directory).
 """
 
 from makemore_pl.config.schema import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig, resolve
