@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from makemore_pl.command_line import typed
 from makemore_pl.config import Config, resolve
 from makemore_pl.errors import USERS_MISTAKES, explain
+from makemore_pl.files import remove_parts
 from makemore_pl.sweep.directory_names import job_name, sweep_name
 from makemore_pl.sweep.job import ALONE, COMMAND, METRICS, refuse_other_run
 from makemore_pl.sweep.stopping import set_up_worker, stop_on_signals
@@ -85,6 +86,8 @@ class SweepCallback(Callback):
         if not again:
             for job, each in zip(jobs, combinations, strict=True):
                 _refuse_other_run(config, directory / job, each)
+            for place in (directory, *(directory / job for job in jobs)):
+                remove_parts(place)
 
 
 def _alone(overrides: Sequence[str], from_file: bool) -> list[str]:
