@@ -36,9 +36,10 @@ from makemore_pl.running.accelerator import choose_accelerator
 from makemore_pl.running.announcement import say_end, say_start, say_verdict
 from makemore_pl.running.ending import FinalLosses, say_divergence, stopped_by
 from makemore_pl.running.execution import choose_watch_every, engine_of
-from makemore_pl.running.interruption import Interruption, Stopped, how_to_go_on
+from makemore_pl.running.interruption import Interruption, how_to_go_on
 from makemore_pl.running.progress import StepProgressBar
 from makemore_pl.running.run_lock import alone_in
+from makemore_pl.running.signals import Stopped
 from makemore_pl.words import fingerprint
 
 log = logging.getLogger(__name__)
@@ -125,8 +126,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
 
     Raises:
         ValueError: for a user's mistake. FloatingPointError: where training stops being finite.
-        Stopped: by a signal, where the run is announced; last.ckpt is then of the step where it stood. A sweep has an
-            answer of its own to signals.
+        Stopped: by a signal; last.ckpt is then of the step where it stood.
     """
     run_dir = Path(config.run_dir)
     refuse_finished(run_dir, resuming=config.ckpt_path is not None)
@@ -138,13 +138,13 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
     seed_everything(config.seed % 2**32, verbose=False)
     last = run_dir / "checkpoints" / "last.ckpt"
     interruption = Interruption(last)
-    with interruption if announce else nullcontext():
+    with interruption:
         try:
             return _run(config, interruption, announce)
         except (KeyboardInterrupt, SystemExit) as ended:  # Lightning turns Ctrl-C into sys.exit
             if interruption.code is None:
                 raise
-            raise Stopped(how_to_go_on(config, last), interruption.code) from ended
+            raise Stopped(how_to_go_on(config, last) if announce else "", interruption.code) from ended
 
 
 def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import io
 import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,8 +21,6 @@ from makemore_pl.sweep.tally import Sweep
 if TYPE_CHECKING:
     from makemore_pl.report.summary import Ranking
 
-OLD = 600.0
-"""Seconds after which no write is still going on."""
 MOST = 20
 """Rows of the table; the others are in summary.md."""
 
@@ -48,7 +45,6 @@ def conclude(sweep: Sweep) -> None:
 def _summarize(sweep: Sweep) -> str:
     """Write the summary and show it; returns why there is none, or nothing."""
     try:
-        _clear(sweep.directory)
         from makemore_pl.report.summary import write_summary  # draws, so only when there is something to draw
 
         rankings = write_summary(sweep.directory)
@@ -83,14 +79,6 @@ def pin_cards(best: Path, ranking: "Ranking") -> str:
     address = url(tags, runs=(), colour_by="" if swept == "val loss" else f"{swept}=(.+?)(?:_[a-z.]+=|$)")
     write_atomically(best.parent / "dashboard.url", address + "\n")
     return "  (cards pinned by dashboard.url)"
-
-
-def _clear(directory: Path) -> None:
-    """Remove what kills have left half written; what is new may be another command's that is at it."""
-    for path in directory.rglob("*.part"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > OLD:
-                path.unlink()
 
 
 def say(line: str, start: str = "", end: str = "\n") -> None:
