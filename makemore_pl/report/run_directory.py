@@ -127,6 +127,15 @@ def read_overrides(directory: Path) -> list[str] | None:
     return [str(each) for each in read_yaml(path, list) if not str(each).lstrip("+~").startswith(elsewhere)]
 
 
+def working_directory(directory: Path) -> Path | None:
+    """Where the command of a run, or of the sweep that it is a job of, was typed; None where Hydra kept no record."""
+    for path in (directory / ".hydra" / "hydra.yaml", directory.parent / "multirun.yaml"):
+        if path.is_file():
+            runtime = read_yaml(path, dict).get("hydra", {}).get("runtime", {})
+            return Path(runtime["cwd"]) if isinstance(runtime, dict) and "cwd" in runtime else None
+    return None
+
+
 def read_diagnostics(path: Path, kinds: Collection[str] = KINDS) -> Diagnostics:
     """diagnostics.jsonl; empty where there is none. A last line cut short by a kill is left out.
 

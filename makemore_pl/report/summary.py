@@ -13,7 +13,6 @@ from makemore_pl.report.page import tell, write_page
 from makemore_pl.report.run_directory import Run
 from makemore_pl.report.section import Picture
 from makemore_pl.report.sweep_directory import (
-    Mean,
     comparable,
     compared,
     correlations,
@@ -79,7 +78,7 @@ def _ranking(label: str, runs: Sequence[Run]) -> Ranking:
     cells = []
     for row in ordered:
         val, train = row.metric("val/loss"), row.metric("train/loss")
-        cells.append([*(show(value) for value in row.setting.values()), _spread(val), _spread(train), f"{val.n}"])
+        cells.append([*(show(value) for value in row.setting.values()), str(val), str(train), f"{val.n}"])
     finished = [run for run in ordered[0].runs if run.metrics.get("val/loss") is not None] if ordered else []
     best = min(finished, key=lambda run: _or_last(run.metrics["val/loss"]), default=None)
     columns = [*settings, "val loss", "train loss", "seeds"]
@@ -175,7 +174,3 @@ def _escaped(text: str) -> str:
     """As Markdown that shows this text: no markup, no HTML, one line."""
     # an underscore within a word is none of it, and nearly all of ours are within words
     return re.sub(r"([\\`*\[\]<>|&~#!$]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
-
-
-def _spread(value: Mean) -> str:
-    return number(value.mean) + (f" ± {value.std:.4f}" if math.isfinite(value.std) else "")

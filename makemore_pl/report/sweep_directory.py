@@ -21,7 +21,7 @@ from makemore_pl.report.run_directory import (
     read_run,
     read_yaml,
 )
-from makemore_pl.report.wording import show
+from makemore_pl.report.wording import number, show
 
 UNVARIED = ("run_dir", "ckpt_path")
 EARLY = (200, 1000)
@@ -134,6 +134,9 @@ class Mean:
         numbers = numbers[np.isfinite(numbers)]
         mean = float(numbers.mean()) if numbers.size else math.nan
         return cls(mean, float(numbers.std(ddof=1)) if numbers.size > 1 else math.nan, numbers.size)
+
+    def __str__(self) -> str:
+        return number(self.mean) + (f" ± {number(self.std)}" if math.isfinite(self.std) else "")
 
 
 @dataclass(frozen=True, slots=True)

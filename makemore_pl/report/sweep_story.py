@@ -120,7 +120,7 @@ def _results(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
     settings, vals = [settings[place] for place in order], [vals[place] for place in order]
     table = []
     for row, val in zip(settings, vals, strict=True):
-        losses = [_cell(each) for each in (val, row.metric("train/loss"), row.metric("test/loss"))]
+        losses = [(str(each), each.mean) for each in (val, row.metric("train/loss"), row.metric("test/loss"))]
         rate = row.metric("steps_per_second").mean
         cells = [(show(value), value if is_number(value) else show(value)) for value in row.setting.values()]
         seeds = f"{val.n} of {len(row.runs)}"
@@ -142,11 +142,6 @@ def _told_apart(settings: Sequence[Row], vals: Sequence[Mean]) -> str:
     if not near:
         return "No other setting is within one standard deviation of its seeds."
     return f"Not told apart from it by these runs, for within one standard deviation of its seeds: {'; '.join(near)}."
-
-
-def _cell(value: Mean) -> tuple[str, float]:
-    spread = f" ± {value.std:.4f}" if np.isfinite(value.std) else ""
-    return f"{number(value.mean)}{spread}", value.mean
 
 
 def _maps(settings: Sequence[Row], keys: Sequence[str], suffix: str) -> list[Block]:
