@@ -73,7 +73,7 @@ def write_pair(first: Path, second: Path, output: Path) -> Path:
     Raises:
         ValueError: one is no run directory, or a file of it can't be read.
     """
-    write_atomically(output, render(pair_story.tell(read_run(first), read_run(second))))
+    write_atomically(output, render(pair_story.tell(read_run(first), read_run(second), output.parent)))
     return output
 
 

@@ -80,8 +80,13 @@ class Run:
     @property
     def finding(self) -> str:
         """The id of the doctor's first finding above info that no other explains; nothing where there is none."""
-        roots = (each for each in self.findings if each.get("severity") != "info" and not each.get("because_of"))
-        return next((str(each.get("id", "")) for each in roots), "")
+        return next(iter(self.roots), "")
+
+    @property
+    def roots(self) -> list[str]:
+        """The ids of all of these, each once."""
+        found = (each for each in self.findings if each.get("severity") != "info" and not each.get("because_of"))
+        return list(dict.fromkeys(str(each.get("id", "")) for each in found))
 
     def get(self, key: str) -> Any:
         """A dotted config key; None where there is none."""
