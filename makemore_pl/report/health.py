@@ -44,9 +44,9 @@ def layers(run: Run) -> list[Block]:
     if depth := _depth(run):
         blocks.append(Note("How a signal spreads through the depth of the network, which is what the gain decides."))
         blocks.append(Pictures(depth))
-    bounds = {"bound of the start": forward.FIRST}
+    bounds = {"bound at step 0": forward.FIRST}
     if len(run.diagnostics.quantity("saturation")[1]) > 1:
-        bounds = {"start, first layer": forward.FIRST, "start, later ones": forward.LATER}
+        bounds = {"bound, first layer": forward.FIRST, "bound, later ones": forward.LATER}
     shown = _line_pictures(
         run,
         {
@@ -64,7 +64,7 @@ def layers(run: Run) -> list[Block]:
                 f"up to {forward.LATER} in the median of the later ones. Training may raise it."
             )
         )
-    return [*blocks, *_layers(run)] or [missing("the layers")]
+    return [*blocks, *layers_table(run)] or [missing("the layers")]
 
 
 def at(run: Run, quantity: str, step: int) -> dict[str, float]:
@@ -98,7 +98,8 @@ def _depth(run: Run) -> list[Picture]:
     return pictures
 
 
-def _layers(run: Run) -> list[Block]:
+def layers_table(run: Run) -> list[Block]:
+    """A row a layer; nothing where none was measured."""
     measured = {name: run.diagnostics.quantity(name)[1] for name in LAYER_QUANTITIES}
     measured = {name: each for name, each in measured.items() if each}
     names = in_order({layer for each in measured.values() for layer in each})
@@ -128,6 +129,22 @@ def updates(run: Run) -> list[Block]:
         "Lines: means of up to 21 watched steps, points: each. Shaded: the band. Dotted: the lecture's line.",
     )
     ratios = _line_pictures(run, {"grad_data_ratio": ("grad:data ratio", "std(grad) / std(weight)", {})})
+    return [
+        Note(
+            "How large a step is beside the weight that it changes, as the power of ten of std(step) / std(weight). "
+            f"The lecture's line is −3. {_judged(typical(run))}"
+        ),
+        Pictures([picture, *ratios]),
+        *updates_table(run),
+    ]
+
+
+def updates_table(run: Run) -> list[Block]:
+    """A row a weight; nothing where none was measured."""
+    steps, updates = run.diagnostics.quantity("update_data_ratio")
+    updates = matrices(updates)
+    if not updates:
+        return []
     phases = phases_of(run, steps)
     grads = run.diagnostics.quantity("grad_data_ratio")[1]
     rows = [
@@ -138,14 +155,8 @@ def updates(run: Run) -> list[Block]:
         ]
         for name, each in updates.items()
     ]
-    return [
-        Note(
-            "How large a step is beside the weight that it changes, as the power of ten of std(step) / std(weight). "
-            f"The lecture's line is −3. {_judged(typical(run))}"
-        ),
-        Pictures([picture, *ratios]),
-        Table("Weights: medians of the update:data ratio, log10", ["weight", *phases, "grad:data, first → last"], rows),
-    ]
+    columns = ["weight", *phases, "grad:data, first → last"]
+    return [Table("Weights: medians of the update:data ratio, log10", columns, rows)]
 
 
 def typical(run: Run) -> float:

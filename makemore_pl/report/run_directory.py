@@ -72,6 +72,8 @@ class Run:
     """What the doctor found, from findings.json."""
     diagnosis: dict[str, Any] = field(default_factory=dict)
     """All of findings.json; empty where no doctor has looked."""
+    job: str = ""
+    """What tells it from others that it was read with: its folder's path below theirs."""
 
     @property
     def name(self) -> str:

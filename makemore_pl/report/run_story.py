@@ -31,6 +31,7 @@ def tell(
     defaults: Mapping[str, Any] | None = None,
     start: Mapping[str, Any] | None = None,
     place: Path | None = None,
+    short: bool = False,
 ) -> Page:
     """The page of a run.
 
@@ -38,18 +39,14 @@ def tell(
         defaults: the default config; without it the page does not say what differs.
         start: what its experiment alone composes to; without it the page knows less of how to run it again.
         place: the folder of the page, by default the run's directory.
+        short: with its losses as the only pictures, for they are what takes time.
     """
     differing = differences(run.config, defaults) if defaults is not None else {}
     sections = [
         Section("What was run", _what(run, differing, defaults is not None)),
         Section("Final losses", _final(run, start)),
         Section("Loss", evolution.loss(run)),
-        Section("Step by step", evolution.step_by_step({"": run})),
-        Section("Layers", health.layers(run)),
-        Section("Updates", health.updates(run)),
-        Section("BatchNorm", health.batchnorm(run)),
-        Section("Embeddings", health.embeddings(run)),
-        Section("Names", _names(run)),
+        *(_tables(run) if short else _pictures(run)),
         Section("How to run it again", _again(run, start or defaults)),
     ]
     told, absent = told_and_absent(sections)
@@ -59,6 +56,21 @@ def tell(
     if judged := verdict(run, place or run.directory, start or defaults):
         told.insert(0, Section("Verdict", judged))
     return Page(run.name, sentence(run), told, lambda: _kept(run))
+
+
+def _pictures(run: Run) -> list[Section]:
+    return [
+        Section("Step by step", evolution.step_by_step({"": run})),
+        Section("Layers", health.layers(run)),
+        Section("Updates", health.updates(run)),
+        Section("BatchNorm", health.batchnorm(run)),
+        Section("Embeddings", health.embeddings(run)),
+        Section("Names", _names(run)),
+    ]
+
+
+def _tables(run: Run) -> list[Section]:
+    return [Section("Layers", health.layers_table(run)), Section("Updates", health.updates_table(run))]
 
 
 def _kept(run: Run) -> list[Picture]:
