@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from makemore_pl.command_line import near, program, tensorboard
+from makemore_pl.config import Config
 from makemore_pl.files import write_atomically
 from makemore_pl.sweep.job import in_a_line
 from makemore_pl.sweep.tally import Sweep
@@ -47,7 +49,7 @@ def _summarize(sweep: Sweep) -> str:
     try:
         from makemore_pl.report.summary import write_summary  # draws, so only when there is something to draw
 
-        rankings = write_summary(sweep.directory)
+        rankings = write_summary(sweep.directory, asdict(Config(run_dir="")))
         won = next((ranking for ranking in rankings if ranking.best in sweep.jobs), None)
         pinned = pin_cards(sweep.directory / won.best, won) if won else ""
     except Exception as error:  # nothing may hide the failures
