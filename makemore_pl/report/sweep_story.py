@@ -57,8 +57,8 @@ def tell(
     jobs, finished = len(runs) + len(lost or {}), len(runs) - len(failed) - len(others)
     settings, seeds = len(rows(runs, keys)), len({run.config.get("seed") for run in runs})
     lead = (
-        f"{_several(jobs, 'job' if command else 'run')}, {finished} of them finished: {_several(settings, 'setting')} of "
-        f"{', '.join(keys) or 'nothing'}, with {_several(seeds, 'seed')}."
+        f"{_several(jobs, 'job' if command else 'run')}, {finished} of them finished: "
+        f"{_several(settings, 'setting')} of {', '.join(keys) or 'nothing'}, with {_several(seeds, 'seed')}."
     )
     if len(groups) > 1:
         lead += " Losses are compared only where steps and words are the same."
