@@ -1,6 +1,7 @@
 """What holds on a GPU: `make test-gpu`, on a machine with one.
 
-The environment variable MAKEMORE_TEST_DEVICE=cpu runs all of it on the CPU instead, which checks the tests themselves.
+The environment variable MAKEMORE_TEST_DEVICE=cpu runs all of it on the CPU instead, which checks the tests themselves;
+MAKEMORE_TEST_DEVICE=pretended runs what stays in one process on a GPU that is pretended (pretended_gpu.py).
 """
 
 import json
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pretended_gpu
 import pytest
 import torch
 from conftest import ROOT, Compose, Finished, python
@@ -30,9 +32,13 @@ from makemore_pl.sample import sample
 from makemore_pl.train import build, run
 from makemore_pl.words import load_words
 
-DEVICE = os.environ.get("MAKEMORE_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "")
+PRETENDED = os.environ.get("MAKEMORE_TEST_DEVICE") == "pretended"
+if PRETENDED:
+    pretended_gpu.install()
+DEVICE = "cuda" if PRETENDED else os.environ.get("MAKEMORE_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "")
 HERE = "trainer=gpu" if DEVICE == "cuda" else "trainer=cpu"
 ACCELERATOR = ("--accelerator", "gpu" if DEVICE == "cuda" else "cpu")
+real = pytest.mark.skipif(PRETENDED, reason="The GPU is pretended in this process only.")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not DEVICE, reason="torch finds no GPU here.")]
 OPTIMIZERS = {
     "sgd": ("optim.lr=0.05",),
@@ -149,6 +155,7 @@ def test_watching_and_diagnostics_change_no_bit(small: Compose, tmp_path: Path, 
     assert_same_bits(essence(tmp_path / "watched"), essence(tmp_path / "bare"))
 
 
+@real
 @pytest.mark.parametrize("engine", ["compile", "record"])
 def test_runs_in_one_call(small: Compose, tmp_path: Path, engine: str) -> None:
     if engine == "record" and DEVICE == "cpu":
@@ -218,6 +225,7 @@ def test_names_are_those_of_the_cpu(trained: Path, settings: dict[str, Any]) -> 
     assert [name.log_likelihood for name in here] == pytest.approx([name.log_likelihood for name in cpu], rel=1e-9)
 
 
+@real
 def test_scripts_take_the_gpu(trained: Path, tmp_path: Path) -> None:
     def printed(script: str, *arguments: str) -> str:
         done = python(ROOT / "scripts" / script, trained, *arguments, cwd=tmp_path)
@@ -308,6 +316,7 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
 
 
+@real
 def test_memory_of_a_long_stride_of_large_minibatches_is_bounded(small: Compose, tmp_path: Path) -> None:
     steps = 2_000 if DEVICE == "cuda" else 500
     long = ("data.batch_size=65536", f"trainer.watch_every={steps}", f"trainer.max_steps={steps + 1}")
@@ -330,6 +339,7 @@ for script, *arguments in (("train.py", *overrides), ("evaluate.py", run_dir), (
 """
 
 
+@real
 def test_runs_on_the_cpu_leave_the_gpu_alone(words_file: Path, tmp_path: Path) -> None:
     """They don't initialize CUDA, and what they compile is the same whichever GPUs they could see."""
     cache = tmp_path / "cache"
@@ -359,6 +369,7 @@ def test_what_is_not_finite_is_named_as_on_the_cpu(small: Compose, tmp_path: Pat
     assert said[0] == said[1]
 
 
+@real
 def test_a_sweep_on_the_gpu(train_script: Callable[..., Finished], words_file: Path, tmp_path: Path) -> None:
     overrides = (f"data.path={words_file}", HERE, "trainer.max_steps=20", "callbacks=none", "logger=none", "seed=1,2")
     done = train_script("-m", *overrides, f"hydra.sweep.dir={tmp_path / 'sweep'}")
@@ -367,6 +378,7 @@ def test_a_sweep_on_the_gpu(train_script: Callable[..., Finished], words_file: P
     assert sorted(each["seed"] for each in metrics) == [1, 2]
 
 
+@real
 def test_the_figures_are_written_as_they_come(tmp_path: Path) -> None:
     output = tmp_path / "figures.json"
     done = python(ROOT / "scripts" / "benchmark.py", "--gpu", "--quick", "--output", output, cwd=tmp_path)
