@@ -41,8 +41,11 @@ def test_a_run_on_the_cpu_does_not_initialize_cuda(small: Compose, tmp_path: Pat
         torch.cuda.get_rng_state_all()
 
 
-def test_tensors_are_where_they_are_needed_and_seldom_fetched(tmp_path: Path) -> None:
-    """Three tests of a GPU on one that raises where devices are mixed. All: MAKEMORE_TEST_DEVICE=pretended make test-gpu"""
+def test_tensors_are_where_they_are_needed_and_seldom_fetched() -> None:
+    """Three tests of a GPU, on one that raises where devices are mixed.
+
+    All of them: MAKEMORE_TEST_DEVICE=pretended make test-gpu.
+    """
     tests = "(wait_once and batchnorm_momentum) or first_diagnostics or (names_are and settings2)"
     command = ("-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", "-W", "default", "tests/test_gpu.py", "-k", tests)
     done = python(*command, cwd=ROOT, MAKEMORE_TEST_DEVICE="pretended")
