@@ -7,7 +7,7 @@ from dataclasses import replace
 from makemore_pl.doctor import start, forward, backward, updates, normalisation, outcome  # noqa: F401
 
 # isort: on
-from makemore_pl.doctor.evidence import Abstain, Evidence
+from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable
 from makemore_pl.doctor.finding import SEVERITIES, Abstention, Diagnosis, Finding
 from makemore_pl.doctor.rule import RULES
 
@@ -21,7 +21,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         try:
             findings = rule(evidence)
         except Abstain as reason:
-            abstentions.append(Abstention(rule.id, str(reason)))
+            abstentions.append(Abstention(rule.id, str(reason), applies=not isinstance(reason, NotApplicable)))
             continue
         except Exception as error:  # of numbers that no rule was made for: one rule costs no verdict
             abstentions.append(Abstention(rule.id, f"the rule failed, {type(error).__name__}: {error}"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from makemore_pl.doctor.evidence import Abstain, Evidence, Series, median
+from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, Series, median
 from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
 
@@ -27,8 +27,8 @@ EXPLODED = 20.0
     picture="histograms of activations",
 )
 def linear_network(evidence: Evidence) -> Iterator[Finding]:
-    pairs = evidence.facts.linear_pairs
-    if pairs:
+    otherwise = "it was not seen which layer follows which"
+    if pairs := evidence.known(evidence.facts.linear_pairs, "linear_pairs", otherwise):
         names = [f"{first} -> {second}" for first, second in pairs]
         yield Finding(
             "linear_network", "warning", ", ".join(names), 0, float(len(pairs)), 0.0, "",
@@ -48,9 +48,9 @@ def linear_network(evidence: Evidence) -> Iterator[Finding]:
     picture="train/loss, which can't fall below ln(1 + (V - 1) / e)",
 )
 def softmax_before_cross_entropy(evidence: Evidence) -> Iterator[Finding]:
-    if evidence.facts.loss is None:
-        raise Abstain("the loss is none whose graph could be read")
-    if evidence.facts.activation_before_loss == "softmax" and evidence.facts.loss == "cross_entropy":
+    if _loss(evidence) != "cross_entropy":
+        raise NotApplicable("the loss is no cross-entropy of classes")
+    if evidence.facts.activation_before_loss == "softmax":
         yield Finding(
             "softmax_before_cross_entropy", "critical", "output", 0, None, None, "",
             "The loss gets probabilities where it wants logits, for it applies softmax itself: two in a row flatten "
@@ -73,16 +73,14 @@ def softmax_before_cross_entropy(evidence: Evidence) -> Iterator[Finding]:
 )
 def activation_before_loss(evidence: Evidence) -> Iterator[Finding]:
     facts = evidence.facts
-    if facts.loss is None:
-        raise Abstain("the loss is none whose graph could be read")
-    before = facts.activation_before_loss
-    if facts.loss in ("mse", "l1"):
+    loss, before = _loss(evidence), facts.activation_before_loss
+    if loss in ("mse", "l1"):
         if before and facts.outside > 0.02:
             yield Finding(
                 "activation_before_loss", "warning", "output", 0, facts.outside, 0.02, "",
                 f"{facts.outside:.0%} of the targets lie where {before} at the output can never get.",
             )  # fmt: skip
-    elif facts.loss == "nll":
+    elif loss == "nll":
         yield Finding(
             "activation_before_loss", "critical", "output", 0, None, None, "",
             f"The loss wants logarithms of probabilities and gets {before or 'the bare output'}.",
@@ -92,11 +90,22 @@ def activation_before_loss(evidence: Evidence) -> Iterator[Finding]:
             "activation_before_loss", "critical", "output", 0, None, None, "",
             f"The loss wants logits and gets what {before} leaves of them.",
         )  # fmt: skip
-    elif before and facts.loss == "bce":
+    elif before and loss == "bce":
         yield Finding(
             "activation_before_loss", "critical", "output", 0, None, None, "",
             "The loss wants logits, for it applies sigmoid itself, and gets probabilities.",
         )  # fmt: skip
+
+
+def _loss(evidence: Evidence) -> str:
+    return evidence.known(evidence.facts.loss, "loss", "the loss is none whose graph could be read")
+
+
+def _need(evidence: Evidence, quantity: str, of: tuple[str, ...] | None, kind: str) -> dict[str, Series]:
+    """Of layers of a kind; abstains where there is none, or none was measured."""
+    if of == () and evidence.facts.layers:
+        raise NotApplicable(f"there is no {kind}")
+    return evidence.need(quantity)
 
 
 @rule(
@@ -108,13 +117,13 @@ def activation_before_loss(evidence: Evidence) -> Iterator[Finding]:
     "critical from 0.5",
     source="0.97: the lecture. The bounds lie between gain 2 (0.28 and 0.16, no harm measured) and gain 3 (0.46 and "
     "0.40)",
-    explains=("dead_units", "vanishing_gradients", "exploding_gradients", "no_learning"),
+    explains=("dead_units", "vanishing_gradients", "exploding_gradients", "update_too_small", "no_learning"),
     remedy="Draw hidden weights with standard deviation 5/3 / sqrt(fan_in) and biases near 0: "
     "nn.init.kaiming_normal_(w, nonlinearity='tanh'); or put BatchNorm before each tanh.",
     picture="the raster of saturated units",
 )
 def saturation(evidence: Evidence) -> Iterator[Finding]:
-    layers = evidence.need("saturation")
+    layers = _need(evidence, "saturation", evidence.facts.bounded, "tanh")
     first = evidence.facts.layers[0] if evidence.facts.layers else next(iter(layers))
     later = median(each.start for name, each in layers.items() if name != first)
     over: dict[str, tuple[float, float]] = {}
@@ -146,9 +155,11 @@ def saturation(evidence: Evidence) -> Iterator[Finding]:
     picture="activation_std over the layers",
 )  # fmt: skip
 def exploding_activations(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.facts.before_normalised:
+        raise NotApplicable("a normalisation is before each activation")
     layers = {name: each.start for name, each in evidence.need("activation_std").items() if each.start > 0}
-    if not layers or evidence.facts.before_normalised:
-        return
+    if not layers:
+        raise Abstain("no activation varies at the start")
     first = next(iter(layers.values()))
     worst = max(layers, key=lambda name: layers[name])
     bound = EXPLODED * min(first, 1.0) if len(layers) > 1 else EXPLODED
@@ -178,14 +189,13 @@ def exploding_activations(evidence: Evidence) -> Iterator[Finding]:
 def vanishing_activations(evidence: Evidence) -> Iterator[Finding]:
     facts = evidence.facts
     if facts.before_normalised:
-        return
-    layers = {name: each.start for name, each in evidence.need("preactivation_std").items()}
-    faded = {
-        name: std for name, std in layers.items() if std < (FADED_TANH if name in facts.bounded else FADED) and std >= 0
-    }
+        raise NotApplicable("a normalisation is before each activation")
+    measured, bounded = evidence.need("preactivation_std"), facts.bounded or ()
+    layers = {name: each.start for name, each in measured.items() if name not in facts.final}
+    faded = {name: std for name, std in layers.items() if std < (FADED_TANH if name in bounded else FADED) and std >= 0}
     if faded:
         worst = min(faded, key=lambda name: faded[name])
-        bound = FADED_TANH if worst in facts.bounded else FADED
+        bound = FADED_TANH if worst in bounded else FADED
         yield Finding(
             "vanishing_activations", "warning", ", ".join(faded), 0, faded[worst], bound, "",
             f"What goes into the activation of {worst} starts with a standard deviation of {faded[worst]:.2g}: the "
@@ -210,14 +220,17 @@ def dead_units(evidence: Evidence) -> Iterator[Finding]:
     if (evidence.facts.batch_size or 32) < 16:
         raise Abstain("minibatches of fewer than 16 examples leave units silent by chance")
     facts = evidence.facts
-    tanh, relu = evidence.of("dead_units"), evidence.of("stuck_units")
+    if facts.layers and not facts.bounded and not facts.rectified:
+        raise NotApplicable("there is neither tanh nor ReLU")
+    rectified = facts.rectified or ()
+    tanh = evidence.of("dead_units")
+    relu = {name: each for name, each in evidence.of("stuck_units").items() if name in rectified}
     if not tanh and not relu:
         raise Abstain("neither tanh nor ReLU was measured")
-    dead = _above(tanh, DEAD_TANH)
-    dead |= _above({name: each for name, each in relu.items() if name in facts.rectified}, DEAD_RELU)
+    dead = _above(tanh, DEAD_TANH) | _above(relu, DEAD_RELU)
     if dead:
         worst = max(dead, key=lambda name: dead[name])
-        bound = DEAD_RELU if worst in facts.rectified else DEAD_TANH
+        bound = DEAD_RELU if worst in rectified else DEAD_TANH
         severity = "critical" if dead[worst] > 0.9 else "warning"
         yield Finding(
             "dead_units", severity, ", ".join(dead), evidence.last_step, dead[worst], bound, "",

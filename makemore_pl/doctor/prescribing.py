@@ -10,7 +10,7 @@ import numpy as np
 from makemore_pl.doctor.evidence import Evidence, median
 from makemore_pl.doctor.finding import Diagnosis, Finding, Prescription
 from makemore_pl.doctor.rule import RULES
-from makemore_pl.doctor.updates import livelier_ratio, typical_ratio
+from makemore_pl.doctor.updates import livelier_ratios, typical_ratio
 
 GAINS = {
     "tanh": 5 / 3,
@@ -142,7 +142,7 @@ def _nonlinear(patient: Patient) -> Prescription:
 
 
 def _raise_rate(patient: Patient) -> Prescription | None:
-    ratio = livelier_ratio(patient.evidence)
+    ratio = min(livelier_ratios(patient.evidence)) if patient.finding.value is None else patient.finding.value
     if not math.isfinite(ratio):
         return None
     lr = patient["optim.lr"] * min(10 ** (RATIO - ratio), 1e3)
