@@ -36,6 +36,8 @@ def rising(start: float, end: float) -> dict[int, float | None]:
 
 
 HEALTHY = Facts(
+    inputs_vary=True,
+    normalises=True,
     layers=("a", "b"),
     matrices=("a.weight", "b.weight"),
     bounded=("a", "b"),
@@ -78,7 +80,7 @@ NUMBERS: Series = {
 
 FAULTS: dict[str, tuple[str, dict[str, Any], Series]] = {
     # name: (id, facts that differ, numbers that differ)
-    "no variation": ("constant_input", {"inputs": Scale(1.0, 0.0, 1.0, 1.0, varies=False)}, {}),
+    "no variation": ("constant_input", {"inputs": Scale(1.0, 0.0, 1.0, 1.0), "inputs_vary": False}, {}),
     "pixels as bytes": ("input_scale", {"inputs": Scale(128.0, 60.0, 255.0)}, {}),
     "tiny inputs": ("input_scale", {"inputs": Scale(0.0, 1e-3, 4e-3)}, {}),
     "far from zero": ("input_scale", {"inputs": Scale(9.0, 0.1, 9.5)}, {}),

@@ -11,7 +11,14 @@ from torch.utils.hooks import RemovableHandle
 from makemore_pl.diagnostics.tag_names import matrices
 from makemore_pl.diagnostics.taps import compiled_modules, in_transform
 from makemore_pl.doctor.facts import Scale
-from makemore_pl.doctor.inspection import NORMALISATIONS, Inspection, copies_of_units, examples_in, scale_of
+from makemore_pl.doctor.inspection import (
+    NORMALISATIONS,
+    Inspection,
+    copies_of_units,
+    examples_in,
+    examples_vary,
+    scale_of,
+)
 from makemore_pl.doctor.mixed_examples import mixed_examples
 
 INSPECTED = 3
@@ -37,6 +44,7 @@ class FirstBatches:
         """Name of a fact -> why it could not be found out."""
         self.batch_size: int | None = None
         self.inputs: Scale | None = None
+        self.inputs_vary: bool | None = None
         self.examples_mixed: str | None = None
         self.copies: dict[str, float] | None = None
         """Hidden matrix -> share of its units that are copies, where nine tenths are at the start, or half later on."""
@@ -86,8 +94,9 @@ class FirstBatches:
         first = self.seen.outer[0] if self.seen.outer else None
         found = examples_in(batch)
         self.batch_size = examples_in(list(first[1])) if (self.strided or found is None) and first else found
-        if self.seen.first_input is not None:
-            self.inputs = scale_of(self.seen.first_input)
+        if (x := self.seen.first_input) is not None:
+            self.inputs = scale_of(x)
+            self.inputs_vary = examples_vary(x, self.batch_size or 0)
 
     def _mix(self, batch: Any) -> None:
         self.examples_mixed = mixed_examples(self.seen, batch, self.batch_size or 0) or ""

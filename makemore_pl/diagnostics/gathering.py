@@ -66,7 +66,8 @@ def of_optimizers(
 
 def of_first_batches(facts: Facts, module: nn.Module, first: FirstBatches) -> None:
     """Fill in layers, their order and modes, and what else the first batches told. Call it after `of_optimizers`."""
-    facts.batch_size, facts.inputs, facts.copies = first.batch_size, first.inputs, first.copies
+    facts.batch_size, facts.copies = first.batch_size, first.copies
+    facts.inputs, facts.inputs_vary = first.inputs, first.inputs_vary
     facts.examples_mixed, facts.accumulates = first.examples_mixed, first.accumulates()
     facts.unknown = {"accumulates": FEW, "unreached": FEW} | first.unknown
     seen = first.seen
@@ -90,6 +91,8 @@ def _of_calls(facts: Facts, module: nn.Module, seen: Inspection) -> None:
     facts.layers = tuple(layers.values())
     facts.bounded = tuple(name for each, name in layers.items() if is_tanh(each))
     facts.rectified = tuple(name for each, name in layers.items() if is_relu(each))
+    facts.signals = {tag: seen.signals[each] for each, tag in layers.items() if _keeps_signal(each, seen)}
+    facts.normalises = seen.normalises
     facts.final = tuple(layers[each] for each in seen.final if each in layers)
     facts.before_normalised = bool(layers) and all(seen.after_normalisation(each) for each in layers)
     facts.linear_pairs = tuple(seen.linear_pairs)
@@ -108,6 +111,10 @@ def _of_calls(facts: Facts, module: nn.Module, seen: Inspection) -> None:
             fresh = not bool(each.running_mean.any()) and bool((each.running_var == 1).all())
             asleep["fault" if trained and (fresh or name in seen.awake) else "purpose"].append(name)
     facts.asleep, facts.asleep_on_purpose, facts.dropouts_asleep = (tuple(each) for each in asleep.values())
+
+
+def _keeps_signal(module: nn.Module, seen: Inspection) -> bool:
+    return module in seen.signals and not isinstance(module, nn.Sigmoid)
 
 
 def of_loss(facts: Facts, record: LossRecord, series: Numbers) -> None:

@@ -7,8 +7,11 @@ import numpy as np
 from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, median
 from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
+from makemore_pl.doctor.update_ratios import typical_ratio
 
 VANISHED, EXPLODED, SPIKED = 0.01, 100.0, 1000.0
+LARGE = -1.5
+"""log10 of update over data, above which a jump of the gradient is no wonder."""
 
 
 @rule(
@@ -132,6 +135,8 @@ def exploding_gradients(evidence: Evidence) -> Iterator[Finding]:
     norm = evidence.get("grad_norm/before_clipping")
     if norm is None:
         raise Abstain("grad_norm was not measured")
+    if typical_ratio(evidence) > LARGE:
+        return  # large steps make large gradients
     losses = evidence.losses()
     usual, highest = median(norm.values), float(np.nanmax(norm.values, initial=0.0))
     # where the loss goes up, large gradients are what large steps have made

@@ -12,6 +12,10 @@ from makemore_pl.doctor.finding import SEVERITIES, Abstention, Diagnosis, Findin
 from makemore_pl.doctor.rule import RULES
 
 
+CAUSES = ("not_finite", "overregularized")
+"""Of the outcome's findings those that may have a cause of their own."""
+
+
 def diagnose(evidence: Evidence) -> Diagnosis:
     """Run every rule. Roots come first, at most two of them before the findings that they explain."""
     found: list[Finding] = []
@@ -32,13 +36,22 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 
 def _explained(found: list[Finding]) -> list[Finding]:
-    """Each with the first finding, in the order of causes, that explains it; information explains nothing."""
-    causes = [each for each in found if each.severity != "info"]
-    explained = []
-    for finding in found:
-        because = [each.id for each in causes if finding.id in RULES[each.id].explains]
-        explained.append(replace(finding, because_of=because[0] if because else None))
-    return explained
+    """Each with the first finding, in the order of causes, that explains it, roots before others; information explains
+    nothing.
+    """
+    because = {
+        each.id: [cause.id for cause in found if cause.severity != "info" and _explains(cause.id, each.id)]
+        for each in found
+    }
+    roots = [id for id, causes in because.items() if not causes]
+    first = {id: next((each for each in causes if each in roots), None) for id, causes in because.items()}
+    return [replace(each, because_of=first[each.id] or next(iter(because[each.id]), None)) for each in found]
+
+
+def _explains(cause: str, symptom: str) -> bool:
+    """What only the losses show follows from whatever is wrong elsewhere."""
+    shown = RULES[symptom].phase == "outcome" and symptom not in CAUSES and RULES[cause].phase != "outcome"
+    return shown or symptom in RULES[cause].explains
 
 
 def _ordered(found: list[Finding]) -> list[Finding]:

@@ -57,6 +57,9 @@ class Facts:
     """Layers whose activation is zero for half of its inputs: ReLU."""
     final: tuple[str, ...] = ()
     """Layers after which no layer with parameters comes: an activation at the output."""
+    signals: dict[str, float] = field(default_factory=dict)
+    """Layer -> spread of what goes into it from example to example at the start, the mean over its numbers; without
+    those whose activation is a sigmoid, which shrinks it by its nature."""
     before_normalised: bool | None = None
     """Whether every activation follows a normalisation."""
 
@@ -81,8 +84,12 @@ class Facts:
     inputs: Scale | None = None
     tokens: bool = False
     """Whether the network begins with an embedding, so that its input has no scale."""
+    inputs_vary: bool | None = None
+    """Whether examples differ."""
     inputs_normalised: bool = False
     """Whether the network begins with a normalisation."""
+    normalises: bool | None = None
+    """Whether it has a normalisation anywhere."""
     targets: Scale | None = None
     """Of a regression or a binary cross-entropy."""
 

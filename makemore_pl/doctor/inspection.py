@@ -41,12 +41,14 @@ class Inspection:
         self.order: list[nn.Module] = []
         """Modules in the order of their first call."""
         self.first_input: Tensor | None = None
-        """What the first layer with parameters gets; None where that is an embedding."""
+        """What the first layer with parameters gets."""
         self.first_layer: nn.Module | None = None
         self.follows: dict[nn.Module, nn.Module] = {}
         """Module -> the one whose output was its input, at the first call."""
         self.linear_pairs: list[tuple[str, str]] = []
         self.values_per_channel: dict[str, int] = {}
+        self.signals: dict[nn.Module, float] = {}
+        """Module without parameters -> spread of its first input from example to example, the mean over its numbers."""
         self.asleep: dict[str, nn.Module] = {}
         """BatchNorms and dropouts that ran in eval mode, with gradients on."""
         self.awake: set[str] = set()
@@ -131,11 +133,13 @@ class Inspection:
         if bare:
             if module not in self.order:
                 self.order.append(module)
+                if next(module.parameters(), None) is None and x.is_floating_point() and x.ndim > 1 and len(x) > 1:
+                    self.signals[module] = float(x.detach().float().std(0).mean())
             if before is not None:
                 self.follows[module] = before
             if self.first_layer is None and next(module.parameters(), None) is not None:
                 self.first_layer = module
-                self.first_input = x.detach() if x.is_floating_point() else None
+                self.first_input = x.detach()
         if isinstance(module, _BatchNorm) and module.training and x.ndim > 1:
             self.values_per_channel.setdefault(self.names[module], x.numel() // max(x.size(1), 1))
         if linear is not None and _only_linear(linear, module):
@@ -180,6 +184,10 @@ class Inspection:
     @property
     def begins_normalised(self) -> bool:
         return isinstance(self.first_layer, NORMALISATIONS)
+
+    @property
+    def normalises(self) -> bool:
+        return any(isinstance(each, NORMALISATIONS) for each in self.order)
 
     @property
     def begins_with_embedding(self) -> bool:
@@ -270,9 +278,18 @@ def scale_of(x: Tensor, per_feature: bool = True) -> Scale | None:
         if len(stds) > 1:
             spread = float(stds.max() / stds.median())
     varies = bool((x != x[:1]).any()) if x.size(0) > 1 else True
-    return Scale(
-        float(x.mean()), float(x.std()), float(x.abs().max()), float(x.min()), spread, varies
-    )  # fmt: skip
+    return Scale(float(x.mean()), float(x.std()), float(x.abs().max()), float(x.min()), spread, varies)
+
+
+def examples_vary(x: Tensor, size: int) -> bool | None:
+    """Whether examples differ in a minibatch of this size; None where nobody can tell along which dimension they lie.
+
+    With two dimensions of this size it is enough that numbers differ along one of them.
+    """
+    axes = [axis for axis in range(x.ndim) if x.size(axis) == size]
+    if size < 2 or not axes:
+        return None
+    return any(bool((x != x.narrow(axis, 0, 1)).any()) for axis in axes)
 
 
 def copies_of_units(named: Mapping[str, nn.Parameter]) -> dict[str, float]:

@@ -8,8 +8,10 @@ from makemore_pl.doctor.rule import rule
 
 GAP = 0.05
 """Nats between running and batch statistics on the same examples."""
-LAG = 1.9
-"""Noise alone gives 1, and 1.4 with momentum 1."""
+LAG, STALE = 1.9, 4.0
+"""Noise alone gives 1, and 1.4 with momentum 1. Where no probe tells the cost, the lag has to be larger."""
+ENOUGH = 100
+"""Steps that running statistics have to settle, with momentum 0.1 and ten times the time."""
 NOISE = 0.025
 """Variance of a running mean over that of what it averages."""
 FEW = 12
@@ -96,7 +98,8 @@ def batchnorm_small_batch(evidence: Evidence) -> Iterator[Finding]:
     "Running statistics trail behind",
     needs=("batchnorm_gap/loss, or batchnorm_mean_lag/<layer> and batchnorm_var_lag/<layer>",),
     bound="late in the run, running statistics cost 0.05 nats more than batch statistics and lie further from them "
-    "than the draw of a batch explains (lag above 1.9)",
+    "than the draw of a batch explains (lag above 1.9); without a probe a lag above 4 and no validation loss near that "
+    "of training",
     source="a perfect running mean has lag 1, whatever the batch; 0.05 nats are ten times what momentum 0.1 costs",
     explains=("train_val_mismatch", "overfitting"),
     remedy="Raise BatchNorm's momentum (PyTorch's 0.1 remembers 10 batches), or recompute the statistics at the end.",
@@ -107,7 +110,16 @@ def batchnorm_lag(evidence: Evidence) -> Iterator[Finding]:
     lag, worst = _lag(evidence)
     gap = evidence.get("batchnorm_gap/loss")
     if gap is None:
-        raise Abstain("no probe tells what the lag costs; the module offers none")
+        if evidence.last_step < ENOUGH:
+            raise Abstain(f"fewer than {ENOUGH} steps were taken, and no probe tells what the lag costs")
+        val, train = evidence.get("val/loss"), evidence.losses().late
+        if lag > STALE and (val is None or float(val.values[-1]) > 1.1 * train):
+            yield Finding(
+                "batchnorm_lag", "warning", worst, evidence.last_step, lag, STALE, "",
+                f"The running statistics of {worst} are {lag:.1f} times as far off as the draw of a batch explains, "
+                "and in eval mode the network works with these.",
+            )  # fmt: skip
+        return
     if lag > LAG and float(gap.values[-1]) > GAP:
         yield Finding(
             "batchnorm_lag", "warning", worst, evidence.last_step, float(gap.values[-1]), GAP, "",

@@ -9,8 +9,10 @@ from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, Series
 from makemore_pl.doctor.finding import Finding
 from makemore_pl.doctor.rule import rule
 
-DROPOUT, HEAVY, PATIENT = 0.4, 0.75, 1000
-"""Share that is dropped: from which on it is judged by the gap, and where it is too much in any case; steps before."""
+DROPOUT, MUCH, HEAVY = 0.4, 0.55, 0.75
+"""Share that is dropped: from which on it is judged by the gap, where soon, and where it is too much in any case."""
+PATIENT, SOON = 1000, 200
+"""Steps before it is judged."""
 WARM = 20
 """Steps that BatchNorm's running statistics need to be good for anything, with momentum 0.1."""
 ENOUGH = 100
@@ -219,9 +221,9 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
     "outcome",
     "Regularization wins",
     needs=("validation losses", "the training loss", "dropout or weight decay"),
-    bound="dropout from 0.4 on where the validation loss is below the training loss after 1,000 steps, or from 0.75 on "
-    "where it is not; with weight decay, activations that fade to "
-    "less than half of their start",
+    bound="dropout from 0.4 on where the validation loss is below the training loss after 1,000 steps, from 0.55 on "
+    "after 200, or from 0.75 on where it is not; with weight decay, preactivations that fade to less than half of "
+    "their start, or in a network without activation modules and normalisation its weights",
     source="a regularizer closes a gap; where there is none it only costs. What decay does to the weights, activations "
     "show whatever the optimizer",
     explains=("no_learning", "dead_units", "vanishing_gradients", "update_too_large", "saturation"),
@@ -236,12 +238,14 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
     if not dropout and not decay:
         raise NotApplicable("there is neither dropout nor weight decay")
     if decay:
-        layers = evidence.of("preactivation_std")
+        layers, what = evidence.of("preactivation_std"), "What goes into the activation of"
+        if not layers and facts.normalises is False:  # behind which the size of weights does not matter
+            layers, what = _weights(evidence), "What makes up"
         faded = {name: each.late / each.start for name, each in layers.items() if each.start > 0}
         if faded and (worst := min(faded, key=lambda name: faded[name])) and faded[worst] < 0.5:
             yield Finding(
                 "overregularized", "warning", worst, evidence.last_step, faded[worst], 0.5, "",
-                f"What goes into the activation of {worst} has shrunk to {faded[worst]:.0%} of its spread at the "
+                f"{what} {worst} has shrunk to {faded[worst]:.0%} of its spread at the "
                 f"start: weight decay {decay:g} wins over the gradient.",
             )  # fmt: skip
             return
@@ -252,14 +256,25 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
             raise Abstain("the last losses are not finite")
         if dropout < HEAVY:
             _comparable(evidence)
-        if evidence.last_step < PATIENT and dropout < HEAVY:
-            raise Abstain(f"fewer than {PATIENT:,} steps leave no gap that dropout could close")
+        wait = PATIENT if dropout < MUCH else SOON
+        if evidence.last_step < wait and dropout < HEAVY:
+            raise Abstain(f"fewer than {wait:,} steps leave no gap that dropout could close")
         if held <= train or dropout >= HEAVY:
             yield Finding(
                 "overregularized", "warning", "dropout", evidence.last_step, dropout, DROPOUT, "",
                 f"Dropout {dropout:g} has nothing to mend: the network costs {held:.3g} on validation examples, "
                 f"and {train:.3g} on training examples with dropout. It underfits.",
             )  # fmt: skip
+
+
+def _weights(evidence: Evidence) -> dict[str, Series]:
+    """Matrix -> its standard deviation, which is that of its gradient over the ratio of both."""
+    ratios, found = evidence.of("grad_data_ratio"), {}
+    for name, gradient in evidence.of("grad_std").items():
+        if name in ratios and np.array_equal(gradient.steps, ratios[name].steps):
+            ratio = ratios[name].values
+            found[name] = Series(gradient.steps, gradient.values / np.where(ratio > 0, ratio, np.nan))
+    return found
 
 
 def _comparable(evidence: Evidence) -> None:

@@ -17,8 +17,8 @@ LARGE, SMALL, OFFSET, SPREAD = 10.0, 0.02, 10.0, 100.0
     "constant_input",
     "start",
     "All examples look the same",
-    needs=("a minibatch of floating-point inputs",),
-    bound="the inputs of the first minibatch are all equal",
+    needs=("a minibatch",),
+    bound="all examples of the first minibatch are equal",
     source="Karpathy's recipe: an input-independent baseline learns the same",
     explains=(
         "no_learning",
@@ -33,12 +33,12 @@ LARGE, SMALL, OFFSET, SPREAD = 10.0, 0.02, 10.0, 100.0
     picture="train/loss beside baseline/unigram",
 )
 def constant_input(evidence: Evidence) -> Iterator[Finding]:
-    inputs = _inputs(evidence)
-    if not inputs.varies:
+    facts = evidence.facts
+    if not evidence.known(facts.inputs_vary, "inputs_vary", "the first minibatch was not looked at"):
+        value = facts.inputs.mean if facts.inputs else None
         yield Finding(
-            "constant_input", "critical", "input", 0, inputs.mean, None, "",
-            f"Every example of the first minibatch is the same, {inputs.mean:.3g} throughout: there is nothing to "
-            "learn from.",
+            "constant_input", "critical", "input", 0, value, None, "",
+            "Every example of the first minibatch is the same: there is nothing to learn from.",
         )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def input_scale(evidence: Evidence) -> Iterator[Finding]:
     inputs = _inputs(evidence)
     if evidence.facts.inputs_normalised:
         raise NotApplicable("the network begins with a normalisation")
-    if not inputs.varies:
+    if evidence.facts.inputs_vary is False:
         return
     if reason := _out_of_scale(inputs):
         value, bound, words = reason

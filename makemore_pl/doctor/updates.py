@@ -8,17 +8,10 @@ import numpy as np
 from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, Series, median
 from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
+from makemore_pl.doctor.update_ratios import SETTLED, livelier_ratios, ratios_at_full_rate
 
-<<<<<<< HEAD
 BAND = LOW, HIGH = -3.5, -1.0
 """log10 of update over data that a median matrix is healthy in."""
-PATH = 0.3
-"""Steps at full rate times update over data, below which a network can't have got far from where it began."""
-SLOW, SHORT = -3.3, 200
-"""Ratio below which the path is looked at, and steps from which on."""
-=======
-LOW, HIGH = -3.5, -1.0
-"""log10 of update over data: the band of update sizes."""
 SLOW, SLOW_ADAPTIVE = -3.4, -3.15
 """The same in hidden layers, for a run that is short for such steps: of optimizers that divide by the gradient's size,
 whose steps are as large in all layers, and of others. Our networks learn all they can at -3.3 and above with SGD, at
@@ -27,41 +20,6 @@ PATH, SHORT = 2.0, 200
 """Steps at full rate times update over data, below which a run is short, and steps from which on that is said."""
 SUMMED = 4
 """Times the mean, from which on a loss is called a sum."""
->>>>>>> c81da1f (The doctor: what is not known is abstained from, what does not apply is no lack; each inspection stands alone)
-SETTLED = 10
-"""Steps that a network that starts with small weights takes large steps relative to them."""
-
-
-def typical_ratio(evidence: Evidence) -> float:
-    """log10 of update over data: over the matrices, the median of their medians at full rate; nan where none is."""
-    return median(_at_full_rate(evidence).values())
-
-
-def livelier_ratios(evidence: Evidence) -> tuple[float, float]:
-    """The same of hidden matrices and of the last layer's, each for that third of the run in which it is highest: a
-    network that has learned all it can stands still.
-    """
-    output, livelier = set(evidence.facts.output), [-math.inf, -math.inf]
-    for third in range(3):
-        ratios = _at_full_rate(evidence, third)
-        hidden = [ratio for name, ratio in ratios.items() if name not in output]
-        last = [ratio for name, ratio in ratios.items() if name in output]
-        for place, each in enumerate((median(hidden or last), median(last or hidden))):
-            livelier[place] = max(livelier[place], each if math.isfinite(each) else -math.inf)
-    return livelier[0], livelier[1]
-
-
-def _at_full_rate(evidence: Evidence, third: int | None = None) -> dict[str, float]:
-    facts = evidence.facts
-    measured = evidence.need("update_data_ratio")
-    chosen = {name: each for name, each in measured.items() if name not in facts.vocabulary} or measured
-    found = {}
-    for name, each in chosen.items():
-        at = evidence.full_rate(each)
-        at = late if (late := at & (each.steps >= SETTLED)).any() else at
-        values = each.values[at]
-        found[name] = median(values if third is None else np.array_split(values, 3)[third])
-    return found
 
 
 @rule(
@@ -106,7 +64,7 @@ def frozen_parameters(evidence: Evidence) -> Iterator[Finding]:
     picture="update_data_ratio, above -1",
 )  # fmt: skip
 def update_too_large(evidence: Evidence) -> Iterator[Finding]:
-    ratios = _at_full_rate(evidence)
+    ratios = ratios_at_full_rate(evidence)
     ratio = median(ratios.values())
     losses = evidence.losses()
     start, worst = evidence.beginning(), float(np.nanmax(losses.values, initial=-math.inf))
@@ -190,7 +148,7 @@ def update_too_small(evidence: Evidence) -> Iterator[Finding]:
     else:
         return
     if math.isfinite(ratio):
-        ratios = _at_full_rate(evidence)
+        ratios = ratios_at_full_rate(evidence)
         lowest = min(ratios, key=lambda name: ratios[name] if math.isfinite(ratios[name]) else math.inf)
         yield Finding(
             "update_too_small", "warning", lowest, evidence.last_step, ratio, bound, "",
