@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.evidence import Evidence
 from makemore_pl.doctor.facts import Facts, OptimizerFacts, Scale
 from makemore_pl.doctor.loss_graph import read_loss
+from makemore_pl.doctor.plain_words import verdict
 from makemore_pl.doctor.rule import RULES
 from makemore_pl.doctor.target_statistics import TargetStatistics
 
@@ -116,6 +118,23 @@ FAULTS: dict[str, tuple[str, dict[str, Any], Series]] = {
         {},
         {"train/loss": rising(3.3, 700.0), **{f"update_data_ratio/{each}.weight": flat(-0.2) for each in "ab"}},
     ),
+    "a rate too low for a small network": (
+        "update_too_small",
+        {"output": ("b.weight",), "optimizers": (OptimizerFacts("Adam", 2e-4),)},
+        {"train/loss": rising(3.3, 2.6), "update_data_ratio/a.weight": flat(-3.3)},
+    ),
+    "a rate too low for a large output layer": (
+        "update_too_small",
+        {"output": ("b.weight",)},
+        {"train/loss": rising(3.3, 2.6), "update_data_ratio/b.weight": flat(-4.5)},
+    ),
+    "no signal from example to example": ("vanishing_activations", {"signals": {"a": 0.5, "b": 0.001}}, {}),
+    "weights that decay where there are no activation modules": (
+        "overregularized",
+        {"layers": (), "normalises": False, "optimizers": (OptimizerFacts("Adam", 1e-3, 0.0, 0.1),)},
+        {f"preactivation_std/{each}": {} for each in "ab"}
+        | {"grad_std/a.weight": falling(1.0, 0.1), "grad_data_ratio/a.weight": flat(1.0)},
+    ),
     "lr 0.001": (
         "update_too_small",
         {},
@@ -134,6 +153,12 @@ FAULTS: dict[str, tuple[str, dict[str, Any], Series]] = {
         {"batchnorm_mean_lag/a": flat(7.0), "batchnorm_gap/loss": flat(0.5)},
     ),
     "short memory": ("batchnorm_noise", {}, {"batchnorm_gap/loss": flat(0.1)}),
+    "no memory": ("batchnorm_noise", {"batchnorm_momentum": {"a": 1.0}}, {}),
+    "long memory, and no probe": (
+        "batchnorm_lag",
+        {},
+        {"batchnorm_mean_lag/a": flat(3.0), "batchnorm_gap/loss": {}, "val/loss": {499: 4.2, 749: 4.1, 999: 4.0}},
+    ),
     "nan": ("not_finite", {}, {"train/loss": falling(3.3, 2.0) | {500: None}}),
     "inf in a gradient": ("not_finite", {}, {"not_finite/gradients": flat(0.0) | {500: 3.0}}),
     "up": (
@@ -184,8 +209,8 @@ def test_what_may_be_meant_is_information(name: str) -> None:
     assert ids(facts, {}) == {id: "info"}
 
 
-def test_every_rule_has_a_case() -> None:
-    assert {id for id, *_ in FAULTS.values()} | {id for id, *_ in INFORMATION.values()} == set(RULES)
+def test_every_rule_has_a_case_in_which_it_must_fire() -> None:
+    assert set(RULES) - {id for id, *_ in FAULTS.values()} - {id for id, *_ in INFORMATION.values()} == set()
 
 
 SILENT: dict[str, tuple[dict[str, Any], Series]] = {
@@ -218,6 +243,27 @@ SILENT: dict[str, tuple[dict[str, Any], Series]] = {
         {"clip_value": 1.0},
         {"grad_norm/before_clipping": flat(1.5), "grad_norm/after_clipping": flat(1.0)},
     ),
+    "a convolution's lag, whose standard errors are small": (
+        {"values_per_channel": {"a": 4608}, "validated_within": 1},
+        {"batchnorm_mean_lag/a": flat(4.2), "batchnorm_gap/loss": {}, "val/loss": {499: 2.6, 749: 2.5, 999: 2.4}},
+    ),
+    "one hard minibatch": ({}, {"train/loss": {step: 9.0 if step == 500 else 2.0 for step in range(1000)}}),
+    "a likelihood of a density, which passes zero": (
+        {"loss": None, "loss_scale": None, "constant_guess": None},
+        {"train/loss": falling(0.4, -2.0) | {950: 0.5}, "val/loss": flat(-1.9)},
+    ),
+    "a validation loss that moves by a trifle": ({}, {"train/loss": falling(3.3, 1e-4), "val/loss":
+        {249: 8e-4, 499: 8e-4, 749: 9e-4, 999: 9e-4}}),
+    "rare hard examples in training": (
+        {},
+        {"train/loss": {step: 1.5 if step % 5 == 0 else 0.01 for step in range(1000)} | {0: 3.3},
+         "val/loss": {499: 0.36, 749: 0.35, 999: 0.34}},
+    ),
+    "a tanh at the output": ({"bounded": ("a", "b"), "final": ("b",)}, {"preactivation_std/b": flat(0.05)}),
+    "ReLU units without signal are not dead": (
+        {"bounded": (), "rectified": ("a", "b"), "signals": {}},
+        {"stuck_units/b": flat(1.0), "preactivation_std/b": rising(0.02, 0.001)},
+    ),
     "the lag of the first steps": ({}, {"batchnorm_var_lag/a": flat(1.0) | {0: 4.0, 50: 3.0}}),
     "dropout before there is a gap": ({"dropout": 0.3}, {"val/loss": {499: 1.9, 999: 1.8}}),
     "two losses that work against each other": (
@@ -234,6 +280,59 @@ SILENT: dict[str, tuple[dict[str, Any], Series]] = {
         {"val/loss": flat(1.5)},
     ),
 }  # fmt: skip
+
+
+NEAR: dict[str, tuple[dict[str, Any], Series]] = {
+    # id: facts and numbers that are just on the healthy side of its bound
+    "constant_input": ({"inputs": Scale(0.0, 1e-6, 1.0), "inputs_vary": True}, {}),
+    "input_scale": ({"inputs": Scale(0.0, 9.9, 40.0, feature_spread=99.0)}, {}),
+    "target_scale": ({"loss": "mse", "targets": Scale(0.0, 9.9, 40.0)}, {}),
+    "symmetric_units": ({"copies": {"a.weight": 0.49}}, {}),
+    "confident_start": ({}, {"train/loss": falling(4.7, 2.0)}),
+    "linear_network": ({"linear_pairs": ()}, {}),
+    "softmax_before_cross_entropy": ({"activation_before_loss": None}, {}),
+    "activation_before_loss": ({"loss": "mse", "activation_before_loss": "sigmoid", "outside": 0.01}, {}),
+    "saturation": ({}, {"saturation/a": flat(0.35), "saturation/b": flat(0.26)}),
+    "exploding_activations": ({"bounded": ()}, {"activation_std/b": flat(8.0)}),
+    "vanishing_activations": ({"signals": {"a": 0.003}}, {"preactivation_std/b": flat(0.11)}),
+    "dead_units": ({"rectified": ("b",)}, {"dead_units/a": flat(0.19), "stuck_units/b": flat(0.55)}),
+    "gradients_accumulate": ({"accumulates": False}, {}),
+    "examples_mixed": ({"examples_mixed": ""}, {}),
+    "no_gradient": ({"unreached": ()}, {}),
+    "vanishing_gradients": ({}, {"activation_grad_std/a": flat(1.2e-5)}),
+    "exploding_gradients": (
+        {},
+        {"activation_grad_std/a": flat(0.09), "grad_norm/before_clipping": flat(1.0) | {500: 900}},
+    ),
+    "frozen_parameters": ({"not_optimized": ()}, {}),
+    "update_too_large": ({}, {f"update_data_ratio/{each}.weight": flat(-0.9) for each in "ab"}),
+    "update_too_small": ({}, {f"update_data_ratio/{each}.weight": flat(-3.35) for each in "ab"}),
+    "clipping": (
+        {"clip_value": 0.6},
+        {"grad_norm/before_clipping": flat(1.0), "grad_norm/after_clipping": flat(0.6)},
+    ),
+    "batchnorm_eval": ({"asleep": ()}, {}),
+    "bias_before_batchnorm": ({"bias_before_batchnorm": ()}, {}),
+    "batchnorm_small_batch": ({"values_per_channel": {"a": 12}}, {}),
+    "batchnorm_lag": ({}, {"batchnorm_mean_lag/a": flat(7.0), "batchnorm_gap/loss": flat(0.04)}),
+    "batchnorm_noise": ({"batchnorm_momentum": {"a": 0.88}}, {"batchnorm_gap/loss": flat(0.04)}),
+    "not_finite": ({}, {}),
+    "diverged": ({}, {"train/loss": rising(3.3, 4.9)}),
+    "loss_spike": ({}, {"train/loss": falling(3.3, 2.0) | {700: 5.9}}),
+    "train_val_mismatch": ({}, {"val/loss": {499: 2.2, 749: 2.3, 999: 2.4}}),
+    "no_learning": ({}, {"train/loss": falling(3.3, 2.7)}),
+    "overfitting": ({}, {"val/loss": {249: 2.2, 499: 2.1, 749: 2.1, 999: 2.19}}),
+    "overregularized": ({"dropout": 0.56}, {"val/loss": flat(2.05)}),
+}
+
+
+@pytest.mark.parametrize("id", RULES)
+def test_each_rule_is_silent_just_short_of_its_bound(id: str) -> None:
+    assert id in NEAR, f"{id} has no case in which it must stay silent"
+    facts, numbers = NEAR[id]
+    diagnosis = diagnose(Evidence(NUMBERS | numbers, replace(HEALTHY, **facts)))
+    assert id not in {each.id for each in diagnosis.findings}
+    assert id in diagnosis.checked, [each.reason for each in diagnosis.abstentions if each.id == id]
 
 
 @pytest.mark.parametrize("name", SILENT)
@@ -311,10 +410,26 @@ def test_the_graph_of_causes_has_no_circle() -> None:
 def test_without_evidence_it_abstains_and_says_why() -> None:
     diagnosis = diagnose(Evidence({}))
     assert not diagnosis.findings
-    abstained = {each.id: each.reason for each in diagnosis.abstentions}
-    assert "not measured" in abstained["saturation"]
-    assert not set(abstained) & set(diagnosis.checked)
-    assert set(abstained) | set(diagnosis.checked) == set(RULES)
+    assert not diagnosis.checked
+    assert [each.id for each in diagnosis.abstentions] == list(RULES)
+    assert all(each.applies and each.reason for each in diagnosis.abstentions)
+
+
+def test_what_does_not_apply_is_no_lack() -> None:
+    """Classes have no scale, a network without BatchNorm no running statistics: nothing was missed there."""
+    diagnosis = diagnose(Evidence(NUMBERS, replace(HEALTHY, values_per_channel={})))
+    aside = {each.id: each.reason for each in diagnosis.abstentions if not each.applies}
+    normalising = {id for id, rule in RULES.items() if rule.phase == "batchnorm"}
+    assert set(aside) == normalising | {"target_scale", "clipping", "overregularized"}
+    assert not set(aside) & set(diagnosis.checked)
+    assert not any(id in line for id in aside for line in verdict(diagnosis))
+    assert {each["id"]: each["applies"] for each in diagnosis.as_json()["abstentions"]} == dict.fromkeys(aside, False)
+
+
+def test_a_reason_that_is_noted_is_told() -> None:
+    facts = replace(HEALTHY, copies=None, unknown={"copies": "the weights are quantized"})
+    told = {each.id: each.reason for each in diagnose(Evidence(NUMBERS, facts)).abstentions}
+    assert told["symmetric_units"] == "the weights are quantized"
 
 
 def test_formulas_know_every_activation_and_optimizer() -> None:
@@ -368,3 +483,66 @@ def test_what_multiplies_the_terms_of_a_loss_is_seen() -> None:
     }
     alone = {name: graph.alone for name, loss in losses.items() if (graph := read_loss(loss))}
     assert alone == {name: name not in ("pos_weight", "weight", "likelihood") for name in losses}
+
+
+def scaled_by(make: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> float | None:
+    """What TargetStatistics takes for the factor between a loss and the mean of its terms, from three minibatches."""
+    targets = TargetStatistics()
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        z, y = torch.randn(8, 3, generator=generator).requires_grad_(), torch.randint(3, (8,), generator=generator)
+        graph = read_loss(loss := make(z, y))
+        assert graph is not None
+        targets.see(graph)
+        targets.see_number(graph, loss)
+    return targets.loss_scale()
+
+
+ce, soft = functional.cross_entropy, functional.softmax
+SCALES: dict[str, tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], float | None]] = {
+    "mean": (ce, 1.0),
+    "halved": (lambda z, y: ce(z, y) / 2, 0.5),
+    "sum": (lambda z, y: ce(z, y, reduction="sum"), 8.0),
+    "sum over N": (lambda z, y: ce(z, y, reduction="sum") / len(y), 1.0),
+    "none and mean": (lambda z, y: ce(z, y, reduction="none").mean() * 3, 3.0),
+    "soft targets": (lambda z, y: ce(z, soft(z.detach() * 2, 1)), 1.0),
+    "squares by hand, summed over outputs": (lambda z, y: ((z - 1) ** 2).sum(1).mean(), 3.0),
+    "masked": (lambda z, y: (ce(z, y, reduction="none") * (y > 0)).sum() / 8, None),
+    "with another term": (lambda z, y: ce(z, y) + 0.1 * z.square().mean(), None),
+    "not linear": (lambda z, y: ce(z, y).sqrt(), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_loss_is_known_up_to_its_factor(name: str) -> None:
+    make, expected = SCALES[name]
+    found = scaled_by(make)
+    assert found == (expected if expected is None else pytest.approx(expected, rel=1e-4))
+
+
+BEFORE: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str | None]] = {
+    "softmax": (lambda z: soft(z, 1), "softmax"),
+    "softmax over a temperature": (lambda z: soft(z, 1) / 0.5, "softmax"),
+    "softmax and an epsilon": (lambda z: soft(z, 1) + 1e-8, "softmax"),
+    "softmax of a temperature": (lambda z: 1 - soft(z / 0.1, 1), "softmax"),
+    "softmax, and a layer": (lambda z: soft(z, 1) @ torch.ones(3, 3), None),
+    "softmax times softmax": (lambda z: soft(z, 1) * soft(2 * z, 1), None),
+    "tanh": (torch.tanh, "tanh"),
+    "a soft cap": (lambda z: 30 * torch.tanh(z / 30), None),
+    "logits": (lambda z: z, None),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_what_comes_before_the_loss(name: str) -> None:
+    make, expected = BEFORE[name]
+    graph = read_loss(ce(make(torch.randn(8, 3, requires_grad=True)), torch.arange(8) % 3))
+    assert graph is not None
+    assert (graph.kind, graph.activation) == ("cross_entropy", expected)
+
+
+def test_a_loss_behind_a_layer_is_none() -> None:
+    """A squared difference in the network, as of a normalisation by hand, is no squared error."""
+    x = torch.randn(8, 3, requires_grad=True)
+    y = functional.linear((x - x.mean()) ** 2, torch.ones(1, 3), torch.zeros(1))
+    assert read_loss(y.relu().mean()) is None

@@ -11,7 +11,6 @@ from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable
 from makemore_pl.doctor.finding import SEVERITIES, Abstention, Diagnosis, Finding
 from makemore_pl.doctor.rule import RULES
 
-
 CAUSES = ("not_finite", "overregularized")
 """Of the outcome's findings those that may have a cause of their own."""
 

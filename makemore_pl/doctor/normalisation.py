@@ -8,8 +8,9 @@ from makemore_pl.doctor.rule import rule
 
 GAP = 0.05
 """Nats between running and batch statistics on the same examples."""
-LAG, STALE = 1.9, 4.0
-"""Noise alone gives 1, and 1.4 with momentum 1. Where no probe tells the cost, the lag has to be larger."""
+LAG, STRAYED = 1.9, 0.3
+"""Noise alone gives a lag of 1, and 1.4 with momentum 1. Where no probe tells the cost, the running statistics have to
+be so many of a channel's standard deviations off; 0.57 have cost 0.46 nats."""
 ENOUGH = 100
 """Steps that running statistics have to settle, with momentum 0.1 and ten times the time."""
 NOISE = 0.025
@@ -98,26 +99,27 @@ def batchnorm_small_batch(evidence: Evidence) -> Iterator[Finding]:
     "Running statistics trail behind",
     needs=("batchnorm_gap/loss, or batchnorm_mean_lag/<layer> and batchnorm_var_lag/<layer>",),
     bound="late in the run, running statistics cost 0.05 nats more than batch statistics and lie further from them "
-    "than the draw of a batch explains (lag above 1.9); without a probe a lag above 4 and no validation loss near that "
-    "of training",
+    "than the draw of a batch explains (lag above 1.9); without a probe, running statistics 0.3 standard deviations "
+    "off and no validation loss near that of training",
     source="a perfect running mean has lag 1, whatever the batch; 0.05 nats are ten times what momentum 0.1 costs",
     explains=("train_val_mismatch", "overfitting"),
     remedy="Raise BatchNorm's momentum (PyTorch's 0.1 remembers 10 batches), or recompute the statistics at the end.",
     picture="batchnorm_mean_lag, batchnorm_gap",
 )
 def batchnorm_lag(evidence: Evidence) -> Iterator[Finding]:
-    _batchnorms(evidence)
+    numbers = _batchnorms(evidence)
     lag, worst = _lag(evidence)
     gap = evidence.get("batchnorm_gap/loss")
     if gap is None:
         if evidence.last_step < ENOUGH:
             raise Abstain(f"fewer than {ENOUGH} steps were taken, and no probe tells what the lag costs")
         val, train = evidence.get("val/loss"), evidence.losses().late
-        if lag > STALE and (val is None or float(val.values[-1]) > 1.1 * train):
+        strayed = lag / (max(numbers.values()) ** 0.5)  # a standard error is that much less than a standard deviation
+        if lag > LAG and strayed > STRAYED and (val is None or float(val.values[-1]) > 1.1 * train):
             yield Finding(
-                "batchnorm_lag", "warning", worst, evidence.last_step, lag, STALE, "",
-                f"The running statistics of {worst} are {lag:.1f} times as far off as the draw of a batch explains, "
-                "and in eval mode the network works with these.",
+                "batchnorm_lag", "warning", worst, evidence.last_step, strayed, STRAYED, "",
+                f"The running statistics of {worst} are {strayed:.2g} standard deviations off, {lag:.1f} times as far "
+                "as the draw of a batch explains, and in eval mode the network works with these.",
             )  # fmt: skip
         return
     if lag > LAG and float(gap.values[-1]) > GAP:
