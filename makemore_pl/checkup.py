@@ -175,14 +175,12 @@ def trained(config: Config) -> float:
     """Train; returns the final validation loss, or infinity if a number became NaN or infinite.
 
     Raises:
-        KeyboardInterrupt: a signal has ended the training, which Lightning turns into SystemExit.
+        Stopped: by a signal.
     """
     try:
         return float(run(config, announce=False)["val/loss"])
     except FloatingPointError:
         return float("inf")
-    except SystemExit as ended:
-        raise KeyboardInterrupt from ended
 
 
 def _measuring(config: Config) -> dict[str, dict[str, object]]:

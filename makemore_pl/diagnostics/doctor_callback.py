@@ -49,7 +49,7 @@ class Doctor(DiagnosticsCallback):
     | doctor | the verdict, in TensorBoard alone | lines of text |
 
     Args:
-        announce: say what is critical, and print the verdict.
+        announce: print the verdict.
     """
 
     def __init__(self, every_n_steps: int = 100, announce: bool = True) -> None:
@@ -187,7 +187,7 @@ class Doctor(DiagnosticsCallback):
                 losses.setdefault(at, loss)
         if (mean := mean_loss_of(pl_module)) is not None:
             self._series.setdefault("train/loss_mean", {})[step] = mean
-        if self.announce and step >= INSPECTED - 1 and log_spaced(step):
+        if step >= INSPECTED - 1 and log_spaced(step):
             self._say_critical(trainer, pl_module, step)
 
     # what it says
