@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and archives that are as they were written."""
+"""Writes files atomically, so that no half-written file is left, and checks archives for damage."""
 
 import os
 import uuid
@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a whole file, as `whole_file` does."""
+    """Write a file with `whole_file`."""
     encoded = content.encode() if isinstance(content, str) else content
     with whole_file(path) as file:
         file.write(encoded)
@@ -18,9 +18,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write: beside the path, then synced and renamed.
+    """Open a temporary file beside the path for writing; at the end it is synced and renamed to the path.
 
-    A reader sees the old file or the whole new one, whoever else writes it too, and whenever a kill comes.
+    A reader sees either the old file or the whole new one, also if several processes write it or one is killed.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -35,7 +35,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _sync(directory: Path) -> None:
-    # only then is the new name on the disk; Windows can't open a directory
+    # a rename is on the disk only when its directory is synced; Windows can't open directories
     if os.name == "posix":
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -45,32 +45,32 @@ def _sync(directory: Path) -> None:
 
 
 def remove_parts(directory: Path) -> None:
-    """Remove what a kill has left half written in a directory of a run, to which nobody else may be writing."""
+    """Remove the half-written files that a kill has left in a run directory. No other process may write into it."""
     for folder in (directory, directory / "checkpoints", directory / "figures"):
         for path in folder.glob("*.????????.part"):
             path.unlink(missing_ok=True)
 
 
 def append(descriptor: int, content: bytes) -> None:
-    """Write all of it: os.write may write a part, as on a disk that is nearly full.
+    """Write all of the content: os.write can write only a part, as on a disk that is nearly full.
 
     Raises:
-        OSError: no more can be written.
+        OSError: the rest can't be written.
     """
     while content:
         content = content[os.write(descriptor, content) :]
 
 
 def verify_archive(path: Path) -> None:
-    """Compare each member of a zip archive, which every checkpoint is, with its checksum.
+    """Compare each member of a zip archive with its checksum. Every checkpoint is such an archive.
 
     Raises:
-        ValueError: it is no archive, or has changed since it was written.
+        ValueError: the file is no archive, or has changed since it was written.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except Exception as error:  # zipfile raises what it stumbles over
+    except Exception as error:  # zipfile raises many types for damaged files
         raise ValueError(f"it is no archive: {error}") from error
     if damaged is not None:
         raise ValueError(f"{damaged} has changed since it was written")
