@@ -1,4 +1,4 @@
-"""A config as what one types after `scripts/train.py`."""
+"""Turns a config into the overrides that one types after `scripts/train.py`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,11 @@ from makemore_pl.report.run_directory import flatten
 
 NOT_SETTINGS = ("callbacks", "logger", "run_dir", "ckpt_path", "experiment")
 SHOWN_ONLY = ("trainer.enable_progress_bar", "report")
-"""Settings of how a run is shown; a job of a sweep has its own."""
+"""Settings that change only what a run shows. They differ in the jobs of a sweep."""
 
 
 def differences(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (value, default) where the two differ; callbacks, loggers and places left out."""
+    """Dotted key -> (value, default) for settings that differ. Callbacks, loggers and directories are left out."""
     ours, theirs = ({k: v for k, v in each.items() if k not in NOT_SETTINGS} for each in (config, defaults))
     flat, default = flatten(ours), flatten(theirs)
     return {
@@ -23,11 +23,11 @@ def differences(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[
 
 
 def overrides(config: Mapping[str, Any], start: Mapping[str, Any]) -> list[str]:
-    """What makes `config` of `start`; callbacks and loggers too, where `start` has some to begin with."""
+    """The overrides that turn `start` into `config`. Callbacks and loggers are included if `start` has any."""
     settings = [f"{key}={typed(value)}" for key, (value, _) in differences(config, start).items()]
     for group in ("callbacks", "logger"):
         if not start.get(group):
-            continue  # the bare schema, which says nothing of conf/
+            continue  # `start` is only the schema, without the groups of conf/
         ours, theirs = (_placed(each.get(group) or {}, str(each.get("run_dir") or "")) for each in (config, start))
         settings += _group(group, ours, theirs)
     return settings
@@ -50,7 +50,7 @@ def _group(group: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str
 
 
 def _placed(value: Any, run_dir: str) -> Any:
-    """With ${run_dir} for the directory of the run."""
+    """The value with ${run_dir} in place of the run's directory."""
     if isinstance(value, dict):
         return {key: _placed(each, run_dir) for key, each in value.items()}
     if isinstance(value, list):
@@ -59,5 +59,5 @@ def _placed(value: Any, run_dir: str) -> Any:
 
 
 def _typed(placed: Any) -> str:
-    # of what _placed returns only its own interpolation is one
+    # the only interpolation in `placed` is the ${run_dir} that _placed wrote
     return typed(placed).replace(r"\${run_dir}", "${run_dir}")
