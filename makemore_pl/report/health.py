@@ -1,4 +1,4 @@
-"""How healthy a run was: its layers, updates, BatchNorm, embeddings."""
+"""The sections on how healthy a run was: its layers, updates, BatchNorm and embeddings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from makemore_pl.report.section import Block, Note, Picture, Pictures, Table
 from makemore_pl.report.wording import ends, from_to, number, significant
 
 FIRST_BOUND, LATER_BOUND = 0.25, 0.15
-"""Of saturation, in the first tanh layer and in later ones: between what gain 5/3 gives and what gain 2 does."""
+"""Bounds of saturation, in the first tanh layer and in later ones. Gain 5/3 lies below them, gain 2 above."""
 LAYER_QUANTITIES = {
     "activation_std": "activation std",
     "preactivation_std": "preactivation std",
@@ -24,15 +24,15 @@ LAYER_QUANTITIES = {
     "linear_share": "linear share",
     "activation_grad_std": "gradient std",
 }
-"""Tags, and what a table calls them."""
+"""Quantity -> title of its column in a table."""
 DEEP = 3
-"""Layers from which on depth is worth a picture."""
+"""Networks with fewer layers get no picture over depth."""
 
 
 def layers(run: Run) -> list[Block]:
     blocks: list[Block] = []
     if depth := _depth(run):
-        blocks.append(Note("How a signal spreads through the depth of the network, which is what the gain decides."))
+        blocks.append(Note("Here one sees what the gain does: whether the signal keeps its spread through the layers."))
         blocks.append(Pictures(depth))
     bounds = {"bound": FIRST_BOUND}
     if len(run.diagnostics.quantity("saturation")[1]) > 1:
@@ -55,7 +55,7 @@ def layers(run: Run) -> list[Block]:
 
 
 def at(run: Run, quantity: str, step: int) -> dict[str, float]:
-    """By layer, the last number at or before a step."""
+    """Layer -> its last number at or before a step."""
     steps, by_layer = run.diagnostics.quantity(quantity)
     found = {}
     for layer in in_order(by_layer):
@@ -120,7 +120,7 @@ def updates(run: Run) -> list[Block]:
         "update_data_ratio_over_steps",
         lecture_pictures.update_ratios(steps, means, raw=updates, drops=drops_of(run)),
         f"Update to data ratios, log10: {ends(steps, means)}",
-        "Lines: means of up to 21 watched steps, points: each. Shaded: the band. Dotted: the lecture's line.",
+        "Lines: means of up to 21 watched steps. Points: single steps. Shaded: the band. Dotted: the lecture's line.",
     )
     ratios = _line_pictures(run, {"grad_data_ratio": ("grad:data ratio", "std(grad) / std(weight)", {})})
     phases = phases_of(run, steps)
@@ -129,12 +129,14 @@ def updates(run: Run) -> list[Block]:
         grad = run.diagnostics.quantity("grad_data_ratio")[1].get(name)
         rows.append([spoken(name), *(_judged(each[seen], shift) for seen, shift in phases.values()), from_to(grad)])
     fallen = [f"{shift:.1f}".replace("-", "−") for _, shift in phases.values() if shift]
-    dropped = f" The learning rate has dropped by then, and the band with it: by {fallen[-1]}." if fallen else ""
+    dropped = (
+        f" At the end the learning rate has dropped, so the band is lower there, by {fallen[-1]}." if fallen else ""
+    )
     return [
         Note(
-            f"How large a step is beside what it changes, in powers of ten. The lecture's line is −3; the band, "
-            f"{number(low, 1)} to {number(high, 1)}, is where the lecture's own healthy networks move too: with "
-            f"BatchNorm they sit at −1.9 to −2.3.{dropped}"
+            f"The size of a step relative to the weights that it changes, in powers of ten. The lecture's line is −3. "
+            f"The band, {number(low, 1)} to {number(high, 1)}, includes the lecture's own healthy networks: with "
+            f"BatchNorm they are at −1.9 to −2.3.{dropped}"
         ),
         Pictures([picture, *ratios]),
         Table(
@@ -146,15 +148,17 @@ def updates(run: Run) -> list[Block]:
 
 
 def phases_of(run: Run, steps: "np.ndarray[Any, Any]") -> dict[str, tuple["np.ndarray[Any, Any]", float]]:
-    """When an update is judged: by name which of the steps, and how far the learning rate has fallen, as log10.
+    """Phases in which updates are judged: name -> which steps it has, and log10 of how far the learning rate has
+    fallen.
 
-    The start; where the rate drops, the last fifth of the watched steps before; and those of the last tenth of the run.
+    The phases are the start, the last fifth of the watched steps before the learning rate drops (if it does), and the
+    last tenth of the run.
     """
     lr_steps, lrs = run.diagnostics.tag("lr")
     drops = drops_of(run)
     last = int(steps[-1])
     begun = steps <= (min(OPENING, last / 4))
-    begun &= steps >= steps[begun.sum() // 2]  # its second half: the first steps are of another size
+    begun &= steps >= steps[begun.sum() // 2]  # only its second half, because the first steps are of another size
     found = {f"start, to step {steps[begun][-1]:,}": (begun, 0.0)}
     if drops.size and (steps < drops[0]).any():
         before = steps < drops[0]
@@ -190,9 +194,9 @@ def batchnorm(run: Run) -> list[Block]:
         return [missing("BatchNorm")]
     return [
         Note(
-            "Eval mode uses running statistics. Where they keep up with the network, their distance from a minibatch's "
-            "own is the noise of drawing it: a lag of 1, or less behind another BatchNorm, which has taken most of "
-            "that noise away. Above 1.5 they trail behind."
+            "Eval mode uses running statistics. If they keep up with the network, they differ from a minibatch's own "
+            "statistics only by the noise of drawing the minibatch: that is a lag of 1, or less after another "
+            "BatchNorm, which removes most of that noise. Above 1.5 they are behind."
         ),
         Pictures(shown),
     ]
@@ -218,7 +222,7 @@ def _line_pictures(run: Run, wanted: Mapping[str, tuple[str, str, Mapping[str, f
         steps, values = run.diagnostics.quantity(quantity)
         values = {name: values[name] for name in in_order(values) if np.isfinite(values[name]).any()}
         means = {name: smooth(run, quantity, steps, each) for name, each in values.items()}
-        if any(each.any() for each in means.values()):  # all zero: the table says so
+        if any(each.any() for each in means.values()):  # if all are zero, the table is enough
             figure = curves.lines(
                 steps, means, title, label, references,
                 log_values=quantity == "grad_data_ratio", raw={} if quantity in SHARES else values,
