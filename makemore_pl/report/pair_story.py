@@ -1,4 +1,4 @@
-"""Two runs side by side: the lecture lives from before and after."""
+"""The page of two runs side by side, such as before and after a remedy."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ LOSSES = {
 
 
 def tell(first: Run, second: Run) -> Page:
-    """The page of what tells two runs apart."""
+    """The page that compares two runs."""
     runs = dict(zip(labels(first, second), (first, second), strict=True))
     sections = [
         Section("What differs", _what(runs)),
@@ -42,10 +42,10 @@ def tell(first: Run, second: Run) -> Page:
 
 
 def labels(first: Run, second: Run) -> tuple[str, str]:
-    """What tells the two apart: their experiments, or else their directories, or else A and B."""
+    """Labels of the runs: their experiments if these differ, else their directories if these differ, else A and B."""
     for one, other in ((first.name, second.name), (first.directory.name, second.directory.name)):
         if one != other:
-            return one.replace("$", "＄"), other.replace("$", "＄")  # which matplotlib takes for mathematics
+            return one.replace("$", "＄"), other.replace("$", "＄")  # matplotlib takes "$" for mathematics
     return "A", "B"
 
 
@@ -113,7 +113,7 @@ def _updates(runs: Mapping[str, Run]) -> list[Block]:
 def _pairs(
     runs: Mapping[str, Run], quantities: Mapping[str, str], only_matrices: bool = False
 ) -> tuple[Sequence[str], list[list[Any]]]:
-    """Columns and rows of a table: each quantity of both runs beside each other, a row a layer or weight."""
+    """Columns and rows of a table: a row for each layer or weight, and for each quantity one column for each run."""
     columns, cells = [], []
     for quantity, title in quantities.items():
         measured = {label: run.diagnostics.quantity(quantity)[1] for label, run in runs.items()}
