@@ -1,4 +1,4 @@
-"""The story of one run, in the order of the lecture: what was run, how it ended, and why."""
+"""The page of one run, in the order of the lecture: what was run, how it ended, and why."""
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ LECTURE = {
     "kaiming": (2.0377, 2.1070),
     "batchnorm": (2.0668, 2.1048),
 }
-"""Published train and validation losses by experiment."""
+"""Experiment -> the lecture's published train and validation loss."""
 PACKAGES = ("makemore_pl", "torch", "lightning", "hydra-core", "numpy")
 DECISIVE = ("data", "model", "optim", "seed")
-"""Settings that decide the losses, the number of steps aside."""
+"""Settings that decide the losses, apart from the number of steps."""
 
 
 def tell(
@@ -35,9 +35,10 @@ def tell(
     """The page of a run.
 
     Args:
-        defaults: the default config; without it the page does not say what differs.
-        start: what its experiment alone composes to; without it the page knows less of how to run it again.
-        place: the folder of the page, by default the run's directory.
+        defaults: the default config; without it the page does not list the settings that differ.
+        start: the config of the run's experiment without other overrides; without it the command to run it again may be
+            incomplete.
+        place: the folder that the page is written to, by default the run's directory.
     """
     differing = differences(run.config, defaults) if defaults is not None else {}
     sections = [
@@ -65,7 +66,7 @@ def _kept(run: Run) -> list[Picture]:
 
 
 def told_and_absent(sections: Sequence[Section]) -> tuple[list[Section], list[str]]:
-    """The sections that have something to say, and what the others are missing."""
+    """The sections that have content, and the names of what the other sections lack."""
     told, absent = [], []
     for section in sections:
         if all(isinstance(block, Note) and block.missing for block in section.blocks):
@@ -143,8 +144,8 @@ def _final(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
                 f"Same words, same number of steps.{changed}"
                 if same
                 else "The lecture's losses are for its own word list and 200,000 steps; this run had "
-                f"data.source={run.get('data.source')} and {metrics.get('steps', 0):,} steps, so they are a "
-                f"neighbour's, not a target.{changed}"
+                f"data.source={run.get('data.source')} and {metrics.get('steps', 0):,} steps, so its losses need not "
+                f"be the same.{changed}"
             )
         )
     if reading := _beginning(metrics):
@@ -153,7 +154,7 @@ def _final(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
 
 
 def _altered(run: Run, start: Mapping[str, Any] | None) -> list[str]:
-    """Settings in which a run differs from its experiment, of those that decide the losses; the words aside."""
+    """Settings that decide the losses and in which a run differs from its experiment, apart from the words."""
     settings = run.overrides if run.overrides is not None else overrides(run.config, start) if start else []
     keys = [setting.lstrip("+~").partition("=")[0] for setting in settings]
     return [key for key in keys if key.partition(".")[0] in DECISIVE and key not in ("data", "data.source")]
@@ -188,12 +189,12 @@ def _again(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
     if command is None:
         command = [] if run.name == "default" else [f"+experiment={command_line.typed(run.name)}"]
         if (run.directory.parent / "multirun.yaml").is_file():
-            command.append("hydra.mode=RUN")  # the experiment may be a sweep, of which this is one job
+            command.append("hydra.mode=RUN")  # or the command would start a sweep, if the experiment is one
         command += overrides(run.config, start) if start else []
-    rows, when = recorded([run]), "of the run"
+    rows, when = recorded([run]), "at the time of the run"
     if not isinstance(run.metrics.get("versions"), dict):
         rows += [[name, version] for name, version in _installed().items()]
-        when = "when this page was made; the run did not record its own"
+        when = "at the time of this page, because the run did not record them"
     return [
         Code(command_line.command("train.py", *command)),
         Table(f"Versions {when}", ["package", "version"], rows),
