@@ -1,4 +1,4 @@
-"""The story of a sweep: what was varied, which setting won and by how much, and what could be seen early."""
+"""The page of a sweep: what was varied, which setting was best and by how much, and what predicted that early."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,26 +40,27 @@ MAPPED = {
     "update_data_ratio": "update_data_ratio, mean of the weights",
     "batchnorm_mean_lag": "batchnorm_mean_lag, mean of the layers",
 }
-"""Diagnostics beside the validation loss, at the last watched step."""
+"""Diagnostics that get a map, with its title. The maps show them at the last watched step."""
 SPANS = {
     "activation_std": (0.0, 1.0),
     "saturation": (0.0, 1.0),
     "update_data_ratio": (-5.0, -1.0),
     "batchnorm_mean_lag": (0.0, 3.0),
 }
-"""Where the colours of a map begin and end: the same in every sweep, the ratio's middle at the lecture's -3."""
+"""Numbers at which the colours of a map begin and end. They are the same in every sweep, so that maps of different
+sweeps can be compared; that of the ratio has the lecture's -3 in its middle."""
 LOSS_SPAN = 0.1, 1.0
-"""Nats that the colours of a map of losses span, at least and at most."""
+"""The colours of a map of losses span at least and at most this many nats."""
 LEVELS = 8
-"""Of a setting, up to which curves are coloured by it."""
+"""Curves are not coloured by a setting with more values than this."""
 
 
 def tell(runs: Sequence[Run], name: str, command: Sequence[str] | None, lost: Mapping[str, str] | None = None) -> Page:
     """The page of a sweep.
 
     Args:
-        lost: why jobs failed that are not among the runs, by name.
-        command: what was typed after `scripts/train.py`, where it is known.
+        command: what was typed after `scripts/train.py`; None if it is not known.
+        lost: job -> reason of its failure, for jobs that are not among the runs.
     """
     keys = independent_keys(runs, varied_keys(runs))
     settings = rows(runs, keys)
@@ -99,7 +100,7 @@ def _what(runs: Sequence[Run], keys: Sequence[str]) -> list[Block]:
 
 
 def _comparisons(groups: Mapping[str, Sequence[Run]]) -> list[Section]:
-    """Results, maps and curves of what can be compared: of each group alone, where there are several."""
+    """Results, maps and curves. If there are several groups, each group has its own."""
     sections = []
     for place, (label, runs) in enumerate(groups.items()):
         keys = independent_keys(runs, varied_keys(runs))
@@ -116,7 +117,7 @@ def _results(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
     vals = [row.metric("val/loss") for row in settings]
     if not any(val.n for val in vals):
         return [Note("No job has finished yet.", missing=True)]
-    order = np.argsort([val.mean for val in vals], kind="stable")  # those without losses last
+    order = np.argsort([val.mean for val in vals], kind="stable")  # settings without losses come last
     settings, vals = [settings[place] for place in order], [vals[place] for place in order]
     table = []
     for row, val in zip(settings, vals, strict=True):
@@ -126,7 +127,14 @@ def _results(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
         seeds = f"{val.n} of {len(row.runs)}"
         pace = f"{rate:,.0f}" if np.isfinite(rate) else "–"
         table.append([losses[0], *cells, *losses[1:], (pace, rate), (seeds, val.n)])
-    columns = ["val loss", *keys, "train loss", "test loss", "steps a second", "finished"]  # first, for narrow screens
+    columns = [
+        "val loss",
+        *keys,
+        "train loss",
+        "test loss",
+        "steps a second",
+        "finished",
+    ]  # narrow screens cut the right
     blocks: list[Block] = [Table("Mean ± standard deviation over the seeds", columns, table, sortable=True, best=0)]
     blocks.append(
         Note(f"Lowest validation loss: {settings[0].label or 'the only setting'}. {_told_apart(settings, vals)}")
@@ -137,11 +145,11 @@ def _results(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
 def _told_apart(settings: Sequence[Row], vals: Sequence[Mean]) -> str:
     spread = vals[0].std
     if not np.isfinite(spread):
-        return "It has one finished seed, so a small lead may be the luck of the draw: add seed=1,2,3."
+        return "It has only one finished seed, so a small difference may be chance: add seed=1,2,3."
     near = [row.label for row, val in zip(settings, vals, strict=True) if val.mean - vals[0].mean <= spread][1:]
     if not near:
         return "No other setting is within one standard deviation of its seeds."
-    return f"Not told apart from it by these runs, for within one standard deviation of its seeds: {'; '.join(near)}."
+    return f"These settings are within one standard deviation of its seeds, so they may be as good: {'; '.join(near)}."
 
 
 def _cell(value: Mean) -> tuple[str, float]:
@@ -211,7 +219,7 @@ def _curves(settings: Sequence[Row], suffix: str) -> list[Block]:
 
 
 def _colouring(settings: Sequence[Row]) -> str:
-    """The setting that curves are coloured by: of those with few values the one that the losses differ most by."""
+    """The setting that decides a curve's colour: of those with few values, the one that changes the loss most."""
     best, widest = "", -1.0
     for key in settings[0].setting:
         by_level: dict[str, list[float]] = {}
@@ -244,7 +252,7 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
         return [
             Note(
                 f"Too few finished jobs to correlate: {FEWEST} are needed with diagnostics and equal steps, words and "
-                "batch size. Between jobs that differ in these, losses differ anyway.",
+                "batch size. Jobs that differ in these have different losses anyway.",
                 missing=True,
             )
         ]
@@ -258,9 +266,10 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
     columns = ["diagnostic, mean of layers", *(f"at step {step:,}" for step in EARLY), "jobs"]
     return [
         Note(
-            "Spearman's rank correlation with the final validation loss: +1 where more of it always meant a higher "
-            "loss in the end, −1 a lower one, 0 neither. train/loss is there to compare: a diagnostic is worth its "
-            "place where it tells earlier or more. Correlation over these jobs only, not cause. " + compared(found)
+            "Spearman's rank correlation with the final validation loss. +1: a higher value always went with a higher "
+            "final loss; −1: with a lower one; 0: there is no such relation. Compare with train/loss: a diagnostic is "
+            "useful if it predicts more, or earlier. These are correlations over these jobs, not causes. "
+            + compared(found)
         ),
         Table("Early diagnostics and the final loss", columns, table, sortable=True),
     ]
@@ -303,7 +312,7 @@ def tell_directory(directory: Path) -> Page:
     """The page of a sweep directory.
 
     Raises:
-        ValueError: no sweep directory, or a file of it can't be read.
+        ValueError: it is no sweep directory, or a file in it can't be read.
     """
     runs = read_runs(directory)
     experiments = list(dict.fromkeys(run.name for run in runs))
