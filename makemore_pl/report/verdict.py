@@ -1,4 +1,4 @@
-"""The doctor's verdict as it stands at the top of a page: causes first, and below each what follows from it."""
+"""The doctor's verdict at the top of a page: causes first, and below each cause the findings that follow from it."""
 
 import os
 import shlex
@@ -12,14 +12,14 @@ from makemore_pl.report.wording import plain, significant
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "doctor.md"
 SEVERITIES = ("critical", "warning", "info")
-"""The worst first; others come last."""
+"""From the worst to the least; unknown ones come after these."""
 
 
 def verdict(run: Run, place: Path) -> list[Section]:
-    """Nothing where no doctor has looked.
+    """The section with the verdict; none if the run had no doctor.
 
     Args:
-        place: the folder of the page, from which it links to docs/doctor.md.
+        place: the folder of the page. Links to docs/doctor.md are relative to it.
     """
     if not run.diagnosis:
         return []
@@ -35,7 +35,7 @@ def verdict(run: Run, place: Path) -> list[Section]:
 
 
 def _trees(findings: list[dict[str, Any]], prescriptions: list[dict[str, Any]], document: str) -> list[Finding]:
-    """Findings that nothing explains, with those below that they explain; every one of them once."""
+    """Findings that no other one explains, each with the findings that it explains. Each finding occurs once."""
     ordered = sorted(findings, key=lambda each: _rank(str(each.get("severity"))))
     left = list(ordered)
 
@@ -50,7 +50,7 @@ def _trees(findings: list[dict[str, Any]], prescriptions: list[dict[str, Any]], 
     for root in [each for each in ordered if each.get("because_of") not in ids]:
         left.remove(root)
         trees.append(grown(root))
-    while left:  # they explain each other
+    while left:  # these explain each other in a circle
         trees.append(grown(left.pop(0)))
     return trees
 
