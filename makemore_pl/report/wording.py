@@ -1,4 +1,4 @@
-"""Numbers and settings as words, for tables and alternative texts."""
+"""Numbers and settings as text, for tables and alternative texts."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from makemore_pl.figures.series import Floats
 
 
 def show(value: Any) -> str:
-    """A config value as one types it."""
+    """A config value as one would type it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
