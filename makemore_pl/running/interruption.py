@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: a run ends between two strides, and its last checkpoint is of where it stands."""
+"""On Ctrl-C, SIGTERM and SIGHUP a run ends between two strides and saves last.ckpt there."""
 
 import os
 import shlex
@@ -23,10 +23,10 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has ended the run; the message says where, and how to go on.
+    """Raised when a signal has ended the run. The message says at which step, and how to go on.
 
     Args:
-        code: the exit status, 128 and the signal's number.
+        code: the exit status, 128 plus the signal's number.
     """
 
     def __init__(self, message: str, code: int) -> None:
@@ -35,10 +35,11 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interruption(Callback):
-    """While it is entered, the first signal lets the run end after its stride, validation included, and be saved.
+    """A context in which the first signal ends the run after its current stride, with any validation due, and saves it.
 
-    A second one ends the run at once, as does one before the first stride or with several processes, which could not
-    agree on a stride. A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    A second signal ends the run at once. So does the first one if training has not begun, or if there are several
+    processes, because these could not agree on a stride. A signal that was ignored before, as SIGHUP is under nohup, is
+    still ignored.
     """
 
     watched_steps_suffice = True
@@ -46,7 +47,7 @@ class Interruption(Callback):
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self.code: int | None = None
-        """Exit status of the signal that came."""
+        """Exit status for the signal that came; None if none came."""
         self._training: Trainer | None = None
         self._before: dict[int, Any] = {}
 
@@ -68,7 +69,7 @@ class Interruption(Callback):
         self._training = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save, before other callbacks see the exception and finish what they have begun."""
+        """Save the run, before other callbacks see the exception."""
         self._training = None
         if isinstance(exception, SIGTERMException) and all_finite(pl_module.parameters()):
             trainer.save_checkpoint(self.checkpoint)
@@ -81,12 +82,12 @@ class Interruption(Callback):
 
 
 def how_to_go_on(config: Config, checkpoint: Path) -> str:
-    """Where a run has stopped, and the command that goes on from there, from whatever directory."""
+    """The sentence that says where a run has stopped, with the command that continues it from any directory."""
     if not checkpoint.is_file():
         return "stopped before there was anything to save; the same command starts again."
     try:
         step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
-    except Exception as error:  # torch.load raises what it stumbles over
+    except Exception as error:  # torch.load raises many types for damaged files
         return f"stopped; {checkpoint} can't be read ({type(error).__name__})."
     places = {"hydra.run.dir": config.run_dir, "ckpt_path": str(checkpoint)}
     if config.data.path:
