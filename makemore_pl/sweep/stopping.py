@@ -1,4 +1,4 @@
-"""What ends a sweep early: Ctrl-C or another signal to its process; and its workers end with it."""
+"""Ends a sweep on Ctrl-C or another signal, and ends its workers together with it."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks the sweep to end. A KeyboardInterrupt, because launchers and Lightning clean up after that one."""
+    """Raised when a signal ends the sweep. It is a KeyboardInterrupt, because launchers and Lightning clean up then."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -20,9 +20,9 @@ class Stopped(KeyboardInterrupt):
 
 
 def stop_on_signals() -> None:
-    """The first signal raises Stopped in the main thread; a second one, during the clean-up, ends the process at once.
+    """Let the first signal raise Stopped in the main thread, and a second one end the process at once.
 
-    Signals that whoever started the process ignores, as nohup does, stay ignored.
+    Signals that were ignored when the process started, as nohup does with SIGHUP, are still ignored.
     """
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -40,13 +40,13 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def stopped_by(error: BaseException) -> Stopped | None:
-    """The signal behind an error that a run ends with: Lightning turns Ctrl-C and SIGTERM into SystemExit."""
+    """The signal that caused an error at the end of a run, if any: Lightning turns signals into SystemExit."""
     for each in (error, error.__context__):
         if isinstance(each, Stopped):
             return each
         if isinstance(each, KeyboardInterrupt):
             return Stopped(signal.SIGINT)
-        if type(each).__name__ == "SIGTERMException":  # Lightning's, which is not imported for this alone
+        if type(each).__name__ == "SIGTERMException":  # by name, so that Lightning need not be imported
             return Stopped(signal.SIGTERM)
     if isinstance(error, SystemExit) and error.code in [128 + number for number in SIGNALS]:
         return Stopped(int(error.code) - 128)
@@ -54,11 +54,11 @@ def stopped_by(error: BaseException) -> Stopped | None:
 
 
 def end_with_parent() -> None:
-    """End this worker process when the sweep's process is gone, whatever ended that; Ctrl-C is left to it.
+    """End this worker process when the sweep's process is gone, for any reason. The worker itself ignores Ctrl-C.
 
-    joblib calls it before a worker takes its first job. A thread looks at the parent's process id, which works wherever
-    there are such ids. Linux's PR_SET_PDEATHSIG would need ctypes, and kills when the parent's *thread* ends that
-    started the worker.
+    joblib calls this before a worker takes its first job. A thread watches the parent's process id, which works on
+    every POSIX system. Linux's PR_SET_PDEATHSIG would need ctypes, and would kill the worker when the *thread* that
+    started it ends, even if the parent process goes on.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -74,7 +74,7 @@ def end_with_parent() -> None:
 
 
 def end_worker(stopped: Stopped) -> None:
-    """End this worker process by the signal that its run has caught; the sweep itself goes on."""
+    """End this worker process by the signal that its run has caught. The sweep goes on."""
     if multiprocessing.parent_process() is not None:
         number = stopped.exit_code - 128
         signal.signal(number, signal.SIG_DFL)
