@@ -1,4 +1,4 @@
-"""A page about a run, a sweep, or two runs side by side: python scripts/report.py DIRECTORY [RUN] [--output FILE]"""
+"""Writes a page on a run, a sweep, or two runs: python scripts/report.py DIRECTORY [RUN] [--output FILE]"""
 
 import argparse
 import os
@@ -14,8 +14,8 @@ from makemore_pl.errors import USERS_MISTAKES, one_sentence
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="One self-contained HTML page, and its figures as PNG and SVG; "
-        "of a sweep also summary.csv and summary.md. Of two runs a page of what tells them apart."
+        description="Writes one self-contained HTML page and its figures as PNG and SVG; for a sweep also summary.csv "
+        "and summary.md. For two runs it writes a page that compares them."
     )
     parser.add_argument("directory", type=Path, help="run directory or sweep directory")
     parser.add_argument("other", type=Path, nargs="?", help="a second run directory, to be shown beside the first")
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def starting_point(directory: Path) -> dict[str, Any] | None:
-    """What the run's experiment alone composes to; None where the run's command is kept, or that can't be said."""
+    """The config of the run's experiment without other overrides; None if unknown, or if Hydra kept the command."""
     if not (directory / "config.yaml").is_file() or (directory / ".hydra" / "overrides.yaml").is_file():
         return None
     from hydra import compose, initialize_config_dir
@@ -59,7 +59,7 @@ def starting_point(directory: Path) -> dict[str, Any] | None:
         raw.run_dir = literal(config.run_dir)
         assert isinstance(raw, DictConfig)
         return asdict(resolve(raw))
-    except USERS_MISTAKES:  # of another version, or of an experiment that is gone
+    except USERS_MISTAKES:  # the run is of another version, or its experiment is gone
         return None
 
 
