@@ -17,6 +17,7 @@ from makemore_pl.doctor.plain_words import verdict
 from makemore_pl.doctor.prescribing import combined, prescribe
 from makemore_pl.doctor.recorded_run import read_evidence
 from makemore_pl.doctor.verifying import compare
+from makemore_pl.report.command import applied
 from makemore_pl.report.command import overrides as differing
 from makemore_pl.report.run_directory import read_overrides
 from makemore_pl.report.sweep_directory import is_sweep
@@ -161,13 +162,6 @@ def verify(
         say(f"{prescription.finding}: {comparison.verdict}: {trial}")
         verified.append(replace(prescription, verified=comparison.verdict, trial=trial))
     return verified
-
-
-def applied(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
-    """The overrides with changes in place of those for the same key."""
-    new = {change.partition("=")[0]: change for change in changes}
-    kept = [each for each in overrides if each.lstrip("+").partition("=")[0] not in new]
-    return [*kept, *new.values()]
 
 
 def mended(overrides: Sequence[str], prescriptions: tuple[Prescription, ...]) -> list[str] | None:

@@ -62,6 +62,11 @@ def command(script: str, *arguments: str) -> str:
     return shlex.join([*program("python"), near(SCRIPTS / script), *arguments])
 
 
+def anywhere(script: str, *arguments: str) -> str:
+    """The same, to be pasted in whatever directory; paths among the arguments must be whole."""
+    return shlex.join([sys.executable, os.path.abspath(SCRIPTS / script), *arguments])
+
+
 def tensorboard(directory: Path) -> str:
     """The shell command that shows a directory in TensorBoard, to be run from the working directory."""
     return shlex.join([*program("tensorboard"), "--logdir", near(directory)])

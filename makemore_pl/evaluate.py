@@ -11,6 +11,7 @@ from makemore_pl.checkpoint import load_module
 from makemore_pl.config import Config
 from makemore_pl.data import SPLITS, Vocabulary, split_examples
 from makemore_pl.losses import split_loss
+from makemore_pl.report.wording import number
 from makemore_pl.running.accelerator import device_of
 from makemore_pl.running.output import show
 from makemore_pl.words import load_words
@@ -72,5 +73,5 @@ def print_losses(losses: dict[str, dict[str, float]]) -> None:
     for split in SPLITS:
         table.add_column(split, justify="right")
     for statistics, row in losses.items():
-        table.add_row(statistics, *(f"{row[split]:.4f}" for split in SPLITS))
+        table.add_row(statistics, *(number(row[split]) for split in SPLITS))
     show(table)

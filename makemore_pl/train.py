@@ -33,12 +33,13 @@ from makemore_pl.files import remove_parts, write_atomically
 from makemore_pl.lightning_internals import without_cuda
 from makemore_pl.module import MakemoreModule
 from makemore_pl.running.accelerator import choose_accelerator
-from makemore_pl.running.announcement import say_end, say_start, say_verdict
+from makemore_pl.running.announcement import say_end, say_next, say_start, say_verdict
 from makemore_pl.running.ending import FinalLosses, say_divergence, stopped_by
 from makemore_pl.running.execution import choose_watch_every, engine_of
-from makemore_pl.running.interruption import Interruption, Stopped, how_to_go_on
+from makemore_pl.running.interruption import Interruption, how_to_go_on
 from makemore_pl.running.progress import StepProgressBar
 from makemore_pl.running.run_lock import alone_in
+from makemore_pl.running.signals import Stopped
 from makemore_pl.words import fingerprint
 
 log = logging.getLogger(__name__)
@@ -128,9 +129,8 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
             handle signals. A sweep sets it to false and handles signals itself.
 
     Raises:
-        ValueError: the user has made a mistake.
-        FloatingPointError: a loss, a gradient or a parameter is not finite.
-        Stopped: a signal has come (only with `announce`). The run has been saved to last.ckpt.
+        ValueError: for a user's mistake. FloatingPointError: where training stops being finite.
+        Stopped: by a signal; last.ckpt is then of the step where it stood.
     """
     run_dir = Path(config.run_dir)
     refuse_finished(run_dir, resuming=config.ckpt_path is not None)
@@ -142,13 +142,13 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
     seed_everything(config.seed % 2**32, verbose=False)
     last = run_dir / "checkpoints" / "last.ckpt"
     interruption = Interruption(last)
-    with interruption if announce else nullcontext():
+    with interruption:
         try:
             return _run(config, interruption, announce)
         except (KeyboardInterrupt, SystemExit) as ended:  # Lightning turns Ctrl-C into SystemExit
             if interruption.code is None:
                 raise
-            raise Stopped(how_to_go_on(config, last), interruption.code) from ended
+            raise Stopped(how_to_go_on(config, last) if announce else "", interruption.code) from ended
 
 
 def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str, Any]:
@@ -181,10 +181,12 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
         except FloatingPointError:
             if doctor and tells:
                 say_verdict(doctor.diagnosis)
+                say_next(config, doctor.diagnosis)
             raise
         metrics = _metrics(config, trainer, module, datamodule, finals.losses)
         if trainer.is_global_zero:
-            say_divergence(metrics["val/loss"], metrics["uniform_loss"])
+            if not (doctor and tells and doctor.diagnosis.roots):
+                say_divergence(metrics["val/loss"], metrics["uniform_loss"])
             write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
             if announce:
                 tags = {tag for logger in trainer.loggers if isinstance(logger, JSONLinesLogger) for tag in logger.tags}

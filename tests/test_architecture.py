@@ -89,7 +89,7 @@ RANKS = {
 SHELTERED = {
     "figures": set(),
     "diagnostics": {"doctor", "figures", "files", "module_copy"},
-    "report": {"command_line", "figures", "files"},
+    "report": {"command_line", "doctor", "figures", "files"},
 }
 """Rooms that work without the rest of the project, and what they may import of it."""
 

@@ -40,7 +40,7 @@ from makemore_pl.losses import split_loss
 from makemore_pl.module import learning_rate
 from makemore_pl.running.accelerator import choose_accelerator
 from makemore_pl.running.execution import acts_on_every_step, choose_engine, choose_watch_every
-from makemore_pl.running.interruption import SIGNALS, Stopped
+from makemore_pl.running.signals import ONE, SIGNALS, Stopped
 from makemore_pl.train import build, run
 
 # What must survive resuming and must not feel watching: momentum buffers, Adam's moments and step count, running
@@ -797,11 +797,19 @@ def test_a_signal_saves_where_the_run_stands(
 
 
 def test_a_second_signal_ends_the_run_at_once(small: Compose, tmp_path: Path) -> None:
-    twice = f"+callbacks.signal={{_target_:probes.Signal,step:35,number:{int(signal.SIGINT)},times:2}}"
+    twice = f"step:35,number:{int(signal.SIGINT)},times:2,apart:{1.2 * ONE}"
     with pytest.raises(Stopped, match=r"^stopped at step 21; go on with: ") as caught:
-        run(small(*SIGNALLED, twice))
+        run(small(*SIGNALLED, f"+callbacks.signal={{_target_:probes.Signal,{twice}}}"))
     assert caught.value.code == 130
     assert checkpoint(tmp_path / "run")["global_step"] == 21
+
+
+def test_a_signal_to_the_process_and_to_its_group_is_one(small: Compose, tmp_path: Path) -> None:
+    """`timeout` sends both."""
+    twice = f"step:35,number:{int(signal.SIGTERM)},times:2"
+    with pytest.raises(Stopped, match=r"^stopped at step 36; go on with: "):
+        run(small(*SIGNALLED, f"+callbacks.signal={{_target_:probes.Signal,{twice}}}"))
+    assert checkpoint(tmp_path / "run")["global_step"] == 36
 
 
 def test_the_command_that_is_printed_goes_on(small: Compose, words_file: Path, tmp_path: Path) -> None:

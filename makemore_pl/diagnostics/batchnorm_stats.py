@@ -51,6 +51,10 @@ class BatchNormStats(PatternCallback):
     def _select(self, pl_module: LightningModule) -> dict[str, nn.Module]:
         return select(pl_module, self.knows, self.pattern)
 
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.pattern:  # a network without BatchNorm has nothing that could be missed
+            super().start(trainer, pl_module)
+
     def begin(self, *_: Any) -> None:
         self._now = {}
 

@@ -195,7 +195,7 @@ class Doctor(DiagnosticsCallback):
             self._inspection.look_at_modes()
 
     def _copies(self, pl_module: LightningModule) -> dict[str, float]:
-        """Copies among hidden units, so without the rows of embeddings and of the last layer, which data tell apart."""
+        """Copies among hidden units. Rows of embeddings and of the last layer are left out: data tell them apart."""
         seen = self._inspection
         no_units = (nn.Embedding, nn.EmbeddingBag, *NORMALISATIONS)
         aside = {p for m in pl_module.modules() if isinstance(m, no_units) for p in m.parameters(recurse=False)}

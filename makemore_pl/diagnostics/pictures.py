@@ -16,6 +16,7 @@ from makemore_pl.diagnostics.histograms import Distributions, Raster
 from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.diagnostics.watch import Arrays
+from makemore_pl.doctor import updates
 from makemore_pl.figures import curves, lecture_pictures
 from makemore_pl.files import write_atomically
 
@@ -131,7 +132,7 @@ def pictures(
                 own_units=name == "weight_gradients",
             )
     if len(steps) > 1:
-        figures["update_data_ratio"] = lecture_pictures.update_ratios(steps, ratios)
+        figures["update_data_ratio"] = lecture_pictures.update_ratios(steps, ratios, updates.BAND)
     activations, gradients = (
         {t.partition("/")[2]: each for t, each in histograms.items() if t.startswith(quantity)}
         for quantity in ("activations/", "activation_grads/")

@@ -25,7 +25,7 @@ class UpdateStats(DiagnosticsCallback):
 
         from makemore_pl.diagnostics import UpdateStats
         trainer = Trainer(callbacks=[UpdateStats()])
-        trainer.fit(module, loader)  # update_data_ratio/...: healthy networks lie between -4 and -1.5
+        trainer.fit(module, loader)  # update_data_ratio/...: the median of the matrices is healthy from -3.5 to -1
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:

@@ -83,6 +83,8 @@ class Finding:
     """A finding of the doctor, with the findings that follow from it."""
 
     id: str
+    title: str
+    """In words; nothing where no rule has this id."""
     severity: str
     colour: str
     """The severity, or info if the page has no colour for it."""
@@ -128,7 +130,7 @@ class Table:
     def numeric(self) -> list[bool]:
         """For each column, whether all cells are numbers or dashes."""
         columns = zip(*self.cells(), strict=True)
-        return [all(re.fullmatch(r"[-+−–\d][-−\d.,e→± ]*k?", text) for text, _ in column) for column in columns]
+        return [all(re.fullmatch(r"[-+−–\d][-+−\d.,e→± ]*k?", text) for text, _ in column) for column in columns]
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from makemore_pl.running.run_lock import LOCK
 from makemore_pl.sweep.job import METRICS, read_failure
 
+LAST = "checkpoints/last.ckpt"
 TELLING = 0.05
 """The time left is shown when some job has taken this share of its steps. The first steps are slow, because they
 compile and draw."""
@@ -31,8 +32,13 @@ class Sweep:
         self.command = uuid.uuid4().hex
         self.started = time.time()
         self.before = self.steps_taken()
+        self.stopped = False
         self.alone: list[str] = []
         """Jobs whose process was killed. They are run again one at a time, to find out which one causes that."""
+
+    def stop(self) -> None:
+        """From now on nothing waits any more."""
+        self.stopped = True
 
     def failures(self) -> dict[str, str]:
         """Job -> reason, for the jobs that failed in this command."""
@@ -72,6 +78,9 @@ class Sweep:
     def progress(self) -> str:
         """One line with the numbers of jobs that are done, running, waiting and failed, and the time left."""
         done, failed, running = len(self.finished()), len(self.failures()), len(self.begun(running=True))
+        if self.stopped:
+            saved = sum((self.directory / job / LAST).exists() for job in self.jobs.keys() - self.settled())
+            return f"{done} of {len(self.jobs)} jobs done, {saved} saved where they stood, {failed} failed"
         waiting = max(len(self.jobs) - done - failed - running, 0)
         line = f"{done} of {len(self.jobs)} jobs done, {running} running, {waiting} waiting, {failed} failed"
         seconds = self.seconds_left() if running or waiting else None
