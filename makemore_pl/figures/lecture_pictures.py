@@ -91,7 +91,7 @@ def update_ratios(
 
     Args:
         band: lowest and highest healthy ratio, log10.
-        raw: faint points of what `values` are means of.
+        raw: the numbers of which `values` are means; they are drawn as faint points.
         drops: steps at which the learning rate drops.
     """
     rows = legend_rows(values)
