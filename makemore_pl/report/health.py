@@ -25,7 +25,7 @@ LAYER_QUANTITIES = {
     "linear_share": "linear share",
     "activation_grad_std": "gradient std",
 }
-"""Tags, and what a table calls them."""
+"""Quantity -> title of its column in a table."""
 MEANINGS = {
     "preactivation_std": "a preactivation is what goes into the activation function",
     "saturation": "saturation is the share of |activation| > 0.97",
@@ -187,7 +187,7 @@ def phases_of(run: Run, steps: "np.ndarray[Any, Any]") -> dict[str, "np.ndarray[
     drops = drops_of(run)
     last = int(steps[-1])
     begun = steps <= (min(OPENING, last / 4))
-    begun &= steps >= steps[begun.sum() // 2]  # its second half: the first steps are of another size
+    begun &= steps >= steps[begun.sum() // 2]  # only its second half, because the first steps are of another size
     found = {f"start, to step {steps[begun][-1]:,}": begun}
     if drops.size and (steps < drops[0]).any():
         before = steps < drops[0]
