@@ -42,7 +42,7 @@ def tell(
 
 
 def render(page: Page) -> str:
-    """The page as HTML; the same page gives the same text."""
+    """The page as HTML. Equal pages give equal text."""
     return _template().render(page=page)
 
 
