@@ -71,7 +71,7 @@ class Run:
     findings: list[dict[str, Any]]
     """What the doctor found, from findings.json."""
     diagnosis: dict[str, Any] = field(default_factory=dict)
-    """All of findings.json; empty where no doctor has looked."""
+    """All of findings.json; empty if the run had no doctor."""
     job: str = ""
     """What tells it from others that it was read with: its folder's path below theirs."""
 
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def finding(self) -> str:
-        """The id of the doctor's first finding above info that no other explains; nothing where there is none."""
+        """The id of the doctor's first finding above info that no other one explains; empty if there is none."""
         return next(iter(self.roots), "")
 
     @property
