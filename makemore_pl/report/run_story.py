@@ -36,9 +36,10 @@ def tell(
     """The page of a run.
 
     Args:
-        defaults: the default config; without it the page does not say what differs.
-        start: what its experiment alone composes to; without it the page knows less of how to run it again.
-        place: the folder of the page, by default the run's directory.
+        defaults: the default config; without it the page does not list the settings that differ.
+        start: the config of the run's experiment without other overrides; without it the command to run it again may be
+            incomplete.
+        place: the folder that the page is written to, by default the run's directory.
         short: with its losses as the only pictures, for they are what takes time.
     """
     differing = differences(run.config, defaults) if defaults is not None else {}
@@ -182,10 +183,10 @@ def _names(run: Run) -> list[Block]:
 
 
 def _again(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
-    rows, when = recorded([run]), "of the run"
+    rows, when = recorded([run]), "at the time of the run"
     if not isinstance(run.metrics.get("versions"), dict):
         rows += [[name, version] for name, version in _installed().items()]
-        when = "when this page was made; the run did not record its own"
+        when = "at the time of this page, because the run did not record them"
     command = command_of(run, start)
     return [
         *([Code(anywhere("train.py", *command))] if command is not None else []),
