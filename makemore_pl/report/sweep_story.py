@@ -86,7 +86,7 @@ def _what(runs: Sequence[Run], keys: Sequence[str]) -> list[Block]:
 
 
 def _comparisons(groups: Mapping[str, Sequence[Run]], page_of: Callable[[Run], str]) -> list[Section]:
-    """Results, maps and curves of what can be compared: of each group alone, where there are several."""
+    """Results, maps and curves. If there are several groups, each group has its own."""
     sections, alone = [], []
     for place, (label, runs) in enumerate(groups.items()):
         keys = independent_keys(runs, varied_keys(runs))
