@@ -22,10 +22,10 @@ SEVERITIES = ("critical", "warning", "info")
 
 
 def verdict(run: Run, place: Path, start: Mapping[str, Any] | None = None, of: str = "") -> list[Block]:
-    """Nothing where no doctor has looked.
+    """The section with the verdict; none if the run had no doctor.
 
     Args:
-        place: the folder of the page, from which it links to docs/doctor.md.
+        place: the folder of the page. Links to docs/doctor.md are relative to it.
         start: as of command_of.
         of: whose verdict it is, where a page has several.
     """
