@@ -47,7 +47,7 @@ def conclude(sweep: Sweep) -> None:
 def _summarize(sweep: Sweep) -> str:
     """Write the summary and print it. Returns why that failed, or an empty text."""
     try:
-        from makemore_pl.report.summary import write_summary  # draws, so only when there is something to draw
+        from makemore_pl.report.summary import write_summary  # imported here because it imports matplotlib
 
         rankings = write_summary(sweep.directory, asdict(Config(run_dir="")))
         won = next((ranking for ranking in rankings if ranking.best in sweep.jobs), None)
