@@ -105,7 +105,7 @@ def run_job(raw: DictConfig) -> float:
     if config.trainer.accelerator != "cpu":
         take_gpu()
     try:
-        with alone_in(directory, wait=True):  # where another command runs the same job
+        with alone_in(directory, wait=True):  # another command may be running the same job: wait for it
             return _run_locked(directory, config)
     except Stopped as stopped:
         if multiprocessing.parent_process() is not None:
