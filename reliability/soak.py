@@ -167,7 +167,7 @@ ENDINGS = {
     "Ctrl-C twice": (_group, INT, 2),
 }
 TRACEBACK = re.compile(r'^Traceback.*\n  File "(?!.*resource_tracker\.py)', re.MULTILINE)
-"""joblib's own tracker of semaphores prints some when a closed terminal ends it; by then nobody reads them."""
+"""A traceback, but not of joblib's tracker of semaphores, which prints one if a closed terminal ends it."""
 SWEEP = ["seed=1,2", "model.batchnorm=none,pre", "hydra.launcher.n_jobs=2", "trainer.max_steps=400", "trainer=cpu"]
 SWEEP += ["trainer.engine=eager", "trainer.watch_every=37", "trainer.val_check_interval=50", "~callbacks.figures"]
 
