@@ -10,7 +10,7 @@ from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
 
 BAND = LOW, HIGH = -3.5, -1.0
-"""log10 of update over data that a median matrix is healthy in."""
+"""The range of log10 of update over data in which the median matrix is healthy."""
 PATH = 0.3
 """Bound of steps at full learning rate times update over data. Below it the weights are still near their start."""
 SLOW, SHORT = -3.3, 200
