@@ -211,7 +211,7 @@ def _legend(
 
 
 def plain(value: float, _: object = None) -> str:
-    """A number as short as it can be read: 0.0005, 12, 1.5k, 1e+07."""
+    """A number in few characters: 0.0005, 12, 1.5k, 1e+07."""
     if abs(value) < 1e-12:
         return "0"
     return (f"{value / 1000:.4g}k" if 1e3 <= abs(value) < 1e6 else f"{value:.4g}").replace("-", "−")
@@ -232,7 +232,7 @@ def step_axis(ax: Axes, last: float, log: bool = True) -> None:
 
 
 def mark_drops(ax: Axes, drops: Iterable[float]) -> None:
-    """An upright line where the learning rate drops; of several the names stand below each other."""
+    """Draw a vertical line at each step where the learning rate drops. The labels of several are below each other."""
     for place, step in enumerate(drops):
         ax.axvline(step, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
         ax.annotate(
