@@ -29,7 +29,7 @@ from makemore_pl.figures.canvas import (
 from makemore_pl.figures.series import Histogram, floats, limits, spread, thin, trailing_mean
 
 APART = 10.0
-"""Nats on an axis of losses from which on the baselines' names would lie over each other."""
+"""If an axis of losses spans more nats than this, the names of the baselines would overlap."""
 
 
 def lines(
