@@ -25,10 +25,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside the path for writing; at the end it is synced and renamed to the path.
 
-    A reader sees the old file or the whole new one, whoever else writes it too, and whenever a kill comes.
+    A reader sees either the old file or the whole new one, also if several processes write it or one is killed.
 
     Raises:
-        OSError: naming the path, not the file beside it.
+        OSError: the file can't be written; the error names the path, not the temporary file.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -44,14 +44,14 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             error.filename, error.filename2 = str(path), None
         raise
     finally:
-        with suppress(OSError):  # what is wrong with the directory has been raised
+        with suppress(OSError):  # an error of the directory has been raised already
             temporary.unlink()
 
 
 def _is_ours(file: BinaryIO) -> bool:
-    """Whether no other process has this file open to write it; then it is this one's until it is closed.
+    """Lock a file until it is closed; False if another process has locked it, because it is writing the file.
 
-    Where there are no such locks, as on Windows, nobody can remove a file that is open.
+    Windows has no such locks, but there open files can't be removed.
     """
     if sys.platform != "win32":
         try:
@@ -72,7 +72,7 @@ def _sync(directory: Path) -> None:
 
 
 def remove_parts(directory: Path) -> None:
-    """Remove what a kill has left half written in a directory of a run or a sweep; not what is being written."""
+    """Remove half-written files that kills have left in a run or sweep directory, but none that is being written."""
     for folder in (directory, directory / "checkpoints", directory / "figures"):
         for path in folder.glob("*.????????.part"):
             with suppress(OSError):
