@@ -1,4 +1,4 @@
-"""What one types after `scripts/train.py`: for a run again, of a config, with changes."""
+"""The overrides that one types after `scripts/train.py`: to run a run again, to get a config, to change something."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,10 +35,10 @@ def overrides(config: Mapping[str, Any], start: Mapping[str, Any]) -> list[str]:
 
 
 def command_of(run: Run, start: Mapping[str, Any] | None = None) -> list[str] | None:
-    """What runs a run again, from whatever directory; None where that is not known.
+    """The command that runs a run again, from any directory; None if it is not known.
 
     Args:
-        start: what its experiment alone, or nothing at all, composes to.
+        start: the config of its experiment, or the default config, without other overrides.
     """
     command = run.overrides
     if command is None:
@@ -52,7 +52,7 @@ def command_of(run: Run, start: Mapping[str, Any] | None = None) -> list[str] | 
 
 
 def placed(command: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """With the files of words that these runs have read by their whole paths."""
+    """The overrides with absolute paths of the files of words that these runs have read."""
     paths = {str(run.get("data.path")): _whole(run) for run in runs if run.get("data.path")}
     found = f"data.path={','.join(map(typed, paths.values()))}"
     return [found if paths and each.lstrip("+").startswith("data.path=") else each for each in command]
@@ -64,7 +64,7 @@ def _whole(run: Run) -> str:
 
 
 def applied(command: Iterable[str], changes: Iterable[str]) -> list[str]:
-    """The overrides with changes in place of those for the same key; of two changes for one key the first."""
+    """The overrides, with changes in place of those for the same key. Of two changes with the same key the first counts."""
     new: dict[str, str] = {}
     for change in changes:
         new.setdefault(change.partition("=")[0], change)
