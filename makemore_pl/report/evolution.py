@@ -227,7 +227,7 @@ def chosen(steps: Iterable[int], most: int) -> list[int]:
 
 
 def ends(steps: ArrayLike, values: Mapping[str, Floats]) -> str:
-    """From where to where each went, in words."""
+    """A sentence with the first and the last value of each."""
     told = "; ".join(f"{spoken(name)} {from_to(each)}" for name, each in values.items())
     return f"{told}, to step {int(np.asarray(steps)[-1]):,}."
 
