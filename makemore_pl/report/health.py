@@ -34,7 +34,7 @@ MEANINGS = {
     "linear_share": "the linear share has |preactivation| < 0.8, where tanh hardly bends",
     "activation_grad_std": "the gradient is that of the loss by the activations",
 }
-"""What is not said by the name."""
+"""Quantity -> what it means, for those whose name does not say it."""
 DEEP = 3
 """Networks with fewer layers get no picture over depth."""
 
@@ -99,7 +99,7 @@ def _depth(run: Run) -> list[Picture]:
 
 
 def layers_table(run: Run) -> list[Block]:
-    """A row a layer; nothing where none was measured."""
+    """The table with a row for each layer; none if no layer was measured."""
     measured = {name: run.diagnostics.quantity(name)[1] for name in LAYER_QUANTITIES}
     measured = {name: each for name, each in measured.items() if each}
     names = in_order({layer for each in measured.values() for layer in each})
@@ -111,7 +111,7 @@ def layers_table(run: Run) -> list[Block]:
 
 
 def explained(quantities: Iterable[str]) -> list[Block]:
-    """What columns mean that do not explain themselves."""
+    """The meanings of the columns whose names do not say it."""
     told = "; ".join(MEANINGS[each] for each in quantities if each in MEANINGS)
     return [Note(f"{told[0].upper()}{told[1:]}.")] if told else []
 
@@ -140,7 +140,7 @@ def updates(run: Run) -> list[Block]:
 
 
 def updates_table(run: Run) -> list[Block]:
-    """A row a weight; nothing where none was measured."""
+    """The table with a row for each weight; none if no weight was measured."""
     steps, updates = run.diagnostics.quantity("update_data_ratio")
     updates = matrices(updates)
     if not updates:
@@ -160,7 +160,7 @@ def updates_table(run: Run) -> list[Block]:
 
 
 def typical(run: Run) -> float:
-    """The update:data ratio that the doctor judges, log10; nan where none was measured."""
+    """The log10 of update over data that the doctor judges; nan if none was measured."""
     try:
         return typical_ratio(Evidence(run.diagnostics.values, Facts(vocabulary=("embedding.weight",))))
     except Abstain:
@@ -180,9 +180,10 @@ def _judged(ratio: float) -> str:
 
 
 def phases_of(run: Run, steps: "np.ndarray[Any, Any]") -> dict[str, "np.ndarray[Any, Any]"]:
-    """Which of the steps belong to the start, the time before the learning rate drops, and the end, by name.
+    """Phase (start, before the learning rate drops, end) -> which of the steps belong to it.
 
-    The start ends at OPENING; before a drop the last fifth of the watched steps counts, of the end the last tenth.
+    The start ends at OPENING. The second phase is the last fifth of the watched steps before the drop, the end is the
+    last tenth of all.
     """
     drops = drops_of(run)
     last = int(steps[-1])
