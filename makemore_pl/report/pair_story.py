@@ -22,7 +22,7 @@ UPDATES = {"update_data_ratio": "update:data, log10", "grad_data_ratio": "grad:d
 
 
 def tell(first: Run, second: Run, place: Path | None = None) -> Page:
-    """The page of what tells two runs apart.
+    """The page that compares two runs.
 
     Args:
         place: the folder of the page, by default the first run's directory.
@@ -52,7 +52,7 @@ def labels(first: Run, second: Run) -> tuple[str, str]:
 
 
 def _lead(runs: Mapping[str, Run]) -> str:
-    """What was changed, and what that did."""
+    """The section on what was changed and what that did."""
     (a, first), (b, second) = runs.items()
     changed = list(differences(second.config, first.config))
     one, other = (run.metrics.get("val/loss") for run in runs.values())
@@ -71,7 +71,7 @@ def _lead(runs: Mapping[str, Run]) -> str:
 
 
 def _apart(runs: Mapping[str, Run]) -> str:
-    """In what they differ that decides the losses whatever else was changed; nothing where they can be compared."""
+    """Differences that make the losses incomparable, such as other words; empty if the runs can be compared."""
     groups = comparable(list(runs.values()))
     if len(groups) == 1:
         return ""
