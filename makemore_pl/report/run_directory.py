@@ -73,7 +73,7 @@ class Run:
     diagnosis: dict[str, Any] = field(default_factory=dict)
     """All of findings.json; empty if the run had no doctor."""
     job: str = ""
-    """What tells it from others that it was read with: its folder's path below theirs."""
+    """A label that differs from those of the runs it was read with: the path of its folder below their common one."""
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def roots(self) -> list[str]:
-        """The ids of all of these, each once."""
+        """The ids of all such findings, without repetitions."""
         found = (each for each in self.findings if each.get("severity") != "info" and not each.get("because_of"))
         return list(dict.fromkeys(str(each.get("id", "")) for each in found))
 
@@ -135,7 +135,7 @@ def read_overrides(directory: Path) -> list[str] | None:
 
 
 def working_directory(directory: Path) -> Path | None:
-    """Where the command of a run, or of the sweep that it is a job of, was typed; None where Hydra kept no record."""
+    """The directory in which the command of a run, or of its sweep, was typed; None if Hydra did not keep it."""
     for path in (directory / ".hydra" / "hydra.yaml", directory.parent / "multirun.yaml"):
         if path.is_file():
             runtime = read_yaml(path, dict).get("hydra", {}).get("runtime", {})
