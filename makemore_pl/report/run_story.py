@@ -40,7 +40,7 @@ def tell(
         start: the config of the run's experiment without other overrides; without it the command to run it again may be
             incomplete.
         place: the folder that the page is written to, by default the run's directory.
-        short: with its losses as the only pictures, for they are what takes time.
+        short: whether to draw the losses only, because drawing takes most of the time.
     """
     differing = differences(run.config, defaults) if defaults is not None else {}
     sections = [
