@@ -84,7 +84,7 @@ class Finding:
 
     id: str
     title: str
-    """In words; nothing where no rule has this id."""
+    """The title of the rule; empty if no rule has this id."""
     severity: str
     colour: str
     """The severity, or info if the page has no colour for it."""
