@@ -57,7 +57,7 @@ class Ranking:
 
 
 def write_summary(directory: Path, defaults: Mapping[str, Any] | None = None) -> list[Ranking]:
-    """Write summary.csv, summary.md, report.html and its figures into the sweep directory; returns what won.
+    """Write summary.csv, summary.md, report.html and its figures into the sweep directory; returns the rankings.
 
     A job whose page is missing or out of date gets a short one.
 
