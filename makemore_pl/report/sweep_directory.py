@@ -119,10 +119,10 @@ def comparable(runs: Sequence[Run], *also: str) -> dict[str, list[Run]]:
 
 
 def words(runs: Sequence[Run]) -> list[str]:
-    """A name for the words of each run, one name for the same words: their source or path.
+    """The name of each run's words, which is their source or path. Equal words have equal names.
 
-    Where that has changed between runs the start of the fingerprint is added. An unfinished run has no fingerprint, and
-    counts as another run of the same data settings.
+    If the file has changed between runs, the start of the fingerprint is added. An unfinished run has no fingerprint;
+    it gets the name of a run with the same data settings.
     """
     sources = [show(run.get("data.path") or run.get("data.source")) for run in runs]
     prints = [str(run.metrics.get("words_sha256") or "") for run in runs]
