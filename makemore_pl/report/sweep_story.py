@@ -36,12 +36,12 @@ def tell(
     lost: Mapping[str, str] | None = None,
     place: Path | None = None,
 ) -> Page:
-    """The page of a sweep, or of runs that only lie together.
+    """The page of a sweep, or of runs that are only in the same folder.
 
     Args:
-        command: what was typed after `scripts/train.py`, where it is known.
-        lost: why jobs failed that are not among the runs, by name.
-        place: the folder of the page, from which it links to those of the jobs; without it there are no links.
+        command: what was typed after `scripts/train.py`; None if it is not known.
+        lost: job -> reason of its failure, for jobs that are not among the runs.
+        place: the folder of the page. Links to the pages of jobs are relative to it; without it there are none.
     """
     keys = independent_keys(runs, varied_keys(runs))
     failed, others, groups = failures(runs), unfinished(runs), comparable(runs)
