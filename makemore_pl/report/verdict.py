@@ -26,8 +26,8 @@ def verdict(run: Run, place: Path, start: Mapping[str, Any] | None = None, of: s
 
     Args:
         place: the folder of the page. Links to docs/doctor.md are relative to it.
-        start: as of command_of.
-        of: whose verdict it is, where a page has several.
+        start: as for command_of.
+        of: the name of the run, if the page has several verdicts.
     """
     if not run.diagnosis:
         return []
