@@ -134,7 +134,7 @@ def _quoted(path: Path) -> str:
 
 
 def _prose(label: str, words: str) -> None:
-    """Wrapped at the width of a terminal, under its beginning."""
+    """The text wrapped at the width of the terminal and indented under its beginning; unchanged if there is none."""
     width = shutil.get_terminal_size().columns - LABEL if sys.stdout.isatty() else 0
     indent = len(words) - len(words.lstrip())
     under = " " * (indent + (3 if re.match(r"\d\. ", words) else 0))
