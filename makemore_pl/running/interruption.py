@@ -1,4 +1,4 @@
-"""A signal lets a run end between two strides, and its last checkpoint is of where it stands."""
+"""On a signal a run ends between two strides and saves last.ckpt there."""
 
 import multiprocessing
 import os
@@ -22,8 +22,9 @@ from makemore_pl.stride.finiteness import all_finite
 class Interruption(Callback):
     """A context in which the first signal ends the run after its current stride, with any validation due, and saves it.
 
-    A second one ends the run at once, as does one before the first stride or with several processes, which could not
-    agree on a stride. A worker of a sweep may get one from its sweep as well; it is the sweep's process that ends it.
+    A second signal ends the run at once. So does the first one if training has not begun, or if there are several
+    processes, because these could not agree on a stride. In a worker of a sweep a second signal does nothing, because
+    the sweep may have sent it too; the sweep's process ends its workers.
     """
 
     watched_steps_suffice = True
