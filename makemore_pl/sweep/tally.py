@@ -37,7 +37,7 @@ class Sweep:
         """Jobs whose process was killed. They are run again one at a time, to find out which one causes that."""
 
     def stop(self) -> None:
-        """From now on nothing waits any more."""
+        """The sweep is stopping, so no job waits any more."""
         self.stopped = True
 
     def failures(self) -> dict[str, str]:
