@@ -64,7 +64,7 @@ def _whole(run: Run) -> str:
 
 
 def applied(command: Iterable[str], changes: Iterable[str]) -> list[str]:
-    """The overrides, with changes in place of those for the same key. Of two changes with the same key the first counts."""
+    """The overrides, with changes in place of those for the same key; of two changes for a key the first counts."""
     new: dict[str, str] = {}
     for change in changes:
         new.setdefault(change.partition("=")[0], change)
