@@ -30,7 +30,7 @@ def tell(run: Run, defaults: Mapping[str, Any] | None) -> Page:
 
 
 def links(runs: Sequence[Run], page_of: Callable[[Run], str]) -> Markup:
-    """Links to the pages of the jobs of one setting. Their names are the seeds if these differ, else the jobs' names."""
+    """Links to the pages of the jobs of one setting, called by their seeds if these differ, else by their names."""
     seeds = [run.config.get("seed") for run in runs]
     apart = len(set(seeds)) == len(seeds)
     names = [f"seed {seed}" if apart else run.job for run, seed in zip(runs, seeds, strict=True)]
