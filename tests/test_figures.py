@@ -111,9 +111,10 @@ def test_limits() -> None:
     assert series.limits() is None
 
 
-def test_principal_components_of_a_line() -> None:
-    scores, shares = series.principal_components([[-3, -4], [0, 0], [3, 4]])
-    assert scores[:, 0] == pytest.approx([5, 0, -5]) or scores[:, 0] == pytest.approx([-5, 0, 5])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_principal_components_of_a_line(sign: int) -> None:
+    scores, shares = series.principal_components([[0, 0], [sign * 3, sign * 4], [sign * 12, sign * 16]])
+    assert scores[:, 0] == pytest.approx([-25 / 3, -10 / 3, 35 / 3]), "the farthest is positive"
     assert scores[:, 1] == pytest.approx([0, 0, 0], abs=1e-12)
     assert shares == pytest.approx([1, 0])
 
@@ -411,7 +412,7 @@ def test_loss_curve_with_a_mean_of_its_own() -> None:
 
 
 def test_loss_curve_of_nothing() -> None:
-    canvas.svg(curves.loss_curve([], [], [], [], {}))
+    assert labels(panel(curves.loss_curve([], [], [], [], {}))) == ["train, minibatch", "train, mean", "val"]
 
 
 def test_heat_map() -> None:
@@ -427,7 +428,9 @@ def test_heat_map() -> None:
 
 
 def test_heat_map_of_failures_only() -> None:
-    canvas.svg(comparisons.heat_map({"": [[np.nan]]}, ["a"], ["b"], ""))
+    figure = comparisons.heat_map({"": [[np.nan]]}, ["a"], ["b"], "")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["–"]
+    canvas.svg(figure)
 
 
 def test_embeddings_have_characters_as_markers() -> None:

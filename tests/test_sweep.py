@@ -542,7 +542,7 @@ def test_a_killed_process_costs_its_job_alone(compose: Compose, words_file: Path
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["+experiment=sweep_gain,kaiming"], "+experiment=sweep_gain is a sweep of its own"),
+        (["+experiment=sweep_gain,kaiming"], "+experiment=sweep_gain is a sweep itself"),
         (["trainer.devices=2", "seed=1,2", "hydra/launcher=basic"], "trainer.devices must be 1 in a sweep"),
         (["optim.lr=interval(0,1)"], "name the values to sweep over"),
     ],

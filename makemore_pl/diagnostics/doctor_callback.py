@@ -72,7 +72,7 @@ class Doctor(DiagnosticsCallback):
         self.announce = announce
         self.diagnosis = Diagnosis((), (), ())
         self.evidence: Evidence | None = None
-        """What the rules have looked at."""
+        """The evidence that the verdict rests on."""
         self.reset()
 
     @property
@@ -305,7 +305,7 @@ class Doctor(DiagnosticsCallback):
             print("\n".join(["The doctor:", *lines]))
 
     def look(self, trainer: Trainer, pl_module: LightningModule) -> Diagnosis:
-        """What is found so far, between two steps of fit."""
+        """The diagnosis so far. It can be called between two steps of fit."""
         return diagnose(self._gather(trainer, pl_module, final=False))
 
     def _gather(self, trainer: Trainer, pl_module: LightningModule, final: bool) -> Evidence:

@@ -1,4 +1,4 @@
-"""The way back: gradients that vanish, explode, never arrive, are left over, or come from other examples."""
+"""Rules for the backward pass: gradients that vanish, explode, never arrive, are left over, or mix examples."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ def gradients_accumulate(evidence: Evidence) -> Iterator[Finding]:
     if evidence.facts.accumulates:
         yield Finding(
             "gradients_accumulate", "critical", "gradients", 1, None, None, "",
-            "Each backward adds to the gradients of all steps before it, for nothing sets them to zero.",
+            "Each backward adds to the gradients of all steps before it, because nothing sets them to zero.",
         )  # fmt: skip
 
 
@@ -75,8 +75,8 @@ def no_gradient(evidence: Evidence) -> Iterator[Finding]:
     if facts.unreached:
         yield Finding(
             "no_gradient", "warning", ", ".join(facts.unreached), 0, float(len(facts.unreached)), 0.0, "",
-            f"The loss does not reach {listed(facts.unreached)}: no gradient has come there, though the optimizer has "
-            "them.",
+            f"The loss does not reach {listed(facts.unreached)}: the optimizer has them, but they never got a "
+            "gradient.",
         )  # fmt: skip
     elif facts.unused:
         yield Finding(
@@ -138,7 +138,7 @@ def exploding_gradients(evidence: Evidence) -> Iterator[Finding]:
         raise Abstain("grad_norm was not measured")
     losses = evidence.losses()
     usual, highest = median(norm.values), float(np.nanmax(norm.values, initial=0.0))
-    # where the loss goes up, large gradients are what large steps have made
+    # if the loss goes up, too large steps have caused the large gradients
     if losses.late < losses.values[0] and usual > 0 and highest > SPIKED * max(usual, 1e-3):
         step = int(norm.steps[int(np.nanargmax(norm.values))])
         yield Finding(

@@ -1,4 +1,4 @@
-"""What is known of a module, its loss, its data and its optimizers, apart from what changes from step to step."""
+"""What is known about a module, its loss, its data and its optimizers and does not change from step to step."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ class OptimizerFacts:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Size of the numbers that a network gets or has to give."""
+    """The size of a network's inputs or targets."""
 
     mean: float
     std: float
@@ -32,7 +32,7 @@ class Scale:
     feature_spread: float = 1.0
     """Largest over median standard deviation of the features."""
     varies: bool = True
-    """Whether examples differ."""
+    """Whether the examples differ from each other."""
 
     @property
     def rms(self) -> float:
@@ -41,41 +41,41 @@ class Scale:
 
 @dataclass(slots=True)
 class Facts:
-    """Everything is None, empty or False where it is not known; then rules abstain or stay silent."""
+    """A fact that is not known is None, empty or False; then rules abstain or find nothing."""
 
     layers: tuple[str, ...] = ()
     """Activation layers in the order of the forward pass, by the name that tags give them."""
     matrices: tuple[str, ...] = ()
     """Trainable matrices by tag name."""
     vocabulary: tuple[str, ...] = ()
-    """Those of them that are embeddings, of which a step touches a few rows only."""
+    """The matrices that are embeddings: a step changes only a few of their rows."""
     output: str | None = None
-    """The last of these matrices, whose product is the output."""
+    """The last matrix, which makes the output."""
     normalised: tuple[str, ...] = ()
-    """Matrices straight before a normalisation, whose scale does not matter."""
+    """Matrices directly before a normalisation: their scale does not matter."""
     bounded: tuple[str, ...] = ()
-    """Layers whose activation saturates: tanh."""
+    """Layers with tanh, whose activation saturates."""
     rectified: tuple[str, ...] = ()
-    """Layers whose activation is zero for half of its inputs: ReLU."""
+    """Layers with ReLU, whose activation is zero for half of its inputs."""
     before_normalised: bool = False
     """Whether every activation follows a normalisation."""
 
     loss: str | None = None
     """cross_entropy, nll, bce, mse or l1."""
     classes: int | None = None
-    """Of a cross-entropy."""
+    """Number of classes of a cross-entropy."""
     examples_in_loss: int | None = None
-    """Rows that the loss adds up or averages over."""
+    """Number of rows that the loss sums or averages."""
     loss_is_bare: bool = True
-    """Whether the number that is minimized is this loss, without factors and other terms."""
+    """Whether exactly this loss is minimized, without factors and other terms."""
     loss_is_sum: bool = False
-    """Whether it adds them up."""
+    """Whether the loss sums its rows."""
     activation_before_loss: str | None = None
     """Function between the last layer and the loss: softmax, sigmoid, tanh or relu."""
     outside: float = 0.0
     """Share of targets that this function can't reach."""
     losses: int = 1
-    """Backward passes a batch, each with a loss of its own."""
+    """Number of backward passes in a batch, each of a different loss."""
     pretrained: bool = False
     """Whether the first loss is half of a constant guess's or less."""
     constant_guess: float | None = None
@@ -88,41 +88,41 @@ class Facts:
     inputs_normalised: bool = False
     """Whether the network begins with a normalisation."""
     targets: Scale | None = None
-    """Of a regression."""
+    """The targets of a regression."""
 
     validated_within: int = 0
-    """Passes over the training data before the first validation, whole ones."""
+    """Number of complete passes over the training data before the first validation."""
     batch_size: int | None = None
     steps: int | None = None
-    """Planned."""
+    """The planned number of optimizer steps."""
     optimizers: tuple[OptimizerFacts, ...] = ()
     clip_value: float | None = None
 
     linear_pairs: tuple[tuple[str, str], ...] = ()
-    """Layers that follow each other with nothing nonlinear between."""
+    """Pairs of layers with nothing nonlinear between them."""
     copies: dict[str, float] = field(default_factory=dict)
     """Matrix -> share of its units that are copies of another one after some steps."""
     bias_before_batchnorm: tuple[str, ...] = ()
     not_optimized: tuple[str, ...] = ()
-    """Parameters that require and get a gradient, in no optimizer."""
+    """Parameters that require and get a gradient and are in no optimizer."""
     frozen: tuple[str, ...] = ()
     """Parameters with requires_grad=False."""
     unreached: tuple[str, ...] = ()
-    """Parameters of an optimizer whose layer runs, that never got a gradient."""
+    """Parameters of an optimizer that never got a gradient although their layer runs."""
     unused: tuple[str, ...] = ()
     """Parameters of an optimizer whose layer never runs."""
     accumulates: bool = False
-    """Whether gradients of earlier steps are still there in backward."""
+    """Whether gradients of earlier steps are still there when the next backward pass begins."""
     examples_mixed: str | None = None
-    """Where one example's output depends on another example."""
+    """The name of a module in which one example's output depends on another example."""
     asleep: tuple[str, ...] = ()
-    """BatchNorms in eval mode while training, which hold no statistics worth keeping."""
+    """BatchNorms in eval mode during training that have no statistics worth keeping."""
     asleep_on_purpose: tuple[str, ...] = ()
-    """BatchNorms in eval mode with statistics from before this run, or frozen parameters."""
+    """BatchNorms in eval mode during training that have statistics of an earlier run, or frozen parameters."""
     dropouts_asleep: tuple[str, ...] = ()
     values_per_channel: dict[str, int] = field(default_factory=dict)
-    """BatchNorm -> numbers that its batch statistics are made of."""
+    """BatchNorm -> how many numbers its batch statistics are computed from."""
     batchnorm_momentum: float | None = None
     dropout: float = 0.0
     unknown: dict[str, str] = field(default_factory=dict)
-    """Rule id -> why a fact that it needs could not be found out."""
+    """Rule id -> why a fact that the rule needs is not known."""

@@ -1,6 +1,6 @@
-"""What the graph of a loss says: which loss it is, what it gets, and what comes just before it.
+"""Reads the autograd graph of a loss: which loss it is, what its arguments are, and which function comes before it.
 
-Autograd keeps the functions that made a loss, and some keep their arguments. Nothing is computed here.
+Autograd keeps the functions that made a loss, and some of these keep their arguments. No function is run again here.
 """
 
 from dataclasses import dataclass
@@ -30,35 +30,35 @@ SHAPING = (
     "View", "Reshape", "UnsafeView", "Unsqueeze", "Squeeze", "Transpose", "T", "Permute", "Select", "Slice", "Clone",
     "ToCopy", "Alias", "Index", "Contiguous", "Flatten", "Expand",
 )  # fmt: skip
-"""Functions that change no number."""
+"""Functions that change the shape and no number."""
 SUM = 2
-"""torch's code of reduction='sum'."""
+"""torch's code for reduction='sum'."""
 MEAN = 1
-"""torch's code of reduction='mean'."""
+"""torch's code for reduction='mean'."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossGraph:
-    """The loss that was found last before backward, and what it was computed from."""
+    """The loss function nearest to the number that is minimized, and its arguments."""
 
     kind: str
     """cross_entropy, nll, bce (on logits), likelihood (a binary cross-entropy on probabilities), mse or l1."""
     alone: bool
-    """Whether the number that is minimized is this loss, nothing added and nothing multiplied."""
+    """Whether exactly this loss is minimized, without factors and other terms."""
     is_sum: bool
     activation: str | None
-    """What comes just before it: softmax, sigmoid, tanh or relu."""
+    """The function just before the loss: softmax, sigmoid, tanh or relu."""
     output: Tensor | None
-    """What the loss gets, (N, V) log-probabilities of a cross-entropy; None where torch does not keep it."""
+    """The argument of the loss, for a cross-entropy (N, V) log-probabilities; None if torch does not keep it."""
     targets: Tensor | None
     weight: Tensor | None = None
-    """(V,) of the classes of a cross-entropy."""
+    """(V,) weights of the classes of a cross-entropy."""
     ignored: int | None = None
-    """Class of the targets that a cross-entropy leaves out."""
+    """The class index that a cross-entropy ignores among the targets."""
 
 
 def read_loss(loss: Tensor) -> LossGraph | None:
-    """None where no loss is found that is known here."""
+    """The loss function that made this loss; None if no known one is found."""
     alone, is_sum = True, False
     queue: list[tuple[Any, bool, bool]] = [(loss.grad_fn, True, False)] if loss.grad_fn else []
     for _ in range(64):
@@ -88,20 +88,20 @@ def _known(node: Any, alone: bool, is_sum: bool) -> LossGraph:
         alone = alone and weight is None and _saved(node, "pos_weight") is None
         return LossGraph(kind, alone, is_sum, before, output, targets)
     ignored = node._saved_ignore_index
-    ignored -= 2**64 if ignored >= 2**63 else 0  # torch shows it without sign
+    ignored -= 2**64 if ignored >= 2**63 else 0  # torch gives a negative number as an unsigned one
     if weight is not None or (targets is not None and bool((targets == ignored).any())):
-        alone = alone and node._saved_reduction == MEAN  # which divides by what the weights add up to
+        alone = alone and node._saved_reduction == MEAN  # the mean divides by the sum of the weights
     if before == "log_softmax":
         kind, before = "cross_entropy", _before(_passed(node))
-        if before == "log_softmax":  # once more changes nothing
+        if before == "log_softmax":  # a second log_softmax changes nothing
             before = None
-    elif before == "logarithm" or (output is not None and _are_log_probabilities(output)):  # made by hand
+    elif before == "logarithm" or (output is not None and _are_log_probabilities(output)):  # a hand-written log_softmax
         kind, before = "cross_entropy", None
     return LossGraph(kind, alone, is_sum, before, output, targets, weight, ignored)
 
 
 def _are_log_probabilities(output: Tensor) -> bool:
-    """Whether (N, V, ...) or (V,) numbers are logarithms of probabilities of V classes, to 2 %."""
+    """Whether (N, V, ...) or (V,) numbers are log-probabilities: their exponentials sum to 1 within 2 %."""
     total = output.double().exp().sum(min(output.ndim - 1, 1))
     return not bool(((total - 1).abs() > 0.02).any())
 

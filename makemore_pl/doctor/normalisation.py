@@ -1,4 +1,4 @@
-"""BatchNorm: statistics that trail behind, are noisy, rest on too few examples, or are never used."""
+"""Rules for BatchNorm: its statistics lag behind, are noisy, come from too few examples, or are not updated."""
 
 from collections.abc import Iterator
 
@@ -7,11 +7,11 @@ from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
 
 GAP = 0.05
-"""Nats between running and batch statistics on the same examples."""
+"""The bound of the loss with running statistics minus the loss with batch statistics, in nats."""
 LAG = 1.9
-"""Noise alone gives 1, and 1.4 with momentum 1."""
+"""The bound of the lag. Noise alone gives a lag of 1, or of 1.4 with momentum 1."""
 FEW = 12
-"""Numbers per channel."""
+"""Batch statistics need at least this many numbers per channel."""
 
 
 @rule(

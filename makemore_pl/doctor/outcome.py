@@ -1,4 +1,4 @@
-"""How it went: finite or not, up or down, on training and on validation data."""
+"""Rules for the outcome: whether losses are finite, and whether they fall on training and on validation data."""
 
 import math
 from collections.abc import Iterator
@@ -10,11 +10,12 @@ from makemore_pl.doctor.finding import Finding
 from makemore_pl.doctor.rule import rule
 
 DROPOUT, HEAVY, PATIENT = 0.4, 0.75, 1000
-"""Share that is dropped: from which on it is judged by the gap, and where it is too much in any case; steps before."""
+"""From a dropout of 0.4 on, the rule compares training and validation loss, after 1,000 steps at the earliest. From
+0.75 on, dropout is always too much."""
 WARM = 20
-"""Steps that BatchNorm's running statistics need to be good for anything, with momentum 0.1."""
+"""Steps after which BatchNorm's running statistics can be used, with momentum 0.1."""
 ENOUGH = 100
-"""Steps from which a loss that does not fall says something."""
+"""Steps after which the loss of a network that learns has fallen."""
 
 
 @rule(
@@ -120,8 +121,8 @@ def train_val_mismatch(evidence: Evidence) -> Iterator[Finding]:
     if best > bound and val.values[0] > bound and losses.late < losses.values[0]:
         yield Finding(
             "train_val_mismatch", "warning", "val/loss", int(val.steps[0]), best, bound, "",
-            f"When training was validated first, at step {val.steps[0]:,}, examples that it had never seen cost it "
-            f"{train:.3g}; validation examples cost {val.values[0]:.3g} then and {best:.3g} at best.",
+            f"At the first validation, step {val.steps[0]:,}, the loss on new training examples was {train:.3g}. On "
+            f"validation examples it was {val.values[0]:.3g} then, and {best:.3g} at best.",
         )  # fmt: skip
 
 
@@ -169,8 +170,8 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "no_learning", "critical", "val/loss", evidence.last_step, best, bound, "",
             f"The training examples are learned by heart (loss {late:.3g}), but on validation examples it never got "
-            f"better than {best:.3g}, and a guess that does not look at the input gets {guess:.3g}: targets and inputs "
-            "have nothing to do with each other, or too little of it is in the data.",
+            f"better than {best:.3g}, and a guess that does not look at the input gets {guess:.3g}: the targets do not "
+            "depend on the inputs, or there are too few examples to learn how.",
         )  # fmt: skip
 
 
@@ -224,8 +225,8 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
         if faded and (worst := min(faded, key=lambda name: faded[name])) and faded[worst] < 0.5:
             yield Finding(
                 "overregularized", "warning", worst, evidence.last_step, faded[worst], 0.5, "",
-                f"What goes into the activation of {worst} has shrunk to {faded[worst]:.0%} of its spread at the "
-                f"start: weight decay {decay:g} wins over the gradient.",
+                f"The spread of the input of the activation of {worst} has shrunk to {faded[worst]:.0%} of what it was "
+                f"at the start: weight decay {decay:g} is stronger than the gradient.",
             )  # fmt: skip
             return
     if facts.dropout >= DROPOUT:
@@ -240,13 +241,13 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
         if held <= train or facts.dropout >= HEAVY:
             yield Finding(
                 "overregularized", "warning", "dropout", evidence.last_step, facts.dropout, DROPOUT, "",
-                f"Dropout {facts.dropout:g} has nothing to mend: the network costs {held:.3g} on validation examples, "
-                f"and {train:.3g} on training examples with dropout. It underfits.",
+                f"Dropout {facts.dropout:g} does not help: the loss is {held:.3g} on validation examples and "
+                f"{train:.3g} on training examples with dropout. The network underfits.",
             )  # fmt: skip
 
 
 def _comparable(evidence: Evidence) -> None:
-    """Abstains where validation is not known to count what training does."""
+    """Raises Abstain if the training loss may have terms that the validation loss lacks."""
     if not evidence.facts.loss_is_bare:
         raise Abstain("the training loss has a factor or other terms, which the validation loss need not have")
 

@@ -1,4 +1,4 @@
-"""The steps that are taken: too large, too small, without some parameters, or cut by clipping."""
+"""Rules for the steps: they are too large, too small, leave out parameters, or are cut by clipping."""
 
 import math
 from collections.abc import Iterator
@@ -10,22 +10,22 @@ from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
 
 BAND = LOW, HIGH = -3.5, -1.0
-"""log10 of update over data that a median matrix is healthy in."""
+"""The range of log10 of update over data in which the median matrix is healthy."""
 PATH = 0.3
-"""Steps at full rate times update over data, below which a network can't have got far from where it began."""
+"""Bound of steps at full learning rate times update over data. Below it the weights are still near their start."""
 SLOW, SHORT = -3.3, 200
-"""Ratio below which the path is looked at, and steps from which on."""
+"""PATH is looked at only if log10 of update over data is below SLOW and the run has at least SHORT steps."""
 SETTLED = 10
-"""Steps that a network that starts with small weights takes large steps relative to them."""
+"""The first steps are left out, because steps relative to small initial weights are large."""
 
 
 def typical_ratio(evidence: Evidence) -> float:
-    """log10 of update over data: over the matrices, the median of their medians at full rate; nan where none is."""
+    """The median over the matrices of their median log10 of update over data at full rate; nan if there is none."""
     return median(_at_full_rate(evidence).values())
 
 
 def livelier_ratio(evidence: Evidence) -> float:
-    """The same for that third of the run in which it is highest: a network that has learned all it can stands still."""
+    """The same, in the third of the run where it is highest: a network that has learned all it can hardly moves."""
     thirds = (median(_at_full_rate(evidence, third).values()) for third in range(3))
     return max((each for each in thirds if math.isfinite(each)), default=math.nan)
 
@@ -114,7 +114,7 @@ def update_too_large(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _path(evidence: Evidence, ratio: float) -> float:
-    """How far steps at full rate could carry a weight, in units of its size."""
+    """How far all steps at full rate, taken in one direction, could move a weight, in units of its size."""
     lr = evidence.get("lr")
     steps = evidence.last_step + 1
     share = float(np.mean(evidence.full_rate(lr))) if lr is not None else 1.0
@@ -122,12 +122,12 @@ def _path(evidence: Evidence, ratio: float) -> float:
 
 
 def _hurt(losses: Series, start: float, ratio: float, several: bool) -> bool:
-    """Whether steps of this size have harmed: not finite, no better than the start, or often far above it."""
+    """Whether the steps did harm: the loss is not finite, not below its start at the end, or often far above it."""
     late = losses.late
     far = losses.steady > 1.5 * abs(start) + 0.5
-    if not np.isfinite(losses.values).all():  # out of a clear sky it is another fault, as log(0)
+    if not np.isfinite(losses.values).all():  # without a rise before, the cause is another one, such as log(0)
         return bool(far.any()) or ratio > HIGH
-    if several:  # of two losses that work against each other one may rise
+    if several:  # one of two losses that work against each other may rise
         return ratio > HIGH
     return bool(late > 1.5 * abs(start) or far.sum() >= 3 or (late >= start and (ratio > HIGH or far.any())))
 

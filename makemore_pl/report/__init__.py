@@ -1,5 +1,6 @@
-"""The HTML report. Reads run directories; imports neither Lightning nor Hydra.
+"""The HTML report. It reads run directories, and imports neither Lightning nor Hydra.
 
-Read in this order: run_directory, section, wording, command; for a run evolution, health, verdict, run_story; for two
-pair_story; for a sweep sweep_directory, heat_map_grid, sweep_story; then page and summary.
+Read in this order: run_directory, section, wording, command; evolution, health, verdict, run_story (the page of a run);
+pair_story (of two runs); sweep_directory, heat_map_grid, sweep_results, job_page, sweep_story (of a sweep); then page
+and summary.
 """

@@ -1,4 +1,4 @@
-"""What a sweep says at its end: the table, the best command, where to look, what failed."""
+"""What a sweep prints at its end: the table, the command of the best job, where to look, and what failed."""
 
 import io
 import os
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from makemore_pl.report.summary import Ranking
 
 MOST = 20
-"""Rows of the table; the others are in summary.md."""
+"""The printed table has at most this many rows. summary.md has all of them."""
 
 
 def conclude(sweep: Sweep) -> None:
-    """Write the summary and print what is worth knowing.
+    """Write the summary and print the end of the sweep.
 
     Raises:
-        ValueError: with a table of the reasons, when jobs failed or there could be no summary.
+        ValueError: jobs failed, or the summary could not be written; the message has the reasons.
     """
     failures = sweep.failures()
     say(sweep.progress())
@@ -45,14 +45,14 @@ def conclude(sweep: Sweep) -> None:
 
 
 def _summarize(sweep: Sweep) -> str:
-    """Write the summary and show it; returns why there is none, or nothing."""
+    """Write the summary and print it. Returns why that failed, or an empty text."""
     try:
-        from makemore_pl.report.summary import write_summary  # draws, so only when there is something to draw
+        from makemore_pl.report.summary import write_summary  # imported here because it imports matplotlib
 
         rankings = write_summary(sweep.directory, asdict(Config(run_dir="")))
         won = next((ranking for ranking in rankings if ranking.best in sweep.jobs), None)
         pinned = pin_cards(sweep.directory / won.best, won) if won else ""
-    except Exception as error:  # nothing may hide the failures
+    except Exception as error:  # an error here must not hide the failures of jobs
         return f"There is no summary. {in_a_line(error)}"
     seen, text = Console(), io.StringIO()
     console = Console(file=text, width=seen.width, force_terminal=seen.is_terminal)
@@ -66,10 +66,10 @@ def _summarize(sweep: Sweep) -> str:
 
 
 def pin_cards(best: Path, ranking: "Ranking") -> str:
-    """Write dashboard.url beside the best job, a colour for each value of the first setting; empty where there is none.
+    """Write dashboard.url beside the best job. Runs are coloured by the value of the first setting.
 
     Returns:
-        what says so.
+        a remark for the line that is printed about TensorBoard; empty, and no file, if the job logged nothing.
     """
     from makemore_pl.report.run_directory import read_diagnostics
     from makemore_pl.running.pins import url
@@ -84,7 +84,7 @@ def pin_cards(best: Path, ranking: "Ranking") -> str:
 
 
 def say(line: str, start: str = "", end: str = "\n") -> None:
-    """Print on standard error. Nobody may be there to read it any more, and the jobs go on."""
+    """Print on standard error, or do nothing if that is closed, because the jobs must go on."""
     with suppress(OSError):
         print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
 
@@ -92,7 +92,7 @@ def say(line: str, start: str = "", end: str = "\n") -> None:
 def _print(text: str) -> None:
     try:
         print(text, end="", flush=True)
-    except OSError:  # the reader has left, as `head` does: nothing may be left to flush at exit
+    except OSError:  # the reader has ended, as `head` does: discard the rest, or Python would fail to flush it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -109,10 +109,10 @@ def _table(ranking: "Ranking") -> Table:
 
 
 def look(sweep: Sweep) -> str:
-    """What shows the sweep in TensorBoard, while it runs and after."""
+    """The command that shows the sweep in TensorBoard, while it runs and afterwards."""
     return tensorboard(sweep.directory)
 
 
 def command(overrides: Sequence[str]) -> str:
-    """What runs one job of a sweep alone, to be pasted into a shell in this directory."""
+    """The shell command that runs one job of a sweep by itself, from this working directory."""
     return shlex.join([*program("python"), near(Path(sys.argv[0])), *overrides])
