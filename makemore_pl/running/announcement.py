@@ -36,6 +36,7 @@ NEXT = {
     "deep_batchnorm": "lr_low",
 }
 """The experiment that the lecture goes on with."""
+PINNED = ": the main charts, pinned"
 LABEL = 13
 """Columns of what stands before each line."""
 
@@ -50,7 +51,7 @@ def say_start(config: Config, parameters: int, words: int, first: int) -> None:
     model, steps = config.model, f"{config.trainer.max_steps:,} steps"
     layers = f"{model.n_layers} hidden {'layer' if model.n_layers == 1 else 'layers'} of {model.n_hidden}"
     taken = f"resumed at step {first:,} of {steps}" if first else steps
-    _line("training", f"{config.experiment}: {layers}, {parameters:,} parameters; {words:,} words; {taken}")
+    _prose("training", f"{config.experiment}: {layers}, {parameters:,} parameters; {words:,} words; {taken}")
     _line("written to", _quoted(run_dir))
     if "tensorboard" in config.logger:
         _line("watch live", tensorboard(run_dir))
@@ -84,11 +85,9 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str], diag
     _line("page", _quoted(page) if page else command("report.py", near(run_dir)))
     if "tensorboard" in config.logger:
         address = url(tags, runs=(".", f"{run_dir.parent.name}/{run_dir.name}"))
-        dashboard = run_dir / "dashboard.url"
-        write_atomically(dashboard, f"{address}\n{custom_scalars_url()}\n")
+        write_atomically(run_dir / "dashboard.url", f"{address}\n{custom_scalars_url()}\n")
         _line("TensorBoard", tensorboard(run_dir))
-        link = Text(_quoted(dashboard), Style(link=address))
-        _line("", "its main charts stand together at the address in ", link)
+        _line("", "and open ", Text.assemble(("the address in dashboard.url", Style(link=address)), PINNED))
     say_next(config, diagnosis)
 
 
