@@ -27,6 +27,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from test_command_line import paste
 
 from makemore_pl.command_line import typed
 from makemore_pl.config import Config
@@ -218,6 +219,11 @@ class Parsed(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for each, attributes in self.elements if each == tag]
+
+
+def commands(parsed: Parsed) -> list[str]:
+    """What stands on a page to be pasted."""
+    return [words for words in parsed.words if words.startswith(sys.executable)]
 
 
 def told(directory: Path) -> Parsed:
@@ -673,6 +679,38 @@ def test_how_to_run_it_again(tmp_path: Path) -> None:
     (run / ".hydra").mkdir()
     (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(["+experiment=kaiming", "seed=7"]))
     assert f"{train} +experiment=kaiming seed=7 Versions" in told(run).text
+
+
+def test_every_command_of_a_page_is_pasted_from_another_directory(tmp_path: Path) -> None:
+    there, elsewhere = tmp_path / "where it was typed", tmp_path / "elsewhere"
+    for directory in (there, elsewhere):
+        directory.mkdir()
+    (there / "a b.txt").write_text("\n".join("abcdefghij"))
+    record = yaml.safe_dump(
+        {"hydra": {"runtime": {"cwd": str(there)}, "overrides": {"task": ["data.path='a b.txt'", "seed=1,2"]}}}
+    )
+    run = write_run(tmp_path / "run", watched=False, data__path="a b.txt")
+    (run / ".hydra").mkdir()
+    (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(["+experiment=kaiming", "data.path='a b.txt'"]))
+    (run / ".hydra" / "hydra.yaml").write_text(record)
+    remedy = {"finding": "update_too_large", "overrides": ["optim.lr=0.05"], "rationale": "x"}
+    (run / "findings.json").write_text(json.dumps({"checked": ["a"], "prescriptions": [remedy]}))
+    for seed in (1, 2):
+        write_run(tmp_path / "sweep" / f"seed={seed}", watched=False, data__path="a b.txt", seed=seed)
+    (tmp_path / "sweep" / "multirun.yaml").write_text(record)
+    write_summary(tmp_path / "sweep", DEFAULTS)
+
+    changed, again = commands(told(run))
+    (sweep,) = commands(told(tmp_path / "sweep"))
+    job, whole = commands(check((tmp_path / "sweep" / "seed=1" / "report.html").read_text()))
+    assert sweep.endswith(" seed=1,2")
+    one = sweep.replace(" -m ", " ").removesuffix(",2")  # --cfg shows the config of one job only
+    for line, lr in ((changed, 0.05), (again, 0.1), (one, 0.1), (job, 0.1)):
+        config = yaml.safe_load(paste(f"{line} --cfg job", cwd=elsewhere))
+        assert (config["data"]["path"], config["optim"]["lr"]) == (str(there / "a b.txt"), lr)
+    paste(whole, cwd=elsewhere)
+    assert "All pictures" not in (tmp_path / "sweep" / "seed=1" / "report.html").read_text()
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_versions_of_the_run_come_before_the_installed_ones(tmp_path: Path) -> None:
