@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import ROOT, Compose, python
 from torch import nn
 
 from makemore_pl import losses
@@ -39,6 +39,18 @@ def test_a_run_on_the_cpu_does_not_initialize_cuda(small: Compose, tmp_path: Pat
     assert run(small("trainer.max_steps=20", "model.dropout=0.1", f"ckpt_path={last}"))["steps"] == 20
     with pytest.raises(AssertionError, match="CUDA is initialized"):
         torch.cuda.get_rng_state_all()
+
+
+def test_tensors_are_where_they_are_needed_and_seldom_fetched() -> None:
+    """Three tests of a GPU, on one that raises where devices are mixed.
+
+    All of them: MAKEMORE_TEST_DEVICE=pretended make test-gpu.
+    """
+    tests = "(wait_once and batchnorm_momentum) or first_diagnostics or (names_are and settings2)"
+    command = ("-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", "-W", "default", "tests/test_gpu.py", "-k", tests)
+    done = python(*command, cwd=ROOT, MAKEMORE_TEST_DEVICE="pretended")
+    assert done.code == 0, done.out
+    assert "3 passed" in done.out
 
 
 def test_a_run_on_the_cpu_does_not_ask_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -757,6 +757,9 @@ def test_engine(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtur
     assert caplog.messages == ["There is no C++ compiler (CXX or g++): unwatched steps run in the slower engine=eager."]
     with pytest.raises(ValueError, match=r"^trainer\.engine=compile: there is no C\+\+ compiler"):
         choose_engine(TrainerConfig(engine="compile"), "cpu")
+    assert choose_engine(TrainerConfig(max_steps=2_000, engine="record"), "gpu") == "record"
+    with pytest.raises(ValueError, match=r"^trainer\.engine=record needs a GPU"):
+        choose_engine(TrainerConfig(engine="record"), "cpu")
 
 
 # --- interrupted -----------------------------------------------------------------------------------------------------

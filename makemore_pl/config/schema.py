@@ -158,7 +158,9 @@ class TrainerConfig:
     """Steps between two watched steps. Hooks and callbacks see watched steps only; with 1 they see all of them."""
     engine: str = "auto"
     """How unwatched steps run. compile: about a hundred in one compiled call; eager: a bare loop;
-    auto: compile if there is a C++ compiler and the run is so long that compiling saves more time than it takes."""
+    record: the same as one CUDA graph, which needs a GPU and no compiler;
+    auto: on a GPU eager; else compile if there is a C++ compiler and the run is so long that compiling saves more time
+    than it takes."""
     matmul_precision: str = "highest"
     """Precision of float32 matrix products on a GPU: highest; high or medium are faster (TensorFloat32, bfloat16)."""
     gradient_clip_val: float | None = None
@@ -175,7 +177,7 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
-        one_of("trainer.engine", self.engine, ("auto", "compile", "eager"))
+        one_of("trainer.engine", self.engine, ("auto", "compile", "eager", "record"))
         one_of("trainer.matmul_precision", self.matmul_precision, ("highest", "high", "medium"))
         one_of("trainer.gradient_clip_algorithm", self.gradient_clip_algorithm, ("norm", "value"))
         clip = self.gradient_clip_val

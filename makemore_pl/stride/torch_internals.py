@@ -26,7 +26,7 @@ INDUCTOR = {
     "aot_inductor.enable_frame_pointer": False,  # only profilers read it
     "cpp.vec_isa_ok": True,  # otherwise inductor first compiles and runs a test program, which takes 4 s
 }
-"""Options for compiling packages. They only save time, so if torch drops an option, delete it here."""
+"""How packages are compiled. They only save time: one that this torch does not know is left out."""
 
 
 def leaves(tree: Any) -> list[Tensor]:
@@ -66,11 +66,12 @@ def scan(body: Callable[..., Any], carry: list[Tensor], xs: list[Tensor]) -> Any
 
 
 def compile_package(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write a package of AOTInductor. If it goes: use torch.compile, which takes 10 s a process (docs/adr/0005)."""
-    from torch._inductor import aoti_compile_and_package
+    """A package of AOTInductor. When it goes: torch.compile, which takes 10 s in every process (docs/adr/0005)."""
+    from torch._inductor import aoti_compile_and_package, list_options
 
-    # a copy, because torch adds entries to the dict
-    aoti_compile_and_package(program, package_path=str(path), inductor_configs={**INDUCTOR})
+    known = list_options()
+    options = {name: value for name, value in INDUCTOR.items() if name in known}
+    aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
 
 
 def load_package(path: Path, device: torch.device) -> Package:
