@@ -24,7 +24,7 @@ ROWS = (
     *[(32, 200), (65_536, 4_096), (512, 200), (8_192, 200), (512, 1_000), (65_536, 200)],
     *[(512, 4_096), (8_192, 1_000), (32, 4_096), (32, 1_000), (8_192, 4_096), (65_536, 1_000)],
 )
-"""Batch sizes and widths, those first that tell most: time may not suffice for all."""
+"""Batch sizes and widths. The most informative ones come first, because there may not be time for all."""
 ENGINES = {"3e": "eager", "3r": "record", "3": "compile"}
 """Ours, with `callbacks=none`."""
 MEASURED = ("1a", "3e", "3r", "2", "3")

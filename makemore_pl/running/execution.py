@@ -103,7 +103,7 @@ def engine_of(config: Config, accelerator: str) -> Engine | None:
     if config.trainer.watch_every == 1:
         return None
     engine = choose_engine(config.trainer, accelerator)
-    examples = config.data.batch_size * 8 * (config.data.block_size + 2)  # contexts, targets and indices
+    examples = config.data.batch_size * 8 * (config.data.block_size + 2)  # bytes of contexts, targets and indices
     masks = config.data.batch_size * 4 * config.model.n_hidden * config.model.n_layers if config.model.dropout else 0
     most = steps_in_memory(examples + masks)
     length = compiled_call_length(config.trainer.watch_every, most) if engine != "eager" else most

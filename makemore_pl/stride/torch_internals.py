@@ -66,7 +66,7 @@ def scan(body: Callable[..., Any], carry: list[Tensor], xs: list[Tensor]) -> Any
 
 
 def compile_package(program: torch.export.ExportedProgram, path: Path) -> None:
-    """A package of AOTInductor. When it goes: torch.compile, which takes 10 s in every process (docs/adr/0005)."""
+    """Write a package of AOTInductor. If it goes: use torch.compile, which takes 10 s a process (docs/adr/0005)."""
     from torch._inductor import aoti_compile_and_package, list_options
 
     known = list_options()

@@ -37,7 +37,7 @@ class Engine(NamedTuple):
     falls_back: bool = False
     """What to do if compiling fails: warn and run step by step (True), or raise ValueError (False)."""
     calls_in_slice: int = 1
-    """Calls whose minibatches are drawn at once."""
+    """Number of calls whose minibatches are drawn at once."""
     one_call: Callable[[Scan], CompiledScan] = compiled_scan
     """Makes the graph: a compiled package, or a recording of CUDA's."""
 
