@@ -70,10 +70,10 @@ def choose_watch_every(config: TrainerConfig, callbacks: Iterable[Callback] = ()
 
 
 def choose_engine(config: TrainerConfig, accelerator: str) -> str:
-    """Compile, record or eager, with one line in the log. Decided from the config and the presence of a compiler alone.
+    """Returns "compile", "record" or "eager", with one line in the log, by the config and whether there is a compiler.
 
     Raises:
-        ValueError: compile where there is no compiler, record on a CPU.
+        ValueError: engine=compile is asked for, and there is no compiler; or engine=record, and there is no GPU.
     """
     unwatched = config.max_steps - config.max_steps // config.watch_every
     if config.watch_every == 1 or config.engine == "eager":
