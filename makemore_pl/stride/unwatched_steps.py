@@ -1,4 +1,4 @@
-"""Unwatched steps: many optimizer steps in one call, in a bare loop or as one graph."""
+"""Runs unwatched steps: many optimizer steps in one call, either in a simple loop or as one graph."""
 
 import logging
 import math
@@ -33,13 +33,13 @@ class Engine(NamedTuple):
     call_length: int = MOST_STEPS
     """Number of steps in one call."""
     compiled: bool = False
-    """Whether a call of exactly call_length steps is one graph. Shorter ones always run step by step."""
+    """Whether a call of exactly call_length steps is one graph. Shorter calls always run step by step."""
     falls_back: bool = False
     """What to do if compiling fails: warn and run step by step (True), or raise ValueError (False)."""
     calls_in_slice: int = 1
     """Number of calls whose minibatches are drawn at once."""
     one_call: Callable[[Scan], CompiledScan] = compiled_scan
-    """Makes the graph: a compiled package, or a recording of CUDA's."""
+    """Makes the graph, which is a compiled package or a recording by CUDA."""
 
 
 EAGER = Engine()
