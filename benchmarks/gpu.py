@@ -26,9 +26,9 @@ ROWS = (
 )
 """Batch sizes and widths. The most informative ones come first, because there may not be time for all."""
 ENGINES = {"3e": "eager", "3r": "record", "3": "compile"}
-"""Ours, with `callbacks=none`."""
+"""The contenders that are this project, with `callbacks=none`."""
 MEASURED = ("1a", "3e", "3r", "2", "3")
-"""The lecture's loop comes first, because its pace plans the others; compiling comes last, because it takes longest."""
+"""The lecture's loop comes first, because its pace decides how many steps the others take. Compiling takes longest."""
 QUICK = MEASURED[:-1]
 COLUMNS = [
     (contender, device) for contender in MEASURED for device in ("gpu", "cpu") if (contender, device) != ("3r", "cpu")
@@ -42,10 +42,10 @@ LEGEND = (
     "µs a step of `batchnorm` at other sizes, one thread on the CPU. "
     + "; ".join(f"{contender}: {CONTENDERS[contender]}" for contender in ("1a", "2"))
     + "".join(f"; {contender}: ours, `callbacks=none trainer.engine={engine}`" for contender, engine in ENGINES.items())
-    + ". Empty: not measured for lack of time; –: left out or failed (why: in the JSON file)."
+    + ". Empty: there was no time for it; –: left out or failed, as the JSON file says."
 )
 LONGEST_ROW = 240
-"""Seconds. A row that hangs must not take the time of the others."""
+"""A contender that takes longer than these seconds is ended, so that the others have time."""
 Cell = dict[str, Any]
 """Has batch_size, n_hidden, contender, device, and either us (µs a step) or why (the reason that there is no us)."""
 
@@ -70,7 +70,7 @@ def measure(
         command = [sys.executable, "-m", "benchmarks.gpu_row", *map(str, row)]
         with log.open("a") as stream:
             try:
-                # the process begins no cell after the deadline, and has 120 s to end its last one
+                # the process begins no cell after the deadline, and may end its last one
                 seconds = min(LONGEST_ROW, deadline + 120 - time.time())
                 done = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=stream, timeout=seconds)
                 code: int | str = done.returncode

@@ -113,7 +113,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Of this code; none where it was copied without its history, or git is missing."""
+    """The commit of this code; none if it was copied without its history, or git is missing."""
     try:
         git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     except OSError:

@@ -13,7 +13,11 @@ from makemore_pl.config import Config, choices
 from makemore_pl.files import write_atomically
 
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"
-LISTED = {"model.activation": choices.ACTIVATIONS, "optim.name": choices.OPTIMIZERS}
+LISTED = {
+    "data.source": [f"{name} ({meaning})" for name, meaning in choices.SOURCES.items()],
+    "model.activation": choices.ACTIVATIONS,
+    "optim.name": choices.OPTIMIZERS,
+}
 """Settings whose docstring does not list their choices. They are taken from config/choices.py."""
 INTRODUCTION = """# Every setting
 

@@ -1,7 +1,7 @@
 """Runs the tests for GPUs and then measures on a GPU, in bounded time: python scripts/gpu.py [--minutes 20]
 
-Results are written at once to checks.txt, figures.json and figures.md, so nothing is lost if the script is ended early.
-makemore_pl need not be installed (docs/gpu.md). The exit code is that of the tests, or else that of the figures.
+Everything is written as it comes, to checks.txt, figures.json and figures.md: whoever is cut off keeps what there is.
+Needs no installed makemore_pl (docs/gpu.md). Exits with the code of the tests, or else of the figures.
 """
 
 import argparse
@@ -40,11 +40,11 @@ def main() -> None:
 
 
 def check(output: Path, seconds: float) -> int:
-    """Runs the tests, and writes a line for each and then the failures to checks.txt."""
+    """Run the tests and write a line for each, then the failures, to checks.txt."""
     ends = time.monotonic() + seconds
     code = tests(output / "checks.txt", seconds)
     if code == 1 and (left := ends - time.monotonic()) > 30:
-        # an error of CUDA spoils all later tests of its process
+        # after an error of CUDA nothing works any more in its process
         print("The tests that failed, once more:", flush=True)
         tests(output / "checks_again.txt", left, "--last-failed")
     return code
@@ -59,7 +59,7 @@ def tests(path: Path, seconds: float, *options: str) -> int:
 
 
 def run(command: list[str | Path], seconds: float, stream: IO[str] | None = None) -> int:
-    """The code of `python *command`; after so many seconds it is interrupted, and half a minute later killed."""
+    """The exit code of `python *command`. It is interrupted after this many seconds, and killed 30 s later."""
     python = [sys.executable, *map(str, command)]
     process = subprocess.Popen(
         python, cwd=ROOT, env=environment(), stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
@@ -67,18 +67,18 @@ def run(command: list[str | Path], seconds: float, stream: IO[str] | None = None
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # pytest then tells what has failed so far
+        process.send_signal(signal.SIGINT)  # then pytest reports the failures so far
         with suppress(subprocess.TimeoutExpired):
             return process.wait(30)
         return -signal.SIGKILL
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # and whatever it has started
+            os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
         process.wait()
 
 
 def environment() -> dict[str, str]:
-    """Ours, with a PYTHONPATH that holds in every directory: the tests start processes in others."""
+    """The environment with absolute paths in PYTHONPATH, because tests start processes in other directories."""
     entries = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     path = os.pathsep.join([str(ROOT), *map(os.path.abspath, entries)])
     return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}

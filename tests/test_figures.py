@@ -112,6 +112,12 @@ def test_limits() -> None:
     assert series.limits() is None
 
 
+@pytest.mark.parametrize(("values", "marker"), [([1.0], "o"), ([1.0, 2.0], "None")])
+def test_a_single_number_is_a_dot(values: list[float], marker: str) -> None:
+    ax = panel(curves.lines(range(len(values)), {"layers.0": values}, "one"))
+    assert [line.get_marker() for line in ax.lines] == [marker]
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_principal_components_of_a_line(sign: int) -> None:
     scores, shares = series.principal_components([[0, 0], [sign * 3, sign * 4], [sign * 12, sign * 16]])

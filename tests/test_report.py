@@ -948,6 +948,7 @@ def test_correlations_with_the_final_loss(tmp_path: Path) -> None:
     said = "Compared: 2 correlations (diagnostics: 2, steps: 1);"
     parsed = told(tmp_path)
     assert said in parsed.text
+    assert {"saturation +1.00 – 8", "linear_share −1.00 – 8"} <= set(re.findall(r"[a-z_]+ [+−][\d.]+ – 8", parsed.text))
     assert [table.get("class") for table in parsed.all("table")].count("sortable") == 2
     write_summary(tmp_path)
     assert said in (tmp_path / "summary.md").read_text()

@@ -70,11 +70,10 @@ def choose_watch_every(config: TrainerConfig, callbacks: Iterable[Callback] = ()
 
 
 def choose_engine(config: TrainerConfig, accelerator: str) -> str:
-    """Returns "compile", "record" or "eager", with one line in the log. It depends on the config and on whether
-    there is a compiler.
+    """Returns "compile", "record" or "eager", with one line in the log, by the config and whether there is a compiler.
 
     Raises:
-        ValueError: compile is asked for without a compiler, or record on a CPU.
+        ValueError: engine=compile is asked for, and there is no compiler; or engine=record, and there is no GPU.
     """
     unwatched = config.max_steps - config.max_steps // config.watch_every
     if config.watch_every == 1 or config.engine == "eager":

@@ -157,7 +157,7 @@ def _compile(graph: torch.fx.GraphModule, carry: list[Tensor], xs: list[Tensor],
 
 @torch.no_grad()
 def check(call: CompiledScan, scan: Scan) -> None:
-    """Raises ArithmeticError if the one call and the repeated step itself give different numbers."""
+    """Raises ArithmeticError if the one call and the step itself, called for each minibatch, give different numbers."""
     leaves, ys = call(scan.carry, scan.trial_xs)
     for ours, theirs in zip((*leaves, ys), one_by_one(scan.step, scan.carry, scan.trial_xs), strict=True):
         ours, theirs = ours.double(), theirs.double()

@@ -26,7 +26,7 @@ INDUCTOR = {
     "aot_inductor.enable_frame_pointer": False,  # only profilers read it
     "cpp.vec_isa_ok": True,  # otherwise inductor first compiles and runs a test program, which takes 4 s
 }
-"""Options for compiling packages. They only save time, so an option that this torch does not know is left out."""
+"""Options for compiling packages. They only save time, so options that this torch does not know are left out."""
 
 
 def leaves(tree: Any) -> list[Tensor]:

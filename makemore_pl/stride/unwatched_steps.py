@@ -39,7 +39,7 @@ class Engine(NamedTuple):
     calls_in_slice: int = 1
     """Number of calls whose minibatches are drawn at once."""
     one_call: Callable[[Scan], CompiledScan] = compiled_scan
-    """Makes the graph: a compiled package, or a recorded CUDA graph."""
+    """Makes the graph, which is a compiled package or a recording by CUDA."""
 
 
 EAGER = Engine()
