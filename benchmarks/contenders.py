@@ -1,4 +1,4 @@
-"""What is compared. Imports no torch, as networks.py."""
+"""What is compared. It does not import torch, see networks.py."""
 
 CONTENDERS = {
     "1a": "the lecture's loop",
@@ -11,17 +11,17 @@ CONTENDERS = {
     "4e": "makemore_pl, `engine=eager`",
 }
 FLOOR = "floor"
-"""The matrix products of a step alone."""
+"""A step that consists of its matrix products only."""
 OURS = {
     "3": ["callbacks=none"],
     "4": [],
     "3e": ["callbacks=none", "trainer.engine=eager"],
     "4e": ["trainer.engine=eager"],
 }
-"""Overrides of the contenders that are this project."""
+"""Contender -> its overrides, for the contenders that are this project."""
 SCALED = ("1b", "3")
-"""Those of the scaling table."""
+"""The contenders of the scaling table."""
 WARMUP = 500
-"""Steps of a loop that are not measured."""
+"""The first steps of a loop, which are not measured."""
 WARMUP_OURS = 16_000
-"""Steps of ours: compiling is over then, and so are the pictures of step 10,000."""
+"""The first steps of this project's runs, which are not measured. After them all steps are compiled."""

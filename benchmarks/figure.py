@@ -12,7 +12,7 @@ LABELS = {"batch_size": "batch size", "n_hidden": "neurons in a hidden layer", "
 
 
 def draw(results: Results, path: Path) -> None:
-    """µs a step over batch size, width and depth; above our points how many times faster they are."""
+    """Draw µs a step over batch size, width and depth. A number at our points tells how many times faster they are."""
     matplotlib.use("Agg")
     figure, panels = plt.subplots(1, len(AXES), figsize=(9, 3), sharey=True, layout="constrained")
     for panel, (axis, sizes) in zip(panels, AXES.items(), strict=True):

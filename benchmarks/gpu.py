@@ -1,6 +1,6 @@
-"""The GPU against the CPU over batch size and width, and where the one overtakes the other.
+"""Measures GPU and CPU over batch size and width, and finds where the GPU becomes faster.
 
-Imports no torch: each row of the table is measured in a process of its own, benchmarks/gpu_row.py.
+It does not import torch: each row of the table is measured in its own process, benchmarks/gpu_row.py.
 """
 
 import json
@@ -24,11 +24,11 @@ ROWS = (
     *[(32, 200), (65_536, 4_096), (512, 200), (8_192, 200), (512, 1_000), (65_536, 200)],
     *[(512, 4_096), (8_192, 1_000), (32, 4_096), (32, 1_000), (8_192, 4_096), (65_536, 1_000)],
 )
-"""Batch sizes and widths, those first that tell most: time may not suffice for all."""
+"""Batch sizes and widths. The most informative ones come first, because there may not be time for all."""
 ENGINES = {"3e": "eager", "3r": "record", "3": "compile"}
-"""Ours, with `callbacks=none`."""
+"""The contenders that are this project, with `callbacks=none`."""
 MEASURED = ("1a", "3e", "3r", "2", "3")
-"""The lecture's loop first, whose pace the others are planned by; compiling last, which takes longest."""
+"""The lecture's loop comes first, because its pace decides how many steps the others take. Compiling takes longest."""
 QUICK = MEASURED[:-1]
 COLUMNS = [
     (contender, device) for contender in MEASURED for device in ("gpu", "cpu") if (contender, device) != ("3r", "cpu")
@@ -45,9 +45,9 @@ LEGEND = (
     + ". Empty: there was no time for it; –: left out or failed, as the JSON file says."
 )
 LONGEST_ROW = 240
-"""Seconds: one that hangs must not take the time of all others."""
+"""A contender that takes longer than these seconds is ended, so that the others have time."""
 Cell = dict[str, Any]
-"""batch_size, n_hidden, contender, device, and us (of a step) or why there is none."""
+"""Has batch_size, n_hidden, contender, device, and either us (µs a step) or why (the reason that there is no us)."""
 
 
 def measure(
@@ -58,7 +58,7 @@ def measure(
     minutes: float,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Writes `output` and the Markdown beside it after every cell; returns the last content."""
+    """Measure, and write `output` and the Markdown beside it after every cell; returns the last content."""
     deadline = time.time() + 60 * minutes
     write(output, {**surroundings, "gpu": None, "cells": []})
     log = output.with_suffix(".log")
@@ -70,7 +70,7 @@ def measure(
         command = [sys.executable, "-m", "benchmarks.gpu_row", *map(str, row)]
         with log.open("a") as stream:
             try:
-                # begins no cell after the deadline, and may end the last one
+                # the process begins no cell after the deadline, and may end its last one
                 seconds = min(LONGEST_ROW, deadline + 120 - time.time())
                 done = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=stream, timeout=seconds)
                 code: int | str = done.returncode
@@ -97,7 +97,7 @@ def read(output: Path) -> dict[str, Any]:
 
 
 def write(output: Path, content: dict[str, Any]) -> None:
-    """The JSON file with the crossings of its cells, and the Markdown beside it."""
+    """Write the JSON file with the crossings of its cells, and the Markdown beside it."""
     output.parent.mkdir(parents=True, exist_ok=True)
     content["crossings"] = {str(width): crossing(content["cells"], width) for width in WIDTHS}
     output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -109,7 +109,7 @@ def write(output: Path, content: dict[str, Any]) -> None:
 
 
 def of_size(cells: list[Cell], batch_size: int, n_hidden: int) -> dict[tuple[str, str], Cell]:
-    """The cells of one row, by contender and device."""
+    """(contender, device) -> cell, for one row."""
     size = batch_size, n_hidden
     return {
         (cell["contender"], cell["device"]): cell for cell in cells if (cell["batch_size"], cell["n_hidden"]) == size
@@ -130,7 +130,7 @@ def table(cells: list[Cell]) -> list[list[str]]:
 
 
 def advantage(cells: list[Cell], batch_size: int, n_hidden: int) -> float | None:
-    """Time of our best engine on the CPU over that on the GPU; None where either is not known."""
+    """Time of our best engine on the CPU divided by that on the GPU; None if one is not known."""
     found = of_size(cells, batch_size, n_hidden)
     cpu, gpu = (
         min((found[ours, device]["us"] for ours in ENGINES if "us" in found.get((ours, device), {})), default=None)
@@ -140,14 +140,14 @@ def advantage(cells: list[Cell], batch_size: int, n_hidden: int) -> float | None
 
 
 def parameters(n_hidden: int) -> int:
-    """Of the batchnorm network: embedding, hidden weights, BatchNorm, output weights and bias."""
+    """Number of parameters of the batchnorm network: embedding, hidden weights, BatchNorm, output weights and bias."""
     return VOCAB_SIZE * N_EMBD + BLOCK_SIZE * N_EMBD * n_hidden + 2 * n_hidden + n_hidden * VOCAB_SIZE + VOCAB_SIZE
 
 
 def crossing(cells: list[Cell], n_hidden: int) -> float | None:
-    """Parameters times batch from which the GPU is faster at this width; None where that is not between two cells.
+    """Parameters times batch size from which the GPU is faster at this width; None if that is not between two cells.
 
-    Between two batch sizes the logarithm of the ratio is taken to be linear in that of the batch size.
+    Between two batch sizes, the logarithm of the ratio is interpolated linearly in the logarithm of the batch size.
     """
     sizes = sorted({cell["batch_size"] for cell in cells})
     known = [(size, ratio) for size in sizes if (ratio := advantage(cells, size, n_hidden))]
@@ -164,4 +164,4 @@ def crossing_sentence(content: dict[str, Any]) -> str:
     found = [f"{value:,.0f} at width {width}" for width, value in content["crossings"].items() if value]
     if not found:
         return "No crossing lies between two of these rows."
-    return f"The GPU overtakes the CPU at so many parameters × batch: {', '.join(found)}."
+    return f"The GPU is faster than the CPU from these parameters × batch on: {', '.join(found)}."

@@ -1,6 +1,7 @@
-"""One size on GPU and CPU: python -m benchmarks.gpu_row RESULT BATCH_SIZE N_HIDDEN DEADLINE CONTENDER...
+"""Measures one size on GPU and CPU: python -m benchmarks.gpu_row RESULT BATCH_SIZE N_HIDDEN DEADLINE CONTENDER...
 
-Adds its cells to the JSON file RESULT as they are measured, and begins none after DEADLINE, seconds since the epoch.
+It adds each cell to the JSON file RESULT when it is measured, and begins no cell after DEADLINE (seconds since the
+epoch).
 """
 
 import sys
@@ -24,16 +25,16 @@ from benchmarks.stopwatch import Stopwatch
 
 WORDS = project.CONF.parent / "makemore_pl" / "names" / "ssa_names_2018.txt"
 ENOUGH = 1.0
-"""Seconds that a measurement should take."""
+"""The aimed length of a measurement in seconds."""
 TOO_LONG = 60.0
-"""Seconds that it must not take, by the pace of the lecture's loop."""
+"""A measurement that would take more seconds than this, by the pace of the lecture's loop, is left out."""
 SHORTEST = 12
-"""Steps of the shortest stride, of which 11 are unwatched."""
-LONGEST = 2_000
+"""The shortest stride in steps; 11 of them are unwatched."""
+MOST_STEPS = 2_000
 
 
 class Clock(Stopwatch):
-    """Waits for the GPU before it looks."""
+    """A stopwatch that waits for the GPU before it reads the clock."""
 
     def __call__(self, step: int) -> None:
         if step in self.ends and torch.cuda.is_initialized():
@@ -42,7 +43,7 @@ class Clock(Stopwatch):
 
 
 Run = Callable[[int, Clock], object]
-"""Takes so many steps and ticks."""
+"""Takes this many steps and calls the clock after each."""
 
 
 def microseconds(run: Run, warmup: int, steps: int) -> float:
@@ -55,12 +56,12 @@ def lecture(network: Network, splits: Splits, device: str) -> float:
     there = {split: (x.to(device), y.to(device)) for split, (x, y) in splits.items()}
     run = partial(train_shallow, network, there)
     us = microseconds(run, 2, 3)
-    # a second time: the first run of a process loads kernels
+    # measured twice, because the first run of a process loads kernels
     return microseconds(run, 2, steps_for(us)) if us < ENOUGH * 1e6 else us
 
 
 def plain_lightning(network: Network, splits: Splits, device: str, pace: float, scratch: Path) -> float:
-    # its hooks, and its DataLoader, which takes examples one by one
+    # an estimate of what Lightning's hooks and its DataLoader, which takes examples singly, add in µs
     pace += 4_000 + 8 * network.batch_size
     run = partial(fit, network, splits, root=scratch, accelerator=device)
     return microseconds(lambda steps, clock: run(steps=steps, tick=clock), 5, steps_for(pace))
@@ -71,17 +72,17 @@ def ours(contender: str, network: Network, device: str, pace: float, scratch: Pa
     overrides = [*network.overrides, "callbacks=none", f"trainer={device}", f"trainer.watch_every={stride}"]
     overrides.append(f"trainer.engine={gpu.ENGINES[contender]}")
     run = partial(project.fit, [*overrides, f"run_dir={scratch}"])
-    # the first whole stride is the one after step `stride`: it compiles
+    # the steps are compiled in the first whole stride, which is the one after step `stride`
     warmup = 2 * stride + 1
     return microseconds(lambda steps, clock: run(steps=steps, warmup=warmup, tick=clock), warmup, stride)
 
 
 def steps_for(us: float) -> int:
-    return max(3, min(LONGEST, round(ENOUGH * 1e6 / us)))
+    return max(3, min(MOST_STEPS, round(ENOUGH * 1e6 / us)))
 
 
 def cell(contender: str, network: Network, splits: Splits, device: str, pace: float | None) -> dict[str, Any]:
-    """us, or why there is none. `pace` is that of the lecture's loop in µs, which is measured first."""
+    """Measures us, or says why there is none. `pace` is µs a step of the lecture's loop, which is measured first."""
     if contender != "1a" and pace is None:
         return {"why": "the lecture's loop failed"}
     if pace is not None and (expected := 3 * SHORTEST * pace / 1e6) > TOO_LONG:
@@ -93,7 +94,7 @@ def cell(contender: str, network: Network, splits: Splits, device: str, pace: fl
             if contender == "2":
                 return {"us": plain_lightning(network, splits, device, pace, Path(scratch))}
             return {"us": ours(contender, network, device, pace, Path(scratch) / "run")}
-        except Exception as error:  # whatever a compiler or a GPU stumbles over: the other cells are still to come
+        except Exception as error:  # compilers and GPUs raise many types; the other cells must still be measured
             return {"why": f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"}
 
 

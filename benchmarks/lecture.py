@@ -17,11 +17,11 @@ def update_data_ratios(parameters: list[Tensor], lr: float) -> list[float]:
 
 
 def train_shallow(network: Network, splits: Splits, steps: int, tick: Tick, bookkeeping: bool = False) -> Forward:
-    """One hidden layer on plain tensors, with BatchNorm written out or without.
+    """Train one hidden layer on plain tensors, with hand-written BatchNorm or without.
 
     Args:
-        bookkeeping: keep the gradients of all layers' outputs and the update:data ratios at every step. The lecture
-            does so with its deep network only.
+        bookkeeping: record the gradients of all layers' outputs and the update:data ratios at every step, as the
+            lecture does for its deep network only.
     """
     n_hidden, batchnorm = network.n_hidden, network.batchnorm == "pre"
     x_train, y_train = splits["train"]

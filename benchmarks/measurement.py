@@ -1,4 +1,4 @@
-"""One contender on one network in a process of its own: python -m benchmarks.measurement CASE RESULT
+"""Measures one contender on one network in its own process: python -m benchmarks.measurement CASE RESULT
 
 CASE is JSON: contender, network (the fields of Network), warmup and steps, words (a path), run_dir, overrides (for this
 project). RESULT is the JSON file to write.
@@ -24,7 +24,7 @@ def measure_ours(network: Network, case: dict[str, Any]) -> dict[str, Any]:
 
     overrides = [*network.overrides, *case["overrides"], f"run_dir={case['run_dir']}"]
     stride = project.watch_every(overrides)
-    # a full stride ends with a step that is a multiple of watch_every
+    # full strides end with steps that are multiples of watch_every
     warmup = -(-case["warmup"] // stride) * stride + 1
     steps = warmup + -(-case["steps"] // stride) * stride
     stopwatch = Stopwatch(warmup, steps)

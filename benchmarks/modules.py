@@ -1,4 +1,4 @@
-"""The network of nn modules, and the strongest bare loop over it that a good user would write."""
+"""The network of nn modules, and the fastest simple loop that a good user would write for it."""
 
 from itertools import pairwise
 
@@ -37,7 +37,7 @@ def mlp(network: Network) -> nn.Sequential:
 
 
 def bare_loop(network: Network, splits: Splits, steps: int, tick: Tick) -> Forward:
-    """Indices straight from one tensor, the fused SGD, nothing recorded but a printed loss."""
+    """Train with indices drawn from one tensor and the fused SGD. Nothing is recorded; the loss is printed."""
     x_train, y_train = splits["train"]
     model = mlp(network)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
@@ -56,7 +56,7 @@ def bare_loop(network: Network, splits: Splits, steps: int, tick: Tick) -> Forwa
 
 
 def matrix_products(network: Network, steps: int, tick: Tick) -> None:
-    """The matrix products of a step alone, forward and backward, into tensors made ahead: the floor."""
+    """Run only the matrix products of a step, forward and backward, into existing tensors: the floor."""
     sizes = [BLOCK_SIZE * N_EMBD, *[network.n_hidden] * network.n_layers, VOCAB_SIZE]
     products = []
     for fan_in, fan_out in pairwise(sizes):

@@ -1,4 +1,4 @@
-"""The networks that are timed, and those of the scaling table. Imports no torch: the parent process stays small."""
+"""The networks that are timed, and those of the scaling table. Without torch, to keep the parent process small."""
 
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,7 @@ VOCAB_SIZE = 27
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What a loop of its own needs to know of an experiment in conf/experiment/."""
+    """The settings of an experiment in conf/experiment/ that the other contenders' loops need."""
 
     experiment: str
     n_layers: int = 1

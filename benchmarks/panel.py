@@ -1,4 +1,5 @@
-"""The lecture's printed panel of its deep BatchNorm network after step 1,000, beside a run's own diagnostics.
+"""Compares the numbers that the lecture printed of its deep BatchNorm network after step 1,000 with a run's
+diagnostics.
 
 The run: `+experiment=deep_batchnorm data=lecture seed=2147483647 optim.schedule=constant trainer.max_steps=1001`, with
 the default callbacks.

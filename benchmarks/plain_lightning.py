@@ -30,7 +30,7 @@ class LitMLP(LightningModule):
         return loss
 
     def on_train_batch_end(self, *_: object) -> None:
-        # this hook is called anyway: a callback more would cost
+        # in this hook, because it is called anyway and another callback would cost time
         self.tick(self.global_step)
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LRScheduler]]:

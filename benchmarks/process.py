@@ -1,4 +1,4 @@
-"""A fresh process, its time and its memory. Imports no torch: a child's peak memory begins at its parent's."""
+"""Times a fresh process. Without torch, because a child's peak memory is at least its parent's memory at the fork."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""Our own run, built as scripts/train.py builds it and timed from a callback."""
+"""Runs this project as scripts/train.py does, and times it by a callback."""
 
 import logging
 import time
@@ -20,11 +20,11 @@ CONF = Path(__file__).parents[1] / "conf"
 
 
 class StrideClock(Callback):
-    """Ticks after every stride, adds up the time of the unwatched steps, and ends the run.
+    """Calls the clock after every stride, adds up the time of the unwatched steps, and ends the run.
 
     Args:
-        warmup: steps that are not added up.
-        steps: steps after which the run ends, whatever max_steps is.
+        warmup: the first steps, which are not added up.
+        steps: the run ends after these steps, even if max_steps is larger.
     """
 
     def __init__(self, warmup: int, steps: int, tick: Tick) -> None:
@@ -36,7 +36,7 @@ class StrideClock(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, MakemoreModule)
-        # not in on_train_start, where callbacks come before the module, which makes it
+        # here and not in on_train_start, because the module makes `unwatched` after the callbacks there
         if isinstance(pl_module.unwatched, Unwatched):
             pl_module.unwatched = self._timed(pl_module.unwatched)
 
@@ -64,11 +64,11 @@ def watch_every(overrides: list[str]) -> int:
 def fit(overrides: list[str], steps: int, warmup: int, tick: Tick) -> dict[str, float]:
     """Begin the run of 200,000 steps and end it after `steps`; returns the µs of an unwatched step.
 
-    Everything is as scripts/train.py has it: logger, progress bar, validation and checkpoints every 10,000 steps.
+    As with scripts/train.py, there are logger, progress bar, validation and checkpoints every 10,000 steps.
 
     Args:
-        overrides: of the config, run_dir among them.
-        warmup: steps that are not counted.
+        overrides: for the config, including run_dir.
+        warmup: the first steps, which are not counted.
     """
     config = _configure(overrides)
     warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What was measured: medians, spreads, ratios, and the goals they are held against."""
+"""What was measured: medians, spreads, ratios, and the goals for the ratios."""
 
 import statistics
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from benchmarks.contenders import CONTENDERS, FLOOR, OURS
 from benchmarks.networks import NETWORKS
 
 WATCHED = "3, whole command, warm"
-"""What the default callbacks cost in all."""
+"""The default callbacks may make the whole command slower by this factor."""
 GOALS = {
     ("batchnorm", "4", "1a"): 4.0,
     ("batchnorm", "4", "1b"): 3.5,
@@ -28,7 +28,7 @@ cache, 3's whole command, or the floor, which unwatched steps are held against. 
 last two, at most so many times slower."""
 AT_MOST = (FLOOR, WATCHED)
 WALL, CPU = "", "cpu_"
-"""By which clock: the prefixes of a record's keys. A busy machine stretches CPU time least."""
+"""Prefixes of a record's keys for wall-clock time and CPU time. A busy machine changes CPU time least."""
 
 
 class Spread(NamedTuple):
@@ -36,7 +36,7 @@ class Spread(NamedTuple):
     low: float
     high: float
     measured: bool = True
-    """False: extrapolated."""
+    """Whether the value was measured; otherwise it is extrapolated."""
 
     @classmethod
     def of(cls, values: list[float], measured: bool = True) -> "Spread | None":
@@ -45,12 +45,13 @@ class Spread(NamedTuple):
 
 @dataclass(slots=True)
 class Results:
-    """Records of single measurements: network, contender, kind and numbers.
+    """Records of single measurements, each with network, contender, kind and numbers.
 
-    Kinds: steady, a stretch of a run; cold and warm, our whole command with that cache; whole, a loop's whole command.
+    Kinds are steady (some steps of a run), cold and warm (our whole command with an empty or a full cache), and whole
+    (the whole command of a loop).
 
     Args:
-        command_steps: steps of a whole command.
+        command_steps: number of steps of a whole command.
     """
 
     command_steps: int
@@ -64,7 +65,7 @@ class Results:
         return self.spread(network, contender, "steady", clock + "us")
 
     def command(self, network: str, contender: str, cache: str, clock: str = WALL) -> Spread | None:
-        """Seconds of the whole command; for a loop that was not run in whole, the rest of it from the steady state."""
+        """Seconds of the whole command. For a loop that was not run completely they are extrapolated."""
         if contender in OURS:
             return self.spread(network, contender, cache, clock + "seconds")
         if whole := self.spread(network, contender, "whole", clock + "seconds"):
@@ -79,7 +80,7 @@ class Results:
         )
 
     def ratio(self, network: str, contender: str, against: str, clock: str = WALL) -> float | None:
-        """How many times faster, or slower than the floor, the medians are; `against` as in GOALS."""
+        """Ratio of the medians: how many times faster, or slower than the floor, it is. `against` is as in GOALS."""
         if against == FLOOR:
             theirs = self.spread(network, contender, "steady", clock + "unwatched_us")
             ours = self.steady(network, FLOOR, clock)
@@ -94,7 +95,7 @@ class Results:
         return theirs.median / ours.median if theirs and ours else None
 
     def verdict(self, network: str, contender: str, against: str) -> dict[str, Any] | None:
-        """The goal of a ratio and whether it is reached; None where there is no goal or no ratio."""
+        """The goal of a ratio and whether it is reached; None if there is no goal or no ratio."""
         bound = GOALS.get((network, contender, against))
         ratio = self.ratio(network, contender, against)
         if bound is None or ratio is None:
@@ -104,14 +105,14 @@ class Results:
         return {"goal": f"≥ {bound:g}", "reached": ratio >= bound}
 
     def core_shares(self) -> list[float]:
-        """How much of a core each process had while it was measured."""
+        """The share of a core that each process had while it was measured."""
         return [record["cpu_us"] / record["us"] for record in self.records if record["kind"] == "steady"]
 
     def networks(self) -> list[str]:
         return list(dict.fromkeys(record["network"] for record in self.records))
 
     def summary(self) -> list[dict[str, Any]]:
-        """One entry for each network and contender, with every ratio there is and the goals."""
+        """An entry for each network and contender, with its ratios and goals."""
         entries = []
         for network in self.networks():
             for contender in (*CONTENDERS, FLOOR):

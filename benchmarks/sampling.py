@@ -1,6 +1,6 @@
-"""Names a second, against the lecture's loop on the same network: python benchmarks/sampling.py [RUN_DIRECTORY]
+"""Measures names a second, and those of the lecture's loop: python benchmarks/sampling.py [RUN_DIRECTORY]
 
-Prints JSON. One thread; without a run directory, the batchnorm experiment is trained for 3,000 steps first.
+It prints JSON, and uses one thread. Without a run directory it first trains the batchnorm experiment for 3,000 steps.
 """
 
 import argparse
@@ -40,8 +40,8 @@ def batchnorm(module: nn.BatchNorm1d) -> Layer:
     return lambda x: gain * (x - mean) / std + bias
 
 
-def plain_forward(model: MLP) -> Layer:
-    """The network as the lecture writes it, its layers on plain tensors."""
+def lecture_forward(model: MLP) -> Layer:
+    """The forward pass as the lecture writes it, on plain tensors without nn modules."""
     embedding = model.embedding.weight.detach()
     layers: list[Layer] = []
     for module in [*model.layers.modules(), *model.output.modules()]:
@@ -90,25 +90,25 @@ def peak_memory_mb() -> float:
 
 
 def measure(checkpoint: Path, count: int = 100_000, lecture_count: int = 500, repeat: int = 5) -> dict[str, float]:
-    """Rates in names a second, the best of some repeats that take turns, and peak memory in MB.
+    """Names a second, as the best of several rounds in which the contenders take turns, and peak memory in MB.
 
-    The lecture's loop is timed on plain tensors and on nn modules without gradients; the ratio is to the faster.
+    The lecture's loop is timed on plain tensors and on nn modules without gradients. The ratio is to the faster one.
     """
     torch.set_num_threads(1)
     module = load_module(checkpoint)
     model, vocabulary, block_size = module.model, module.vocabulary, int(module.hparams["block_size"])
-    plain, modules = plain_forward(model), torch.no_grad()(model.forward)
+    on_tensors, on_modules = lecture_forward(model), torch.no_grad()(model.forward)
     x = torch.randint(len(vocabulary), (100, block_size))
-    torch.testing.assert_close(plain(x), modules(x), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(on_tensors(x), on_modules(x), rtol=1e-3, atol=1e-4)
 
-    lecture_loop(plain, block_size, 10)
+    lecture_loop(on_tensors, block_size, 10)
     memory = [peak_memory_mb()]
     for _ in stream(Distributions(model, vocabulary, block_size, Settings(10 * count))):
         pass
     memory.append(peak_memory_mb())
     contenders: dict[str, tuple[int, Callable[[], Any]]] = {
-        "lecture_plain_tensors": (lecture_count, lambda: lecture_loop(plain, block_size, lecture_count)),
-        "lecture_modules": (lecture_count, lambda: lecture_loop(modules, block_size, lecture_count)),
+        "lecture_plain_tensors": (lecture_count, lambda: lecture_loop(on_tensors, block_size, lecture_count)),
+        "lecture_modules": (lecture_count, lambda: lecture_loop(on_modules, block_size, lecture_count)),
         "sample": (count, lambda: sample(model, vocabulary, count, block_size)),
     }
     rates = dict.fromkeys(contenders, 0.0)

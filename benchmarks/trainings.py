@@ -1,7 +1,7 @@
-"""The trainings of a sweep without makemore_pl, spread over the cores: python -m benchmarks.trainings CASE RESULT
+"""Runs the trainings of a sweep without makemore_pl on all cores: python -m benchmarks.trainings CASE RESULT
 
 CASE is JSON: contender (1b or 2), batchnorm (a placement for each training), steps, warmup, words (a path), run_dir.
-RESULT is the JSON file to write: for each training its µs a step. Start-up and words are paid once a process.
+RESULT is the JSON file to write, with µs a step of each training. A process starts and reads the words only once.
 """
 
 import json

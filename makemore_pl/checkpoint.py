@@ -78,7 +78,7 @@ class KeptCheckpoint(ModelCheckpoint):
             checkpoint["callbacks"].setdefault(self.state_key, checkpoint["callbacks"][earlier])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the best score so far also if the run directory was moved, in which case Lightning drops it."""
+        """Keeps the best score so far, which Lightning drops if the run directory was moved."""
         kept = Path(str(self.dirpath)) / f"{self.name}{self.FILE_EXTENSION}"
         if kept.is_file() and state_dict["best_k_models"]:
             (score,) = state_dict["best_k_models"].values()

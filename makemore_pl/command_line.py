@@ -63,7 +63,7 @@ def command(script: str, *arguments: str) -> str:
 
 
 def anywhere(script: str, *arguments: str) -> str:
-    """The same, to be pasted in whatever directory; paths among the arguments must be whole."""
+    """The same for any working directory. Paths among the arguments must be absolute."""
     return shlex.join([sys.executable, os.path.abspath(SCRIPTS / script), *arguments])
 
 

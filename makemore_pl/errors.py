@@ -1,4 +1,4 @@
-"""A user's mistake ends in one sentence and exit code 1, never in a traceback."""
+"""Turns a user's mistake into one sentence and exit code 1, without a traceback."""
 
 import errno
 import logging
@@ -19,18 +19,19 @@ from makemore_pl.config.schema import unknown_key
 
 USERS_MISTAKES = (ValueError, FloatingPointError, HydraException, OmegaConfBaseException)
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
-"""Whether the user asks for tracebacks. Read once: one_sentence sets the variable."""
+"""Whether the user asks for tracebacks. It is read at import, because one_sentence sets the variable later."""
 COMPOSING = ("hydra.", "omegaconf.")
-"""Where all that fails comes of what was typed."""
+"""Packages in which every error is caused by what the user typed."""
 LONGEST = 400
-"""Characters of a word in a sentence that are not left out: no path is as long."""
+"""A longer run of characters without a space is shortened in a message. No path is so long."""
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Whether an error comes of what the user gave or of the machine, and not of a fault in the program.
+    """Whether the user's input or the machine caused an error, and not a fault in the program.
 
-    Of Lightning and torch these are misconfigurations, RuntimeErrors that Lightning's own code raises (such as of a
-    callback that monitors what is not logged), and a lack of memory. Of Hydra it is all that fails in its own code.
+    Among the errors of Lightning and torch these are misconfigurations, RuntimeErrors that Lightning's own code raises
+    (as when a callback monitors a metric that is not logged), and a lack of memory. Among those of Hydra, it is every
+    error that its own code raises.
     """
     if isinstance(error, USERS_MISTAKES) or _lacks_memory(error):
         return True
@@ -57,7 +58,7 @@ def _source(error: BaseException) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """The sentence for a mistake, with the key that was meant where it is one of Hydra's composition."""
+    """The sentence for a mistake. For an unknown config key it suggests the key that was probably meant."""
     absurd = rf"(\S{{100}})\S{{{LONGEST},}}(\S{{50}})"
     return re.sub(absurd, r"\1…\2", _sentence(error).strip())
 
@@ -102,7 +103,7 @@ def _as_text(key: str, value: str) -> str:
 
 
 def _unreadable(override: str, message: str) -> str:
-    """For what Hydra's grammar of overrides does not have: the same with the value quoted, where that helps."""
+    """The sentence for an override that Hydra can't parse. It shows the value with quotes if that would help."""
     key, equals, value = override.partition("=")
     if not equals:
         return f"{override!r} is no override: type it as {key}=VALUE."
@@ -114,7 +115,7 @@ def _unreadable(override: str, message: str) -> str:
 
 
 def _of_the_system(error: OSError) -> str:
-    name = error.filename2 or error.filename  # the second is where something was to be moved
+    name = error.filename2 or error.filename  # filename2 is the target of a move
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.strerror}: make room, or write elsewhere."
     if name is None:
@@ -132,12 +133,12 @@ def one_sentence() -> Iterator[None]:
     """
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
-    logging.raiseExceptions = False  # a log line that nobody can read ends nothing
-    if sys.stdout is None:  # closed, as by >&-
+    logging.raiseExceptions = False  # a log line that can't be written must not end a run
+    if sys.stdout is None:  # standard output is closed, as by >&- in a shell
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         yield
-    except BrokenPipeError:  # the reader has left, as `head` does; standard output is let go of below
+    except BrokenPipeError:  # the reader has ended, as `head` does; see below
         logging.getLogger(__name__).debug("standard output is closed")
     except Exception as error:
         if TRACEBACKS or not is_mistake(error):
@@ -145,13 +146,13 @@ def one_sentence() -> Iterator[None]:
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as stopped:
-        # of a run that has saved its last step, or before there was one
+        # the message says where the run has stopped; without one it was before its first step
         print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
         sys.exit(getattr(stopped, "code", 130))
     finally:
         try:
             sys.stdout.flush()
-        except OSError:  # the reader has left, as `head` does, or the disk is full
+        except OSError:  # the reader has ended, as `head` does, or the disk is full: discard the rest
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         os.environ.pop("HYDRA_FULL_ERROR")
         if before is not None:

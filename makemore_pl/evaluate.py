@@ -1,4 +1,4 @@
-"""A trained network on whole splits, with BatchNorm's running statistics and with those of the training split."""
+"""Losses of a trained network on whole splits, with BatchNorm's running statistics or recalibrated ones."""
 
 from pathlib import Path
 
@@ -19,13 +19,13 @@ from makemore_pl.words import load_words
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, x: Tensor) -> None:
-    """Replace every BatchNorm's running statistics by those of all of x (N, block_size): the lecture's calibration.
+    """Replace every BatchNorm's running statistics by those of all of x (N, block_size), as the lecture does.
 
-    One pass in train mode with the whole of x as one batch, so that each layer is calibrated on what it will really
-    see from the layers before.
+    All of x is one batch of one forward pass, with BatchNorms in train mode. So each layer is calibrated on the outputs
+    of the layers before it as they will be in eval mode.
 
     Raises:
-        ValueError: where the model has no BatchNorm.
+        ValueError: the model has no BatchNorm.
     """
     batchnorms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     if not batchnorms:
@@ -44,11 +44,11 @@ def recalibrate(model: nn.Module, x: Tensor) -> None:
 
 
 def evaluate(path: Path, config: Config, recalibrated: bool, accelerator: str = "cpu") -> dict[str, dict[str, float]]:
-    """Losses of all splits from a checkpoint, by the statistics that BatchNorm used: running, then recalibrated.
+    """Kind of BatchNorm statistics ("running statistics", and "recalibrated" if asked for) -> split -> loss in nats.
 
     Raises:
-        ValueError: for a checkpoint that can't be read or is of another vocabulary; for a model without BatchNorm
-            where it is to be recalibrated.
+        ValueError: the checkpoint can't be read or has another vocabulary, or a model without BatchNorm is to be
+            recalibrated.
     """
     module = load_module(path)
     module.to(device_of(accelerator, config, module.model))

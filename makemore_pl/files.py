@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and archives that are as they were written."""
+"""Writes files atomically, so that no half-written file is left, and checks archives for damage."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ if sys.platform != "win32":
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a whole file, as `whole_file` does."""
+    """Write a file with `whole_file`."""
     encoded = content.encode() if isinstance(content, str) else content
     with whole_file(path) as file:
         file.write(encoded)
@@ -23,12 +23,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write: beside the path, then synced and renamed.
+    """Open a temporary file beside the path for writing; at the end it is synced and renamed to the path.
 
-    A reader sees the old file or the whole new one, whoever else writes it too, and whenever a kill comes.
+    A reader sees either the old file or the whole new one, also if several processes write it or one is killed.
 
     Raises:
-        OSError: naming the path, not the file beside it.
+        OSError: the file can't be written; the error names the path, not the temporary file.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -44,14 +44,14 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             error.filename, error.filename2 = str(path), None
         raise
     finally:
-        with suppress(OSError):  # what is wrong with the directory has been raised
+        with suppress(OSError):  # an error of the directory has been raised already
             temporary.unlink()
 
 
 def _is_ours(file: BinaryIO) -> bool:
-    """Whether no other process has this file open to write it; then it is this one's until it is closed.
+    """Lock a file until it is closed; False if another process has locked it, because it is writing the file.
 
-    Where there are no such locks, as on Windows, nobody can remove a file that is open.
+    Windows has no such locks, but there open files can't be removed.
     """
     if sys.platform != "win32":
         try:
@@ -62,7 +62,7 @@ def _is_ours(file: BinaryIO) -> bool:
 
 
 def _sync(directory: Path) -> None:
-    # only then is the new name on the disk; Windows can't open a directory
+    # a rename is on the disk only when its directory is synced; Windows can't open directories
     if os.name == "posix":
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -72,7 +72,7 @@ def _sync(directory: Path) -> None:
 
 
 def remove_parts(directory: Path) -> None:
-    """Remove what a kill has left half written in a directory of a run or a sweep; not what is being written."""
+    """Remove half-written files that kills have left in a run or sweep directory, but none that is being written."""
     for folder in (directory, directory / "checkpoints", directory / "figures"):
         for path in folder.glob("*.????????.part"):
             with suppress(OSError):
@@ -83,25 +83,25 @@ def remove_parts(directory: Path) -> None:
 
 
 def append(descriptor: int, content: bytes) -> None:
-    """Write all of it: os.write may write a part, as on a disk that is nearly full.
+    """Write all of the content: os.write can write only a part, as on a disk that is nearly full.
 
     Raises:
-        OSError: no more can be written.
+        OSError: the rest can't be written.
     """
     while content:
         content = content[os.write(descriptor, content) :]
 
 
 def verify_archive(path: Path) -> None:
-    """Compare each member of a zip archive, which every checkpoint is, with its checksum.
+    """Compare each member of a zip archive with its checksum. Every checkpoint is such an archive.
 
     Raises:
-        ValueError: it is no archive, or has changed since it was written.
+        ValueError: the file is no archive, or has changed since it was written.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except Exception as error:  # zipfile raises what it stumbles over
+    except Exception as error:  # zipfile raises many types for damaged files
         raise ValueError(f"it is no archive: {error}") from error
     if damaged is not None:
         raise ValueError(f"{damaged} has changed since it was written")

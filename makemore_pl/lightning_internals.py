@@ -1,4 +1,4 @@
-"""The names of Lightning without a promise that training needs: used here and nowhere else in a run's own code."""
+"""The private names of Lightning that training needs. No other file of a run uses private names of Lightning."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +10,11 @@ from lightning.pytorch.trainer import trainer as trainer_module
 
 
 def count_steps(trainer: Trainer, unwatched: int) -> None:
-    """Tell Lightning's counters of the optimizer steps that a batch takes before its watched one.
+    """Add the optimizer steps that a batch takes before its watched one to Lightning's counters.
 
-    Lightning (2.6) counts one optimizer step a batch. `trainer.global_step` and with it max_steps and checkpoints read
-    the first counter, loggers the second. When one goes: find what `global_step` and `_batches_that_stepped` have
-    become in lightning/pytorch/loops/training_epoch_loop.py; test_train.py compares both with plain Lightning.
+    Lightning (2.6) counts one optimizer step a batch. `trainer.global_step`, max_steps and checkpoints use the first
+    counter, loggers use the second. If a name goes: find what replaces `global_step` and `_batches_that_stepped` in
+    lightning/pytorch/loops/training_epoch_loop.py. test_train.py compares both with unmodified Lightning.
     """
     loop = trainer.fit_loop.epoch_loop
     loop.automatic_optimization.optim_progress.optimizer.step.increment_by(unwatched)
@@ -22,9 +22,9 @@ def count_steps(trainer: Trainer, unwatched: int) -> None:
 
 
 def end_after_batch(trainer: Trainer) -> None:
-    """Let a training end where its batch, a validation that is due and all callbacks are done, as on SIGTERM.
+    """Let a training end, as on SIGTERM, after its current batch, any validation that is due, and their callbacks.
 
-    `trainer.should_stop` is no substitute: the training would end as if it had been finished. When the name goes: see
+    `trainer.should_stop` would not do, because the training would end as if it were finished. If the name goes: see
     what lightning/pytorch/trainer/connectors/signal_connector.py sets when SIGTERM comes.
     """
     trainer._signal_connector.received_sigterm = True
@@ -32,10 +32,11 @@ def end_after_batch(trainer: Trainer) -> None:
 
 @contextmanager
 def without_cuda() -> Iterator[None]:
-    """Keep Lightning from initializing CUDA in a run on the CPU, which takes seconds and 0.5 GB of the GPU.
+    """Keep Lightning from initializing CUDA in a run on the CPU, which would take seconds and 0.5 GB of the GPU.
 
-    Lightning (2.6) keeps the states of all generators over its sanity check, also where there is no such check, and
-    reads those of every GPU. When it goes: find what `isolate_rng` has become in lightning/pytorch/trainer/trainer.py.
+    Lightning (2.6) saves and restores the states of all generators around its sanity check, even if it makes no such
+    check, and for this reads those of every GPU. If the name goes: find what replaces `isolate_rng` in
+    lightning/pytorch/trainer/trainer.py.
     """
     before = trainer_module.isolate_rng  # type: ignore[attr-defined]
     trainer_module.isolate_rng = partial(before, include_cuda=False)  # type: ignore[attr-defined]
@@ -46,8 +47,8 @@ def without_cuda() -> Iterator[None]:
 
 
 def counts_steps(callback: ModelCheckpoint) -> bool:
-    """Whether it saves each n steps, of which it must see each one to come to a multiple of n.
+    """Whether it saves every n steps. Then it must see every step, or it would miss the multiples of n.
 
-    When it goes: find what `every_n_train_steps` has become in model_checkpoint.py.
+    If the name goes: find what replaces it for `every_n_train_steps` in model_checkpoint.py.
     """
     return bool(callback._every_n_train_steps)

@@ -15,14 +15,14 @@ from makemore_pl.initialization import draw_embedding_, draw_linear_, weight_std
 class MLP(nn.Module):
     """Logits of the next character from the last block_size characters.
 
-    Each hidden layer is Linear, [BatchNorm1d,] activation, [BatchNorm1d,] [Dropout]; each of them a module of its own,
-    so that hooks can tell them apart. A Linear whose output goes straight into BatchNorm has no bias.
+    Each hidden layer is Linear, [BatchNorm1d,] activation, [BatchNorm1d,] [Dropout]. Each of these is a module of its
+    own, so that hooks can be attached to it. A Linear directly before BatchNorm has no bias.
 
     Args:
-        vocab_size: characters, the end mark included.
+        vocab_size: number of characters, including the end mark.
         block_size: characters of context.
         config: sizes, activation, initialization and BatchNorm's place.
-        generator: draws embedding, then weight and bias of each layer in turn.
+        generator: draws the embedding, then weight and bias of each layer, in the order of the layers.
     """
 
     def __init__(self, vocab_size: int, block_size: int, config: ModelConfig, generator: torch.Generator) -> None:

@@ -1,4 +1,4 @@
-"""MakemoreModule: the MLP as a LightningModule that takes one stride a batch."""
+"""MakemoreModule: the MLP as a LightningModule whose batch is a stride, that is several optimizer steps."""
 
 import logging
 import math
@@ -31,11 +31,11 @@ from makemore_pl.stride.unwatched_steps import EAGER, Engine, Unwatched
 log = logging.getLogger(__name__)
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16}
-"""dtype of the matrix products, by those values of trainer.precision with which there are unwatched steps."""
+"""trainer.precision -> dtype of the matrix products in unwatched steps. With 16-mixed there are no such steps."""
 
 
 def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:
-    """The learning rate of a step, a pure function: a resumed run needs no scheduler state."""
+    """The learning rate of a step. It depends on the step alone, so a resumed run needs no scheduler state."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     return SCHEDULES[config.schedule](step, config, max_steps)
@@ -56,18 +56,18 @@ def _cosine(step: int, config: OptimConfig, max_steps: int) -> float:
 
 
 SCHEDULES = {"constant": _constant, "step_decay": _step_decay, "cosine": _cosine}
-"""The learning rate after the warm-up. Their names are SCHEDULES of choices.py."""
+"""optim.schedule -> learning rate after the warm-up. The names are also in SCHEDULES of config/choices.py."""
 
 
 class MakemoreModule(LightningModule):
-    """Trains an MLP; a batch is a stride of minibatches, of which Lightning sees the last one.
+    """Trains an MLP. A batch is a stride of minibatches; Lightning sees the step on the last one only.
 
     Args:
         vocabulary: the characters, sorted, without the end mark.
         block_size: characters of context.
-        model, optim: their configs, or the same as plain dicts (as checkpoints have them).
-        generator: draws the parameters; a fresh one where they are loaded anyway.
-        engine: how unwatched steps run; None where every step is watched.
+        model, optim: their configs, or the same as dicts, as in checkpoints.
+        generator: draws the parameters; None if they are loaded from a checkpoint later.
+        engine: how unwatched steps run; None if every step is watched.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class MakemoreModule(LightningModule):
         super().__init__()
         model = ModelConfig(**model) if isinstance(model, dict) else model
         self.optim = OptimConfig(**optim) if isinstance(optim, dict) else optim
-        # plain values only: a checkpoint must load with weights_only
+        # only dicts, numbers and strings, so that a checkpoint can be loaded with weights_only
         hparams = {"vocabulary": vocabulary, "block_size": block_size, "model": asdict(model)}
         self.save_hyperparameters({**hparams, "optim": asdict(self.optim)}, logger=False)
         self.vocabulary = Vocabulary(vocabulary)
@@ -92,29 +92,29 @@ class MakemoreModule(LightningModule):
         self.initial_loss: float | None = None
         self.mean_loss = math.nan
         self.began: float | None = None
-        """When this process began to train; None before."""
+        """Time at which this process began to train, in seconds of time.perf_counter; None before that."""
         self._ended: float | None = None
         self._earlier, self._untimed = 0.0, 0
-        """Seconds that earlier processes trained, and steps of which their checkpoint does not say how long."""
+        """Seconds that earlier processes trained; and their steps if the checkpoint does not tell the seconds."""
         self._written: dict[str, int] = {}
-        """Bytes of each diagnostics.jsonl when the checkpoint was made."""
+        """Path of each diagnostics.jsonl -> its size in bytes when the checkpoint was made."""
         self._has_own_masks = False
-        """Whether this process goes on with its own generator of dropout's masks."""
+        """Whether this process has restored its own generator for the masks of dropout from the checkpoint."""
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.val_perplexity = Perplexity()
 
     def watched_step(self, batch: Minibatches) -> int:
-        """The step, counted from 0, that this batch ends with: the one that Lightning and callbacks see."""
+        """The last step of this batch, counted from 0. It is the one that Lightning and callbacks see."""
         return int(self.trainer.global_step) + len(batch) - 1
 
     def probe(self) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
-        """The network, and the loss of such a network on the first 1,024 training examples."""
+        """The network, and a function from a network to its loss on the first 1,024 training examples."""
         x, y = (each[:1024].to(self.device) for each in self.trainer.datamodule.examples["train"])  # type: ignore[attr-defined]
         return self.model, lambda network: cross_entropy(network(x), y)
 
     @property
     def seconds(self) -> float:
-        """Of training so far, in all legs of a resumed run."""
+        """Seconds of training so far, including those before a run was resumed."""
         if self.began is None:
             return self._earlier
         return self._earlier + (self._ended or time.perf_counter()) - self.began
@@ -147,9 +147,9 @@ class MakemoreModule(LightningModule):
             if isinstance(logger, JSONLinesLogger):
                 logger.resume_at(self.trainer.global_step, self._written.get(str(logger.path.absolute())))
         if self.trainer.global_rank > 0 and not self._has_own_masks:
-            # or all processes would drop the same units
+            # otherwise all processes would drop the same units
             torch.manual_seed(torch.initial_seed() + self.trainer.global_rank + self.trainer.global_step)
-        # an optimizer that unwatched steps don't know is refused here, unless every step is watched
+        # this raises for an optimizer that unwatched steps can't run
         self.unwatched = None if self.engine is None else self._unwatched(self.engine)
 
     def _unwatched(self, engine: Engine) -> Unwatched:
@@ -180,7 +180,7 @@ class MakemoreModule(LightningModule):
         seen = seen.cpu()  # Lightning reads it twice more: on a GPU each time would wait
         watched, self.mean_loss = seen.tolist()
         if not math.isfinite(watched):
-            found = first_not_finite(self.model, x, y) or "the loss"  # other dropout may let it pass
+            found = first_not_finite(self.model, x, y) or "the loss"  # with new dropout masks all may be finite
             raise FloatingPointError(f"step {step}: {found} is not finite.")
         if step == 0:
             self.initial_loss = watched
@@ -189,7 +189,9 @@ class MakemoreModule(LightningModule):
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self._set_learning_rate(self.trainer.global_step)  # LearningRateMonitor looks before the next step
+        self._set_learning_rate(
+            self.trainer.global_step
+        )  # for LearningRateMonitor, which reads it before the next step
 
     def _set_learning_rate(self, step: int) -> float:
         lr = learning_rate(step, self.optim, self.trainer.max_steps)
@@ -210,9 +212,9 @@ class MakemoreModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         parameters = list(self.model.parameters())
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if self.trainer.precision == "16-mixed":  # its scaler skips steps whose gradient overflowed: that is no error
+        if self.trainer.precision == "16-mixed":  # an overflow is no error there: the gradient scaler skips the step
             gradients = []
-        # tanh hides an infinite parameter from the loss and the gradients
+        # parameters too, because after tanh an infinite one shows neither in the loss nor in the gradients
         if not all_finite([*parameters, *gradients]):
             found = first_not_finite_parameter(self.model) or first_not_finite_gradient(self.model)
             raise FloatingPointError(f"step {self.trainer.global_step}: {found} is not finite.")
@@ -220,7 +222,7 @@ class MakemoreModule(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
         logits = self(x)
-        # example by example: with this strategy torchmetrics 1.9 takes all weights for 1
+        # one loss for each example, because torchmetrics 1.9 with nan_strategy="disable" ignores weights
         self.val_loss.update(cross_entropy(logits, y, reduction="none"))
         self.val_perplexity.update(logits.unsqueeze(1), y.unsqueeze(1))
 
@@ -237,7 +239,7 @@ class MakemoreModule(LightningModule):
         self.val_perplexity.reset()
 
     def _emit(self, metrics: dict[str, float], step: int) -> None:
-        # not through self.log, which would add an `epoch` to every step
+        # not by self.log, which would log `epoch` at every step
         for logger in self.loggers:
             logger.log_metrics(metrics, step)
 
@@ -246,7 +248,7 @@ class MakemoreModule(LightningModule):
             "initial_loss": self.initial_loss,
             "dropout_generator": torch.get_rng_state(),
             "dropout_generators": self._of_all_processes(),
-            # asking would initialize CUDA for a run on the CPU
+            # not asked for in a run on the CPU, because that would initialize CUDA
             "dropout_generator_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
         files = [logger for logger in self.loggers if isinstance(logger, JSONLinesLogger)]
@@ -272,7 +274,7 @@ class MakemoreModule(LightningModule):
             torch.cuda.set_rng_state(own, device) if device.type == "cuda" else torch.set_rng_state(own)
 
     def _of_all_processes(self) -> list[Tensor]:
-        """The states of the generators that draw dropout's masks, where there are several."""
+        """The states of the generators for dropout's masks of all processes; empty if there is only one process."""
         if self.trainer.world_size == 1:
             return []
         on_gpu = self.device.type == "cuda"

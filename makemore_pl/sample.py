@@ -1,8 +1,8 @@
-"""Batched generation of names: inverse CDF, with one uniform number for each name and position.
+"""Generates names in batches: inverse CDF, with one uniform random number for each name and position.
 
-Name i has a stream of numbers of its own, so it is the same name however names are grouped into batches. Rounding must
-not make it another: the model is evaluated in float64 and always on CHUNK contexts at once. Two groupings can then
-differ by some 1e-15 of a probability, and by nothing where a matrix product rounds all its rows alike.
+Name i has its own stream of random numbers, so it does not depend on how names are grouped into batches. To keep it
+free of rounding too, the model is evaluated in float64 and always on CHUNK contexts at once. Then probabilities of two
+groupings differ by 1e-15 at most, or not at all if a matrix product rounds all its rows in the same way.
 """
 
 import math
@@ -26,29 +26,29 @@ TABLE = 2**22  # entries of the largest table of all contexts: twice 32 MB
 class Name(NamedTuple):
     word: str
     log_likelihood: float
-    """Nats, of the whole word and its end mark (a cut one has none), at temperature 1 and without top_k."""
+    """In nats, of the word and its end mark (unless it was cut), at temperature 1 and without top_k."""
     cut: bool
-    """Whether max_length ended it, and not the model."""
+    """Whether max_length ended the word instead of the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What to draw. Raises ValueError naming the setting that is out of range."""
+    """What to draw. Raises ValueError if a setting is out of range; the message names it."""
 
     count: int = 20
     seed: int = 42
     temperature: float = 1.0
     top_k: int | None = None
-    """Only the k likeliest characters, and any as likely as the k-th."""
+    """Draw only from the k likeliest characters, and from those as likely as the k-th; None: from all."""
     prompt: str = ""
     max_length: int = 50
-    """Characters at which a name is cut, the prompt included."""
+    """A name is cut at this many characters, including the prompt."""
     unique: bool = False
-    """Pass over names drawn before."""
+    """Leave out names that were drawn before."""
     batch_size: int = 16_384
-    """Names written together at most: bounds the memory, changes no name."""
+    """At most this many names are generated together. It bounds the memory and changes no name."""
     batch_statistics: bool = False
-    """The lecture's trap, BatchNorm left in train mode: names depend on those written together with them."""
+    """Leave BatchNorm in train mode, a mistake that the lecture warns of: names then depend on those in their batch."""
 
     def __post_init__(self) -> None:
         for key, most in MOST.items():
@@ -64,7 +64,7 @@ class Settings:
 
 
 def splitmix64(state: Tensor, steps: Tensor | int) -> Tensor:
-    """SplitMix64's output (Steele, Lea and Flood 2014) so many steps after a state; int64 that wraps as uint64 does."""
+    """SplitMix64's output (Steele, Lea and Flood 2014) after this many steps from a state, in wrapping int64."""
     z = state + torch.as_tensor(steps) * (0x9E3779B97F4A7C15 - 2**64)
     z = (z ^ (z >> 30 & 2**34 - 1)) * (0xBF58476D1CE4E5B9 - 2**64)
     z = (z ^ (z >> 27 & 2**37 - 1)) * (0x94D049BB133111EB - 2**64)
@@ -72,12 +72,14 @@ def splitmix64(state: Tensor, steps: Tensor | int) -> Tensor:
 
 
 class Distributions:
-    """The next character's distribution for contexts, from a float64 copy of the model in eval mode, without its hooks.
+    """The distributions of the next character after contexts, by a float64 copy of the model in eval mode without
+    hooks.
 
-    The copy is on the model's device; all else happens on the CPU.
+    The copy is on the model's device; everything else is on the CPU.
 
     Raises:
-        ValueError: for a prompt outside the vocabulary, not finite logits, or batch_statistics without BatchNorm.
+        ValueError: the prompt has unknown characters, logits are not finite, or batch_statistics is set without
+        BatchNorm.
     """
 
     def __init__(self, model: nn.Module, vocabulary: Vocabulary, block_size: int, settings: Settings) -> None:
@@ -91,7 +93,7 @@ class Distributions:
             raise ValueError("The model has no BatchNorm, so it has no batch statistics to compare with.")
         self.table: tuple[Tensor, Tensor] | None = None
         contexts = len(vocabulary) ** block_size
-        # where it is small, and the names would visit much of it anyway
+        # a table of all contexts, if it is small and the names would need many of its rows anyway
         if contexts * len(vocabulary) <= TABLE and contexts <= 16 * settings.count and not settings.batch_statistics:
             characters = torch.arange(len(vocabulary))
             self.table = self.evaluate(torch.cartesian_prod(*[characters] * block_size).view(contexts, block_size))
@@ -103,7 +105,7 @@ class Distributions:
         row = torch.zeros(len(contexts), dtype=torch.int64)
         for column in contexts.T:
             row = row * len(self.vocabulary) + column
-            if not self.table:  # numbered anew at each column: no vocabulary and no block_size is too large
+            if not self.table:  # number the rows anew at each column, so that numbers can't overflow
                 row = torch.unique(row, return_inverse=True)[1]
         if self.table:
             return *self.table, row
@@ -113,11 +115,11 @@ class Distributions:
     @torch.no_grad()
     def evaluate(self, contexts: Tensor) -> tuple[Tensor, Tensor]:
         """CDFs and log-likelihoods of contexts (n, block_size): (n, vocab_size) float64."""
-        # torch refuses the batch statistics of one context, whose variance is 0, as is that of two copies
+        # torch refuses batch statistics of a single context; of two copies of it the variance is 0 as well
         size = max(2, len(contexts)) if self.settings.batch_statistics else CHUNK
         filled = torch.cat([contexts, contexts[:1].expand(-len(contexts) % size, -1)])
         chunks = filled.to(self.device).split(size)
-        # uploaded and fetched as a whole: a GPU is not waited for after each chunk
+        # sent and fetched as a whole, so that the host does not wait for a GPU after each chunk
         logits = torch.cat([self.model(chunk) for chunk in chunks]).cpu()[: len(contexts)]
         assert logits.shape[1] == len(self.vocabulary)
         log_likelihood = logits.log_softmax(1)
@@ -128,14 +130,14 @@ class Distributions:
             kth = kept.topk(min(self.settings.top_k, len(self.vocabulary))).values[:, -1:]
             kept = kept.masked_fill(kept < kth, -math.inf)
         cdf = (kept / self.settings.temperature).exp().cumsum(1)
-        # the last character that can come gets exactly 1, which no uniform number reaches
+        # the CDF of the last possible character is exactly 1, which is above every uniform number
         return cdf / cdf[:, -1:], log_likelihood
 
 
 def draw(indices: Tensor, distributions: Distributions) -> list[Name]:
-    """The names of these indices (n,), all of them written together, one character at a time."""
+    """The names with these indices (n,), generated together, one character at a time."""
     settings, n = distributions.settings, len(indices)
-    # from the hashed seed: else seeds could share streams
+    # from a hash of the seed, because neighbouring seeds could share streams otherwise
     keys = splitmix64(splitmix64(torch.tensor(settings.seed), 1), indices + 1)
     contexts = torch.zeros(n, distributions.block_size, dtype=torch.int64)
     written = torch.arange(n)  # the names that have not ended
@@ -167,12 +169,12 @@ def draw(indices: Tensor, distributions: Distributions) -> list[Name]:
 
 
 def stream(distributions: Distributions, exclude: Iterable[str] = ()) -> Iterator[list[Name]]:
-    """As sample, batch by batch as they are drawn."""
+    """The names of `sample`, in batches, as they are drawn."""
     settings, seen = distributions.settings, set(exclude)
     limit = max(10_000, 100 * settings.count) if settings.unique or seen else settings.count
     missing, drawn = settings.count, 0
     together = min(settings.batch_size, settings.count)
-    # contexts, as many distributions, and a row of characters
+    # bytes of a name: its context, its distributions, and its characters
     each = 8 * (distributions.block_size + 3 * len(distributions.vocabulary)) + 4 * settings.max_length
     refuse_beyond_memory(together * each, f"{together:,} names at once", "use a smaller batch_size")
     while missing > 0 and drawn < limit:
@@ -190,17 +192,17 @@ def stream(distributions: Distributions, exclude: Iterable[str] = ()) -> Iterato
 def sample(
     model: nn.Module, vocabulary: Vocabulary, count: int, block_size: int, exclude: Iterable[str] = (), **settings: Any
 ) -> list[Name]:
-    """Names from the model as it is now; neither the model nor the global random state changes.
+    """Names from the current model. Neither the model nor the global random state changes.
 
-    Words of `exclude` are passed over; `settings` are the other fields of Settings. Fewer than count names come back
-    where 100 * count draws, and 10,000, don't hold as many that are not in `exclude` and, if asked for, `unique`.
+    Words of `exclude` are left out; `settings` are the other fields of Settings. With `exclude` or `unique` it stops
+    after 100 * count draws (at least 10,000), and then can return fewer than count names.
     """
     distributions = Distributions(model, vocabulary, block_size, Settings(count, **settings))
     return [name for names in stream(distributions, exclude) for name in names]
 
 
 def compare(running: Distributions, batch: Distributions) -> Iterator[tuple[str, ...]]:
-    """Words by running statistics, and by those of their batch, of a batch twice as large, and of themselves alone."""
+    """Words by running statistics, and by statistics of their batch, of a batch twice as large, and of one name."""
     for indices in torch.arange(running.settings.count).split(running.settings.batch_size):
         crowd = torch.cat([indices, indices + running.settings.count])
         alone = (draw(index, batch)[0] for index in indices.split(1))

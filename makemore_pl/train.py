@@ -1,4 +1,4 @@
-"""build(config) and run(config): from a checked config to a trained network and its run directory."""
+"""build(config) makes the objects of a run from a checked config; run(config) trains and writes the run directory."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ from makemore_pl.files import remove_parts, write_atomically
 from makemore_pl.lightning_internals import without_cuda
 from makemore_pl.module import MakemoreModule
 from makemore_pl.running.accelerator import choose_accelerator
-from makemore_pl.running.announcement import say_end, say_next, say_start, say_verdict
+from makemore_pl.running.announcement import say_breakdown, say_end, say_start
 from makemore_pl.running.ending import FinalLosses, say_divergence, stopped_by
 from makemore_pl.running.execution import choose_watch_every, engine_of
 from makemore_pl.running.interruption import Interruption, how_to_go_on
@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
-    """Everything a run needs, from one generator and in the order of the lecture's random numbers."""
+    """Make everything that a run needs. One generator draws all, in the order of the lecture's random numbers."""
     run_dir = Path(config.run_dir)
     users_callbacks = _instantiate("callbacks", config.callbacks, "on_train_start")
     watch_every = choose_watch_every(config.trainer, users_callbacks)
@@ -64,7 +64,7 @@ def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
     callbacks = [
         *([StepProgressBar()] if trainer_config.enable_progress_bar else []),
         *users_callbacks,
-        # two, because `save_last` follows the best
+        # Two callbacks, because `save_last` of a single one would save last.ckpt only when it saves a new best.ckpt.
         KeptCheckpoint(run_dir / "checkpoints", "best", monitor="val/loss"),
         KeptCheckpoint(run_dir / "checkpoints", "last"),
     ]
@@ -78,7 +78,7 @@ def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
         gradient_clip_algorithm=trainer_config.gradient_clip_algorithm if trainer_config.gradient_clip_val else None,
         deterministic=trainer_config.deterministic,
         log_every_n_steps=1,
-        # read by Lightning's callbacks, as EarlyStopping; when to validate is decided by NamesDataModule
+        # NamesDataModule decides when to validate; Lightning's callbacks, such as EarlyStopping, read this
         val_check_interval=trainer_config.val_check_interval,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -93,7 +93,10 @@ def build(config: Config) -> tuple[Trainer, MakemoreModule, NamesDataModule]:
 
 
 def _refuse_large_batches(config: Config) -> None:
-    """By what a layer takes before and after its activation; a validation keeps no layers but the one it is at."""
+    """Raises ValueError if a minibatch or a validation needs more memory than the machine has.
+
+    Training keeps each layer's preactivations and activations; a validation keeps only those of the current layer.
+    """
     data, model = config.data, config.model
     context = 8 * data.block_size + 4 * data.block_size * model.n_embd
     remedy = "use a smaller data.batch_size, or a smaller network"
@@ -102,7 +105,7 @@ def _refuse_large_batches(config: Config) -> None:
 
 
 def _instantiate(group: str, nodes: dict[str, Any], method: str) -> list[Any]:
-    # the only `_target_`s of the project: callbacks and loggers are open sets
+    # only callbacks and loggers have a `_target_`, because users can add any class of theirs
     found = []
     for name, node in nodes.items():
         try:
@@ -114,15 +117,16 @@ def _instantiate(group: str, nodes: dict[str, Any], method: str) -> list[Any]:
             reason = f"{type(cause).__name__}: {cause}".partition("\n")[0]
             raise ValueError(f"{group}.{name}: {node['_target_']} can't be made. {reason}") from error
         if not hasattr(found[-1], method):
-            raise ValueError(f"{group}.{name}: {node['_target_']} is none of Lightning's, it has no {method}.")
+            raise ValueError(f"{group}.{name}: {node['_target_']} does not fit Lightning: it has no {method}.")
     return found
 
 
 def run(config: Config, announce: bool = True) -> dict[str, Any]:
-    """Train, evaluate on the whole splits, write metrics.json last; returns its content.
+    """Train, evaluate on the whole splits, and write metrics.json as the last file; returns its content.
 
     Args:
-        announce: say at the start what is run, and at the end how it went; make the run's page.
+        announce: whether to print at the start what is run and at the end how it went, to write the run's page, and to
+            handle signals. A sweep sets it to false and handles signals itself.
 
     Raises:
         ValueError: for a user's mistake. FloatingPointError: where training stops being finite.
@@ -141,7 +145,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
     with interruption:
         try:
             return _run(config, interruption, announce)
-        except (KeyboardInterrupt, SystemExit) as ended:  # Lightning turns Ctrl-C into sys.exit
+        except (KeyboardInterrupt, SystemExit) as ended:  # Lightning turns Ctrl-C into SystemExit
             if interruption.code is None:
                 raise
             raise Stopped(how_to_go_on(config, last) if announce else "", interruption.code) from ended
@@ -158,11 +162,11 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
     doctor = next((each for each in trainer.callbacks if isinstance(each, Doctor)), None)  # type: ignore[attr-defined]
     tells = announce and doctor is not None and doctor.announce
     if doctor:
-        doctor.announce = False  # its words stand under the table of losses
-    # the first one saves before others see the exception
+        doctor.announce = False  # its verdict is printed below the table of losses instead
+    # `interruption` comes first, so that it saves before other callbacks see the exception
     trainer.callbacks = [interruption, *trainer.callbacks, finals]  # type: ignore[attr-defined]
     with alone_in(run_dir) if trainer.is_global_zero else nullcontext():
-        refuse_finished(run_dir, resuming=config.ckpt_path is not None)  # meanwhile
+        refuse_finished(run_dir, resuming=config.ckpt_path is not None)  # again: it may have been finished meanwhile
         if trainer.is_global_zero:
             remove_parts(run_dir)
             write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
@@ -176,8 +180,7 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
             _fit(trainer, module, datamodule, config.ckpt_path)
         except FloatingPointError:
             if doctor and tells:
-                say_verdict(doctor.diagnosis)
-                say_next(config, doctor.diagnosis)
+                say_breakdown(config, doctor.diagnosis)
             raise
         metrics = _metrics(config, trainer, module, datamodule, finals.losses)
         if trainer.is_global_zero:
@@ -195,7 +198,7 @@ def _fit(trainer: Trainer, module: MakemoreModule, datamodule: NamesDataModule, 
         with without_cuda() if trainer.strategy.root_device.type == "cpu" else nullcontext():
             trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        # Lightning looks at the states of optimizer, loops and callbacks only when it restores them
+        # Lightning checks the states of optimizer, loops and callbacks only when it restores them
         restoring = any("checkpoint_connector" in each.filename for each in traceback.extract_tb(error.__traceback__))
         if module.began is not None or not restoring:
             raise
@@ -211,7 +214,7 @@ def _metrics(
         "seed": config.seed,
         "initial_loss": module.initial_loss,
         **{f"{split}/loss": loss for split, loss in losses.items()},
-        "val/perplexity": math.exp(losses["val"]) if losses["val"] < 700 else None,  # beyond, no float holds it
+        "val/perplexity": math.exp(losses["val"]) if losses["val"] < 700 else None,  # exp(710) overflows a float
         "steps": trainer.global_step,
         "stopped_by": stopped_by(trainer),
         "seconds": round(module.seconds, 3),
@@ -227,13 +230,13 @@ def _metrics(
 def _version(package: str) -> str | None:
     try:
         return version(package)
-    except PackageNotFoundError:  # this one, where PYTHONPATH alone makes it importable
+    except PackageNotFoundError:  # makemore_pl itself, if it is not installed but on PYTHONPATH
         return None
 
 
 @cache
 def _commit() -> str | None:
-    """Of this code, with `-dirty` where it was changed since; None outside of a git repository."""
+    """The commit of this code, with `-dirty` if files were changed since; None outside of a git repository."""
     if not (ROOT / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
@@ -245,7 +248,7 @@ def _commit() -> str | None:
 
 
 def refuse_finished(run_dir: Path, resuming: bool) -> None:
-    """Raises ValueError for a directory that holds a run, finished or interrupted, unless resuming."""
+    """Raises ValueError if the directory has a run, finished or interrupted, unless that is to be resumed."""
     last = run_dir / "checkpoints" / "last.ckpt"
     if resuming:
         return
@@ -260,15 +263,15 @@ def refuse_finished(run_dir: Path, resuming: bool) -> None:
 
 
 def _quieten() -> None:
-    # Lightning's banners, and advice that is wrong for a loader that yields strides
+    # Lightning's banners, and advice that does not apply to a loader of strides
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # which device trains, and why, is said by choose_accelerator
+    # choose_accelerator says which device trains, and why
     warnings.filterwarnings("ignore", message="GPU available but not used")
-    # resuming into the same directory, or from another one, is what was asked for
+    # the user has asked to resume into the same directory, or from another one
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
-    # as of a checkpoint from before a callback was renamed or left out: they hold nothing that training needs
+    # comes up if a callback was renamed or left out since the checkpoint; training needs no state of such a callback
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")

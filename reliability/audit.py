@@ -1,4 +1,4 @@
-"""requirements.lock against the known advisories, by pip-audit in an environment of its own: make audit"""
+"""Checks requirements.lock for known advisories, with pip-audit in its own environment: make audit"""
 
 import json
 import subprocess

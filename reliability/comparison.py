@@ -1,4 +1,4 @@
-"""Whether two run directories hold the same run, to the last bit; times and places aside."""
+"""Compares two run directories to the last bit, apart from times and paths."""
 
 import json
 import math
@@ -10,13 +10,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 OF_THE_PROCESS = ("seconds", "steps_per_second", "commit")
-"""Of metrics.json: what differs between any two runs."""
+"""Keys of metrics.json that differ between any two runs."""
 NOT_OF_THE_RUN = ("loops", "seconds")
-"""Of a checkpoint: Lightning's own counters of batches, which here are strides, and of restarts; the time taken."""
+"""Keys of a checkpoint that differ: Lightning's counters of batches (here strides) and of restarts, and the time."""
 
 
 def differences(ours: Path, theirs: Path) -> list[str]:
-    """What differs between a run and the same run elsewhere, in words; nothing where all is the same."""
+    """Sentences on what differs between two run directories; empty if they hold the same run."""
     found = []
     for name in ("last.ckpt", "best.ckpt"):
         one, other = (read_checkpoint(run / "checkpoints" / name) for run in (ours, theirs))
@@ -37,7 +37,7 @@ def differences(ours: Path, theirs: Path) -> list[str]:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     for state in checkpoint["callbacks"].values():
-        state.pop("current_score", None)  # ModelCheckpoint saves it, and doesn't load it
+        state.pop("current_score", None)  # ModelCheckpoint saves it and never loads it
     return {key: value for key, value in checkpoint.items() if key not in NOT_OF_THE_RUN}
 
 
@@ -47,7 +47,7 @@ def read_diagnostics(run: Path) -> list[Any]:
 
 
 def read_scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Steps and values by tag, as TensorBoard shows them: what a later file takes back is gone."""
+    """Tag -> steps and values, as TensorBoard shows them: without the values that a later file has replaced."""
     events = EventAccumulator(str(run), {"scalars": 0})
     events.Reload()
     return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

@@ -1,6 +1,6 @@
-"""Many jobs in one process, a long run, and the same numbers everywhere: make endurance
+"""Runs many jobs in one process, a long run, and the same run in many surroundings: make endurance
 
-Prints a table of memory, open files and threads. `--jobs 500 --steps 5000000` is the whole of it.
+It prints tables of memory, open files and threads. The full test is `--jobs 500 --steps 5000000`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from makemore_pl.train import run
 from reliability.process import ROOT, SCRIPT
 
 ROWS = 10
-"""Lines of each table."""
+"""Each table has this many lines."""
 
 
 def resources() -> tuple[float, int, int]:
@@ -45,7 +45,7 @@ def compose(*overrides: str) -> Callable[..., Config]:
 
 
 def many_jobs(count: int, scratch: Path) -> None:
-    """So many short runs one after another in this process, with the default callbacks and loggers."""
+    """Run this many short runs one after another in this process, with the default callbacks and loggers."""
     composed = compose(
         "trainer.max_steps=200",
         "trainer.engine=eager",
@@ -63,7 +63,7 @@ def many_jobs(count: int, scratch: Path) -> None:
 
 
 def long_run(steps: int, scratch: Path) -> None:
-    """One run in a thread's view: a table at equal distances of steps."""
+    """Run one long run, while a thread prints the table at equal distances of steps."""
     from lightning.pytorch import Callback, LightningModule, Trainer
 
     class Looking(Callback):
@@ -86,7 +86,7 @@ def long_run(steps: int, scratch: Path) -> None:
 
 
 def same_everywhere(scratch: Path) -> bool:
-    """Whether one seed gives one set of losses in other processes, launchers, directories and locales."""
+    """Whether one seed gives the same losses in other processes, launchers, directories and locales."""
     setting = ["seed=5", "trainer.max_steps=300", "trainer.engine=eager", "trainer=cpu", "model.batchnorm=pre"]
     setting += ["model.dropout=0.1", "logger=jsonl", "callbacks=none", "report=false"]
     there = scratch / "elsewhere é"

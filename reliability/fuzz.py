@@ -1,6 +1,7 @@
-"""Generated cases against everything that reads what a person or a disk gives it: make fuzz
+"""Gives generated cases to everything that reads input of a user or files: make fuzz
 
-A case is used, refused with a sentence, or a fault: a traceback, a hang, a silently wrong number. Prints a tally.
+A case is used, refused with a sentence, or a fault: a traceback, a hang, or a silently wrong number. A tally is
+printed.
 """
 
 import argparse
@@ -30,11 +31,11 @@ from reliability.process import ROOT
 
 SHARES = {"words": 0.3, "overrides": 0.2, "sampling": 0.1, "arguments": 0.1, "damaged": 0.2, "places": 0.1}
 HANG = 20
-"""Seconds after which a case counts as hung."""
+"""A case that takes longer than these seconds counts as a hang."""
 
 
 class Hung(BaseException):
-    """A case that took too long. A BaseException, so that nothing takes it for an error of its own."""
+    """Raised if a case takes too long. It is a BaseException, so that no handler in the program catches it."""
 
 
 def _hung(number: int, frame: FrameType | None) -> None:
@@ -42,7 +43,7 @@ def _hung(number: int, frame: FrameType | None) -> None:
 
 
 class Tally:
-    """What came of the cases of one target."""
+    """The results of the cases of one target."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -85,7 +86,7 @@ class Tally:
 
 
 def small_run(scratch: Path) -> Path:
-    """A finished run to be sampled from and damaged."""
+    """A finished run, for sampling and for being damaged."""
     words = scratch / "list.txt"
     listed = (ROOT / "makemore_pl" / "names" / "ssa_names_2018.txt").read_text(encoding="utf-8").split()
     words.write_text("\n".join(listed[:60]), encoding="utf-8")

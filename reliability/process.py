@@ -1,4 +1,4 @@
-"""scripts/train.py in a process to be killed: forked from a warm one, which spares its 3 s of imports, or real."""
+"""Runs scripts/train.py in a process to be killed: a real one, or a fork of this process, which needs no imports."""
 
 import importlib
 import os
@@ -15,11 +15,11 @@ import torch
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "train.py"
 HUNG = 600.0
-"""Seconds after which a process counts as hung."""
+"""A process that takes longer than these seconds counts as a hang."""
 
 
 def warm() -> None:
-    """Import what a run needs. Starts no thread: a thread would not survive the fork."""
+    """Import what a run needs. It must not start a thread, because threads do not survive a fork."""
     for name in ("hydra.main", "lightning.pytorch.loggers", "matplotlib.figure", "tensorboard.summary"):
         importlib.import_module(name)
     importlib.import_module("makemore_pl.train")

@@ -1,6 +1,6 @@
-"""Runs and sweeps killed at random moments, gone on with, and compared with undisturbed ones: make soak
+"""Kills runs and sweeps at random moments, resumes them, and compares them with undisturbed ones: make soak
 
-Of a seed the same cases and moments; what is done is kept in --scratch and not done again. Prints a tally.
+A seed gives the same cases and moments. Finished cases are kept in --scratch and not run again. A tally is printed.
 """
 
 import argparse
@@ -30,9 +30,9 @@ OPTIMIZERS = (
     ["optim=rmsprop", "optim.momentum=0.5"],
 )
 MEMORY = Path("/dev/shm")
-"""A second file system that needs no mount, where there is one."""
+"""A second file system that is always mounted on Linux."""
 GONE = 12.0
-"""Seconds that the processes of a stopped sweep may take to end."""
+"""The processes of a stopped sweep must end within these seconds."""
 Record = dict[str, Any]
 
 
@@ -57,7 +57,7 @@ def fixed(words: Path) -> list[str]:
 
 
 class Writes:
-    """Notices that a checkpoint is being written, by the folders in which that happens."""
+    """Notices that a checkpoint is being written, by watching the folders of checkpoints."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = folders
@@ -73,7 +73,7 @@ class Writes:
 
 
 def kill(pid: int, draw: random.Random, seconds: float, writes: Writes | None) -> bool:
-    """SIGKILL at a random moment of its time, or in one of its first writes; False where it had ended before."""
+    """Kill the process at a random moment, or during one of its first writes; False if it had ended before."""
     begun, left = time.monotonic(), draw.randrange(1, 12)
     while writes and time.monotonic() < begun + seconds:
         left -= writes.noticed()
@@ -167,15 +167,15 @@ ENDINGS = {
     "Ctrl-C twice": (_group, INT, 2),
 }
 TRACEBACK = re.compile(r'^Traceback.*\n  File "(?!.*resource_tracker\.py)', re.MULTILINE)
-"""joblib's own tracker of semaphores prints some when a closed terminal ends it; by then nobody reads them."""
+"""A traceback, but not of joblib's tracker of semaphores, which prints one if a closed terminal ends it."""
 SWEEP = ["seed=1,2", "model.batchnorm=none,pre", "hydra.launcher.n_jobs=2", "trainer.max_steps=400", "trainer=cpu"]
 SWEEP += ["trainer.engine=eager", "trainer.watch_every=37", "trainer.val_check_interval=50", "~callbacks.figures"]
 
 
 def sweep_trial(name: str, how: str, scratch: Path, words: Path, reference: Path, seconds: float) -> Record:
-    """One sweep, ended in one way at a random moment and gone on with, beside the same sweep undisturbed.
+    """End a sweep in one way at a random moment, resume it, and compare it with the same sweep undisturbed.
 
-    Args: seconds: that the undisturbed one took.
+    Args: seconds: the time that the undisturbed one took.
     """
     draw = random.Random(name)
     directory, log = scratch / name, scratch / f"{name}.log"

@@ -1,23 +1,23 @@
-"""How fast, against the lecture's loop, a bare loop and plain Lightning: python scripts/benchmark.py
+"""Measures speed beside the lecture's loop, a simple loop and plain Lightning: python scripts/benchmark.py
 
-Every measurement is a fresh process with one thread; a round takes each contender on each network once, and the next
-round begins with another one. Three networks, eight contenders:
+Every measurement runs in a fresh process with one thread. In a round each contender is measured once on each network,
+and every round begins with another contender. There are three networks and eight contenders:
 
 1a   the lecture's loop for the same network: plain tensors, hand-written layers
-1a+  the same with the bookkeeping that the lecture does for its deep network at every step
-1b   nn modules, torch.optim.SGD, indices drawn from one tensor: the strongest bare loop
-2    plain Lightning: TensorDataset, DataLoader, self.log, progress bar, TensorBoard, as its defaults have them
+1a+  the same, and at every step what the lecture records of its deep network
+1b   nn modules, torch.optim.SGD, indices drawn from one tensor: the fastest simple loop
+2    plain Lightning with its defaults: TensorDataset, DataLoader, self.log, progress bar, TensorBoard
 3    makemore_pl with callbacks=none;  3e  with engine=eager
-4    makemore_pl as it comes;          4e  with engine=eager
+4    makemore_pl with its defaults;    4e  with engine=eager
 
-Steady state: --steps steps after a warm-up. makemore_pl begins its run of 200,000 steps as the command does, with
-logger, progress bar, validation and checkpoints, and is measured from step 16,000 on. By then it has compiled, and
-drawn all pictures but the last: these are in the whole command. Nobody's output goes to a terminal, which spares
-2 most.
+Steady state: --steps steps are timed after a warm-up. makemore_pl begins its run of 200,000 steps as the command does,
+with logger, progress bar, validation and checkpoints, and is timed from step 16,000 on. By then it has compiled the
+steps and drawn all pictures but the last; this time is part of the whole command. No contender prints to a terminal;
+contender 2 would lose most by that.
 
-Whole command: `python scripts/train.py +experiment=...` as a user types it, from the start of the process to its end,
-first with an empty cache of compiled code and then with a full one. For 1a, 1b and 2 it is reading the words, training
-and evaluating two splits; --full says which of these are really run, the others are extrapolated and marked with ~.
+Whole command: `python scripts/train.py +experiment=...` as a user types it is timed from the start of the process to
+its end, first with an empty cache of compiled code and then with a full one. 1a, 1b and 2 read the words, train, and
+evaluate two splits. --full says which of these are run completely; the others are extrapolated and marked with ~.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from benchmarks.results import Results
 WORDS = ROOT / "makemore_pl" / "names" / "ssa_names_2018.txt"
 FIGURE = ROOT / "docs" / "images" / "scaling.png"
 Unit = tuple[str, str, dict[str, Callable[[], dict[str, Any]]]]
-"""Network, contender, and by kind what to run one after the other."""
+"""Network, contender, and kind of measurement -> function that measures it; they are run one after the other."""
 
 console = Console()
 
@@ -62,21 +62,23 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--full",
         choices=("none", "some", "all"),
-        help="whole commands of the others: some runs 1a on batchnorm (default); all takes an hour more",
+        help="whole commands of 1a, 1b, 2: some runs only 1a on batchnorm (default); all takes an hour more",
     )
-    parser.add_argument("--scaling", action="store_true", help=f"1b against 3 over sizes instead; draws {FIGURE.name}")
-    parser.add_argument("--sweep", action="store_true", help="a sweep of 24 jobs against 1b and 2 instead")
-    parser.add_argument("--sampling", action="store_true", help="names a second against the lecture's loop instead")
-    parser.add_argument("--watching", action="store_true", help="what callbacks add to a command instead, by 8 pairs")
-    parser.add_argument("--doctor", action="store_true", help="how often the doctor is right instead")
+    parser.add_argument("--scaling", action="store_true", help=f"instead: 1b and 3 over sizes; draws {FIGURE.name}")
+    parser.add_argument("--sweep", action="store_true", help="instead: a sweep of 24 jobs, and 1b and 2 on the same")
+    parser.add_argument("--sampling", action="store_true", help="instead: names a second, and those of the lecture")
+    parser.add_argument("--watching", action="store_true", help="instead: what callbacks add to a command, in 8 pairs")
+    parser.add_argument("--doctor", action="store_true", help="instead: how often the doctor is right")
     parser.add_argument(
-        "--foreign", action="store_true", help="the instruments on other networks, beside others' instead"
+        "--foreign", action="store_true", help="instead: the cost of the instruments on networks of others"
     )
-    parser.add_argument("--gpu", action="store_true", help="GPU against CPU over batch and width instead")
-    parser.add_argument("--minutes", type=float, default=15, help="after which --gpu begins nothing more (default: 15)")
-    parser.add_argument("--figure", type=Path, default=FIGURE, help="where --scaling draws")
-    parser.add_argument("--output", type=Path, help="the JSON file; a Markdown table goes beside it")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: one short round on batchnorm, engine=eager")
+    parser.add_argument("--gpu", action="store_true", help="instead: GPU and CPU over batch size and width")
+    parser.add_argument(
+        "--minutes", type=float, default=15, help="--gpu begins no measurement after these (default: 15)"
+    )
+    parser.add_argument("--figure", type=Path, default=FIGURE, help="the file that --scaling draws")
+    parser.add_argument("--output", type=Path, help="the JSON file; a Markdown table is written beside it")
+    parser.add_argument("--quick", action="store_true", help="a short test: one round on batchnorm with engine=eager")
     arguments = parser.parse_args()
     arguments.command_steps = 1_000 if arguments.quick else 200_000
     if arguments.quick:
@@ -111,7 +113,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Of this code; none where it was copied without its history, or git is missing."""
+    """The commit of this code; none if it was copied without its history, or git is missing."""
     try:
         git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     except OSError:
@@ -176,7 +178,7 @@ def units(arguments: argparse.Namespace, scratch: Path, turn: int) -> list[Unit]
 
 
 def write(results: Results, arguments: argparse.Namespace, surroundings: dict[str, Any]) -> None:
-    """The JSON file and the Markdown beside it, after every round."""
+    """Write the JSON file and the Markdown beside it."""
     settings = {key: value for key, value in vars(arguments).items() if key not in ("output", "figure")}
     content = {**surroundings, "settings": settings, "summary": results.summary(), "records": results.records}
     paragraphs = [tables.environment_sentence(surroundings, results)]
@@ -277,7 +279,7 @@ def measure_foreign(arguments: argparse.Namespace) -> None:
 
 
 def write_text(output: Path, content: dict[str, Any], paragraphs: list[str]) -> None:
-    """The JSON file, and the Markdown beside it if there is any."""
+    """Write the JSON file, and the Markdown beside it if there are paragraphs."""
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if paragraphs:

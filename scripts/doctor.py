@@ -1,4 +1,4 @@
-"""What is wrong with a training, and what to change: python scripts/doctor.py +experiment=original"""
+"""Says what is wrong with a training and what to change: python scripts/doctor.py +experiment=original"""
 
 import argparse
 import json
@@ -13,21 +13,21 @@ from makemore_pl.errors import one_sentence
 ROOT = Path(__file__).resolve().parents[1]
 EPILOG = """
 doctor.verify=true runs the training and each prescription again from doctor.seeds=3 seeds and says whether it helped.
-doctor.fail_on=warning or critical ends with exit code 2 where such a finding is left.
+doctor.fail_on=warning (or critical) ends with exit code 2 if there is a finding of that severity or worse.
 """
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train briefly (2,000 steps, or trainer.max_steps=...) and say what is wrong with the "
-        "configuration; or examine a run or a sweep that is there.",
+        "configuration, or examine an existing run or sweep.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="*", help="overrides as for train.py, or one run or sweep directory")
-    parser.add_argument("--json", action="store_true", help="print findings.json's content instead of words")
-    parser.add_argument("--explain", metavar="ID", help="what a finding means, and what to do; all: every one")
-    return parser.parse_intermixed_args()  # overrides may stand anywhere
+    parser.add_argument("--json", action="store_true", help="print the content of findings.json instead of sentences")
+    parser.add_argument("--explain", metavar="ID", help="print what a finding means and what to do; all: all findings")
+    return parser.parse_intermixed_args()  # so that options can stand between overrides
 
 
 def compose(overrides: Sequence[str], run_dir: str = ".") -> Config:
@@ -50,9 +50,9 @@ def main() -> int:
     if stray := [each for each in overrides if "=" not in each and not each.startswith("~")]:
         raise ValueError(f"{stray[0]} is no directory, and no override such as model.gain=1.")
     if directories and (stray := [each for each in overrides if not each.startswith("doctor.")]):
-        raise ValueError(f"{stray[0]} changes nothing of a run that is over: name a directory or overrides, not both.")
+        raise ValueError(f"{stray[0]} can't change a run that is over: give either directories or overrides.")
     fail_on = compose(overrides).doctor.fail_on
-    from makemore_pl.checkup import examined_directory, examined_overrides  # torch and lightning only now
+    from makemore_pl.checkup import examined_directory, examined_overrides  # imports torch and lightning, which is slow
 
     if directories:
         reports = [report for each in directories for report in examined_directory(each, compose)]

@@ -13,8 +13,12 @@ from makemore_pl.config import Config, choices
 from makemore_pl.files import write_atomically
 
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"
-LISTED = {"model.activation": choices.ACTIVATIONS, "optim.name": choices.OPTIMIZERS}
-"""Settings whose docstring leaves their choices to choices.py."""
+LISTED = {
+    "data.source": [f"{name} ({meaning})" for name, meaning in choices.SOURCES.items()],
+    "model.activation": choices.ACTIVATIONS,
+    "optim.name": choices.OPTIMIZERS,
+}
+"""Settings whose docstring does not list their choices. They are taken from config/choices.py."""
 INTRODUCTION = """# Every setting
 
 <!-- Made by `make config` from the docstrings in makemore_pl/config/schema.py: change those. -->
@@ -37,27 +41,27 @@ def docstrings(schema: type) -> dict[str, str]:
 
 
 def typed(value: Any) -> str:
-    """A default as it is typed on the command line."""
+    """A default as one would type it on the command line."""
     if value == MISSING:
         return "???"
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def section(schema: type, prefix: str) -> list[str]:
-    """The rows of one table, and the tables of the dataclasses inside."""
+    """The rows of one table, followed by the tables of the dataclasses that are fields of it."""
     texts, default = docstrings(schema), schema()
     rows, inner = ["", "| setting | default | meaning |", "|---|---|---|"], []
-    for each in fields(schema):
-        value = getattr(default, each.name)
+    for setting in fields(schema):
+        value = getattr(default, setting.name)
         if is_dataclass(value):
             summary = " ".join((type(value).__doc__ or "").split())
-            inner += ["", f"## {each.name}", "", summary, *section(type(value), f"{each.name}.")]
+            inner += ["", f"## {setting.name}", "", summary, *section(type(value), f"{setting.name}.")]
         else:
-            meaning = texts[each.name].replace("|", "\\|")
-            if prefix + each.name in LISTED:
-                meaning += f" One of {', '.join(LISTED[prefix + each.name])}."
+            meaning = texts[setting.name].replace("|", "\\|")
+            if prefix + setting.name in LISTED:
+                meaning += f" One of {', '.join(LISTED[prefix + setting.name])}."
             shown = "open" if isinstance(value, dict) else f"`{typed(value)}`"
-            rows.append(f"| `{prefix}{each.name}` | {shown} | {meaning} |")
+            rows.append(f"| `{prefix}{setting.name}` | {shown} | {meaning} |")
     return [*rows, *inner]
 
 

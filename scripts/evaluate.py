@@ -1,4 +1,4 @@
-"""Whole-split losses of a run: python scripts/evaluate.py RUN_DIRECTORY [--checkpoint best|last] [--recalibrate]"""
+"""Prints losses of a run on whole splits: python scripts/evaluate.py RUN_DIRECTORY [--recalibrate]"""
 
 import argparse
 from pathlib import Path
@@ -14,10 +14,10 @@ def main() -> None:
     parser.add_argument(
         "--recalibrate",
         action="store_true",
-        help="also with BatchNorm's running statistics replaced by those of the whole training split",
+        help="print the losses also with BatchNorm statistics of the whole training split",
     )
     parser.add_argument(
-        "--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="auto: what trained it, if it is here"
+        "--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="auto: as in training, if it is here"
     )
     arguments = parser.parse_args()
     config = load_config(arguments.run_directory)

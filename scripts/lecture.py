@@ -1,8 +1,8 @@
-"""docs/lecture.md, made again: python scripts/lecture.py [--output DIRECTORY] [--page FILE] [--commands N] [--steps N]
+"""Makes docs/lecture.md: python scripts/lecture.py [--output DIRECTORY] [--page FILE] [--commands N] [--steps N]
 
-Runs the commands of the page, those that have run before left out, and fills docs/lecture.md.j2 with what they gave.
-Exits with 1 where something that the page tells to look for is not in the numbers. To run all of it again, remove the
-output directory.
+It runs the commands of the page, except those that it has run before, and fills docs/lecture.md.j2 with their results.
+To run all of them again, remove the output directory. The exit code is 1 if the numbers lack something that the page
+tells the reader to look for.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LONG, SHORT = 50_000, 1_000
 
 
 def typed(output: Path, most: int) -> dict[str, str]:
-    """The commands of the page by name, as one types them."""
+    """Name -> command of the page, as one would type it."""
 
     def train(experiment: str, steps: int, *overrides: str) -> str:
         words = [f"+experiment={experiment}", f"trainer.max_steps={min(steps, most)}", *overrides]
@@ -45,14 +45,14 @@ def typed(output: Path, most: int) -> dict[str, str]:
 
 
 def run(name: str, command: str, output: Path) -> dict[str, str]:
-    """What a command printed, when and with which commit: of now, or of the time before."""
+    """Run a command, unless it was run before; returns what it printed, the date and the commit."""
     record = ROOT / output / f"{name}.json"
     if record.exists():
         made: dict[str, str] = json.loads(record.read_text(encoding="utf-8"))
         if made["command"] != command:
             raise ValueError(f"{record} is of another command, {made['command']!r}: remove {output}.")
         return made
-    if not (ROOT / output / name / "metrics.json").exists():  # else train.py itself refuses
+    if not (ROOT / output / name / "metrics.json").exists():  # train.py refuses a finished run by itself
         shutil.rmtree(ROOT / output / name, ignore_errors=True)
     print(command, end=" ", flush=True)
     started = time.perf_counter()
@@ -77,21 +77,23 @@ def run(name: str, command: str, output: Path) -> dict[str, str]:
 
 
 def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str, Callable[..., Any]]:
-    """What the template can ask: numbers and pictures of a run, and whether what it tells to look for is there."""
+    """The functions of the template: numbers and pictures of a run, and checks of what it tells to look for."""
     from matplotlib.figure import Figure
     from PIL import Image
 
+    import makemore_pl.doctor.diagnosis  # noqa: F401  # registers the rules
+    from makemore_pl.doctor.rule import RULES
     from makemore_pl.figures import lecture_pictures
     from makemore_pl.report import evolution, health
     from makemore_pl.report.section import Pictures
 
     def at(name: str, tag: str, step: int) -> float:
-        # at the last watched step up to this one
+        # the number at the last watched step up to this one
         steps, values = runs[name].diagnostics.tag(tag)
         return float(values[steps <= step][-1])
 
     def end(name: str, tag: str) -> float:
-        # as the report tells it
+        # the number that the report shows
         steps, values = runs[name].diagnostics.tag(tag)
         return float(evolution.smooth(runs[name], tag.partition("/")[0], steps, values)[-1])
 
@@ -105,13 +107,13 @@ def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str
         return path
 
     def kept(name: str, picture: str, alt: str) -> str:
-        # as the Figures callback left it, at half the size
+        # the picture of the Figures callback, at half its size
         path, whole = place(name, picture), Image.open(runs[name].directory / "figures" / f"{picture}.png")
         whole.resize((whole.width // 2, whole.height // 2), Image.Resampling.LANCZOS).save(path, optimize=True)
         return f"![{alt}](images/lecture/{path.name})"
 
     def drawn(name: str, picture: str) -> str:
-        # as in the report
+        # the picture of the report
         sections = (evolution.loss, health.updates, health.batchnorm, health.embeddings)
         blocks = [block for section in sections for block in section(runs[name]) if isinstance(block, Pictures)]
         found = {each.name: each for block in blocks for each in block.pictures}[picture]
@@ -123,7 +125,7 @@ def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str
         return saved(lecture_pictures.side_by_side(groups, label), place("_".join(names), kind), alt)
 
     def four(name: str, step: int) -> str:
-        # the README shows it too
+        # this picture is also in the README
         (picture,) = evolution.four_pictures(runs[name], [step])
         path = page.parent / "images" / "lecture.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,6 +135,10 @@ def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str
         figure.savefig(path, dpi=100, facecolor="white", metadata={"Software": None})
         return f"![{alt}]({path.relative_to(page.parent).as_posix()})"
 
+    def doctor(name: str) -> str:
+        found = ", ".join(f"{RULES[each].title} (`{each}`)" for each in runs[name].roots)
+        return f"The doctor found: {found}." if found else "The doctor found nothing wrong."
+
     def look(seen: bool, sentence: str) -> str:
         if not seen:
             unseen.append(sentence)
@@ -141,20 +147,21 @@ def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str
     def numbers(text: str) -> list[float]:
         return [float(each) for each in re.findall(r"-?\d+(?:\.\d+)?", text)]
 
-    return {each.__name__: each for each in (at, end, layers, kept, drawn, beside, four, look, numbers)}
+    return {each.__name__: each for each in (at, end, layers, kept, drawn, beside, four, doctor, look, numbers)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Runs the commands of docs/lecture.md and fills in what they gave.")
-    parser.add_argument("--output", type=Path, default=Path("outputs/lecture"), help="of the runs (outputs/lecture)")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "lecture.md", help="images/ goes beside it")
-    parser.add_argument("--commands", type=int, help="only the first so many")
-    parser.add_argument("--steps", type=int, default=LONG, help="of each run at most")
+    parser.add_argument("--output", type=Path, default=Path("outputs/lecture"), help="for the runs (outputs/lecture)")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "lecture.md", help="images/ is written beside it")
+    parser.add_argument("--commands", type=int, help="run only the first N commands")
+    parser.add_argument("--steps", type=int, default=LONG, help="the largest number of steps of a run")
     arguments = parser.parse_args()
     commands = typed(arguments.output, arguments.steps)
     made = {name: run(name, commands[name], arguments.output) for name in list(commands)[: arguments.commands]}
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from makemore_pl.doctor.updates import HIGH, LOW
     from makemore_pl.files import write_atomically
     from makemore_pl.report.run_directory import is_run, read_run
     from makemore_pl.report.wording import number, significant
@@ -167,6 +174,7 @@ def main() -> None:
     )
     environment.filters |= {"n": number, "s": significant, "listed": lambda values: ", ".join(map(significant, values))}
     environment.globals |= instruments(runs, arguments.page, unseen)
+    environment.globals |= {"low": LOW, "high": HIGH}
     text = environment.get_template("lecture.md.j2").render(
         made=made, runs=runs, early=min(SHORT, arguments.steps), long=LONG, short=SHORT
     )

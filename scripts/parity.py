@@ -1,9 +1,10 @@
-"""What the lecture published, again: python scripts/parity.py [--names FILE] [--experiment NAME] [OVERRIDE ...]
+"""Compares with what the lecture published: python scripts/parity.py [--names FILE] [--experiment NAME] [OVERRIDE ...]
 
-Trains each of the lecture's networks for 200,000 steps on its own word list and random numbers and prints a Markdown
-table of losses: published, what the lecture's loop gives with `nn.BatchNorm1d`, ours. Then a second one, of what it
-printed of each layer of its deep BatchNorm network at step 1,000; `--experiment deep_batchnorm` prints only that, in
-20 seconds. Exits with 1 where ours is further from the lecture's loop than the tolerance.
+It trains each of the lecture's networks for 200,000 steps with the lecture's word list and random numbers, and prints a
+Markdown table of losses: the published ones, those of the lecture's loop with `nn.BatchNorm1d`, and ours. A second
+table has the numbers that the lecture printed for each layer of its deep BatchNorm network at step 1,000; `--experiment
+deep_batchnorm` prints only that, in 20 seconds. The exit code is 1 if ours differs from the lecture's loop by more than
+the tolerance.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from benchmarks.panel import STEP, panel_rows, panel_table
 SCRIPTS = Path(__file__).parent
 # experiment: published train and val, reference train and val, tolerance
 EXPECTED = {
-    # mostly saturated, so the last bit decides: this is its loop with the update as torch.optim.SGD rounds it
+    # its units are mostly saturated, so rounding matters: here the lecture's loop rounds as torch.optim.SGD does
     "original": ("2.1245", "2.1682", 2.1285, 2.1661, 0.004),
     "fix_softmax": ("2.07", "2.13", 2.0696, 2.1311, 0.004),
     "fix_saturation": ("2.0356", "2.1027", 2.0356, 2.1027, 0.002),
@@ -35,11 +36,11 @@ def train(experiment: str, overrides: list[str], directory: str) -> None:
     command = [sys.executable, str(SCRIPTS / "train.py"), f"+experiment={experiment}", "data=lecture"]
     command += ["seed=2147483647", "trainer=cpu", f"hydra.run.dir={directory}"]
     if subprocess.run([*command, *overrides], stdout=subprocess.DEVNULL).returncode:
-        sys.exit(1)  # it has said why
+        sys.exit(1)  # train.py has printed the reason
 
 
 def losses(experiment: str, overrides: list[str]) -> bool:
-    """Print a row; whether it is within the tolerance."""
+    """Print a row; returns whether it is within the tolerance."""
     published_train, published_val, train_loss, val_loss, tolerance = EXPECTED[experiment]
     with tempfile.TemporaryDirectory() as directory:
         train(experiment, ["logger=none", "callbacks=none", *overrides], directory)
@@ -55,8 +56,8 @@ def losses(experiment: str, overrides: list[str]) -> bool:
 
 
 def panel(overrides: list[str]) -> bool:
-    """Print the panel; whether all of it is within the tolerance."""
-    # the lecture stopped with the learning rate of its first 100,000 steps
+    """Print the panel; returns whether all its numbers are within the tolerance."""
+    # at step 1,000 the lecture had the learning rate of its first 100,000 steps
     settings = ["logger=jsonl", "optim.schedule=constant", f"trainer.max_steps={STEP + 1}"]
     with tempfile.TemporaryDirectory() as directory:
         train(PANEL, [*settings, *overrides], directory)
@@ -67,8 +68,8 @@ def panel(overrides: list[str]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the lecture published, again.")
-    parser.add_argument("--names", type=Path, help="the lecture's names.txt, where it should not be fetched")
-    parser.add_argument("--experiment", choices=[*EXPECTED, PANEL], action="append", help="only this; may be repeated")
+    parser.add_argument("--names", type=Path, help="the lecture's names.txt, if it should not be fetched")
+    parser.add_argument("--experiment", choices=[*EXPECTED, PANEL], action="append", help="only this; can be repeated")
     arguments, overrides = parser.parse_known_args()
     if arguments.names:
         overrides.append(f"data.path={arguments.names.resolve()}")

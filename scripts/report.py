@@ -1,4 +1,4 @@
-"""A page about a run, a sweep, or two runs side by side: python scripts/report.py DIRECTORY [RUN] [--output FILE]"""
+"""Writes a page on a run, a sweep, or two runs: python scripts/report.py DIRECTORY [RUN] [--output FILE]"""
 
 import argparse
 import os
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def starting_point(directory: Path) -> dict[str, Any] | None:
-    """What the run's experiment alone composes to; None where the run's command is kept, or that can't be said."""
+    """The config of the run's experiment without other overrides; None if unknown, or if Hydra kept the command."""
     if not (directory / "config.yaml").is_file() or (directory / ".hydra" / "overrides.yaml").is_file():
         return None
     from hydra import compose, initialize_config_dir
@@ -61,7 +61,7 @@ def starting_point(directory: Path) -> dict[str, Any] | None:
         raw.run_dir = literal(config.run_dir)
         assert isinstance(raw, DictConfig)
         return asdict(resolve(raw))
-    except USERS_MISTAKES:  # of another version, or of an experiment that is gone
+    except USERS_MISTAKES:  # the run is of another version, or its experiment is gone
         return None
 
 

@@ -1,6 +1,7 @@
-"""Names from a run: python scripts/sample.py RUN_DIRECTORY [--count 20] [--seed 42] [--prompt an] [--statistics] ...
+"""Prints names from a run: python scripts/sample.py RUN_DIRECTORY [--count 20] [--seed 42] [--prompt an] ...
 
-Text is a name a line, JSON one object, {"settings": ..., "names": [...]}, both written as the names come.
+As text it prints a name a line, as JSON one object {"settings": ..., "names": [...]}. Names are printed as they are
+drawn.
 """
 
 import argparse
@@ -19,18 +20,16 @@ if TYPE_CHECKING:
     from makemore_pl.sample import Distributions, Name
 
 Row = tuple[str, dict[str, Any]]
-"""A line of text, and the same and more for JSON."""
+"""A line of text, and the dict for JSON."""
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Names from a checkpoint, in eval mode: BatchNorm's running statistics."
-    )
+    parser = argparse.ArgumentParser(description="Prints names from a checkpoint, with BatchNorm's running statistics.")
     add = parser.add_argument
     add("run_directory", type=Path)
     add("--checkpoint", choices=("best", "last"), default="last")
     add("--count", type=int, default=20, help="names (20)")
-    add("--seed", type=int, default=42, help="name i of a seed is the same however many are drawn (42)")
+    add("--seed", type=int, default=42, help="with the same seed, name i is the same for every --count (42)")
     add("--temperature", type=float, default=1.0, help="divides the logits; greater than 0 (1)")
     add("--top-k", type=int, help="only the k likeliest characters; 1 is greedy")
     add("--prompt", default="", help="first characters of every name")
@@ -42,10 +41,10 @@ def parse() -> argparse.Namespace:
     add(
         "--compare-batch-statistics",
         action="store_true",
-        help="beside each name what BatchNorm in train mode makes of it: in its batch, in one twice as large, alone",
+        help="print beside each name those by BatchNorm in train mode: in its batch, in a batch twice as large, alone",
     )
-    add("--batch-size", type=int, default=16_384, help="names written together at most; bounds the memory (16384)")
-    add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="auto: what trained it, if it is here")
+    add("--batch-size", type=int, default=16_384, help="names generated together; bounds the memory (16384)")
+    add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="auto: as in training, if it is here")
     arguments = parser.parse_args()
     if arguments.compare_batch_statistics and (arguments.unique or arguments.new_only or arguments.statistics):
         raise ValueError("--compare-batch-statistics goes without --unique, --new-only and --statistics.")
@@ -91,8 +90,8 @@ def main() -> None:
             kind for kind, asked in (("unique", settings.unique), ("new", arguments.new_only)) if asked
         )
         raise ValueError(
-            f"Only {found} of {settings.count} {kinds} names were found: 100 draws for each, and at least 10,000, "
-            "have no more of them."
+            f"Only {found} of {settings.count} {kinds} names were found in 100 draws for each name, at least 10,000 in "
+            "all."
         )
 
 
@@ -141,8 +140,8 @@ def show_comparison(running: "Distributions", batch: "Distributions", given: dic
     write(rows(), given)
     others, crowded, alone = (sum(each[i] != each[j] for each in compared) for i, j in ((0, 1), (1, 2), (1, 3)))
     print(
-        f"BatchNorm left in train mode makes {others} of {len(compared)} names others; "
-        f"of all names, {crowded} change with other neighbours and {alone} without any.",
+        f"With BatchNorm left in train mode, {others} of {len(compared)} names are different; "
+        f"{crowded} change in a larger batch, and {alone} change alone.",
         file=sys.stderr,
     )
 
@@ -151,5 +150,5 @@ if __name__ == "__main__":
     with one_sentence():
         try:
             main()
-        except BrokenPipeError:  # the reader has left, as `head` does: nothing may be left to flush at exit
+        except BrokenPipeError:  # the reader has ended, as `head` does: discard the rest, or Python fails at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Train one network, or sweep: python scripts/train.py +experiment=kaiming"""
+"""Trains one network, or a sweep of them: python scripts/train.py +experiment=kaiming"""
 
 import math
 
@@ -11,7 +11,7 @@ from makemore_pl.sweep.job import is_job, run_job
 from makemore_pl.sweep.launch import launch
 
 ended: list[BaseException] = []
-"""How a single run has ended. It is raised outside of Hydra, which would write a line of its own before it."""
+"""The error that a single run has ended with. It is raised outside of Hydra, which would print another line first."""
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -20,7 +20,7 @@ def main(raw: DictConfig) -> float:
         return run_job(raw)
     try:
         config = resolve(raw)
-        from makemore_pl.train import run  # torch and lightning only now: --help and --cfg answer at once
+        from makemore_pl.train import run  # imported here, because torch would make --help and --cfg slow
 
         return float(run(config)["val/loss"])
     except (Exception, KeyboardInterrupt) as error:

@@ -184,7 +184,9 @@ def test_the_tail_of_student_s_t_is_that_of_the_tables() -> None:
 
 
 def test_verdicts_of_a_paired_test() -> None:
-    assert compare([2.4, 2.5, 2.6], [2.2, 2.31, 2.39]).verdict == "verified"
+    better = compare([2.4, 2.5, 2.6], [2.2, 2.31, 2.39])
+    assert better.verdict == "verified"
+    assert better.improvement == pytest.approx(0.2)
     assert compare([2.2, 2.31, 2.39], [2.4, 2.5, 2.6]).verdict == "refuted"
     assert compare([2.4, 2.5, 2.6], [2.41, 2.48, 2.61]).verdict == "no difference"
     assert compare([math.inf, 900.0, math.nan], [2.2, 2.3, 2.2]).verdict == "verified"

@@ -51,7 +51,7 @@ def caught(work: Callable[[], object]) -> Exception:
             "+callbacks.x={_target_:nowhere.Nothing}",
             "callbacks.x: nowhere.Nothing can't be made. ModuleNotFoundError: No",
         ),
-        ("+callbacks.x={_target_:builtins.dict}", "callbacks.x: builtins.dict is none of Lightning's"),
+        ("+callbacks.x={_target_:builtins.dict}", "callbacks.x: builtins.dict does not fit Lightning"),
         (
             "+logger.x={_target_:lightning.pytorch.loggers.CSVLogger}",
             "logger.x: lightning.pytorch.loggers.CSVLogger can't",
@@ -60,7 +60,7 @@ def caught(work: Callable[[], object]) -> Exception:
             "+logger.x={_target_:lightning.pytorch.loggers.CometLogger}",
             "logger.x: lightning.pytorch.loggers.CometLogger can't",
         ),
-        ("+logger.x={_target_:builtins.dict}", "logger.x: builtins.dict is none of Lightning's"),
+        ("+logger.x={_target_:builtins.dict}", "logger.x: builtins.dict does not fit Lightning"),
     ],
 )
 def test_a_setting_that_lightning_refuses(small: Compose, override: str, said: str) -> None:

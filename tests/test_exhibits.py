@@ -260,7 +260,9 @@ def test_pictures(small: Compose, tmp_path: Path) -> None:
     assert files == {f"{name}_{step}.png" for name in names for step in (0, 11)} | {"update_data_ratio_11.png"}
     events = EventAccumulator(str(run_dir), {"images": 0}).Reload()
     for name in names:
-        for event in events.Images(f"pictures/{name}"):
+        shown = events.Images(f"pictures/{name}")
+        assert [event.step for event in shown] == [0, 11]
+        for event in shown:
             picture = Image.open(io.BytesIO(event.encoded_image_string))
             assert picture.size == (event.width, event.height)
             for each in (picture, Image.open(run_dir / "figures" / f"{name}_{event.step}.png")):

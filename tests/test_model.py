@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import reference
 import torch
 from conftest import EXPERIMENTS, Compose
 from torch import Tensor, nn
@@ -101,21 +102,10 @@ def test_each_position_of_the_context_has_weights_of_its_own() -> None:
     torch.testing.assert_close(model.layers[0].linear(model.embedding(x).flatten(1))[0], weight @ first)
 
 
-@pytest.mark.parametrize(
-    ("activation", "function"),
-    [
-        ("tanh", torch.tanh),
-        ("relu", lambda z: z.clamp(min=0)),
-        ("leaky_relu", lambda z: torch.where(z > 0, z, z / 100)),
-        ("gelu", lambda z: z * (1 + torch.erf(z / math.sqrt(2))) / 2),
-        ("silu", lambda z: z / (1 + torch.exp(-z))),
-        ("sigmoid", lambda z: 1 / (1 + torch.exp(-z))),
-        ("identity", lambda z: z),
-    ],
-)
-def test_activations(activation: str, function: object) -> None:
+@pytest.mark.parametrize("activation", choices.ACTIVATIONS)
+def test_activations(activation: str) -> None:
     z = torch.linspace(-4, 4, 101)
-    torch.testing.assert_close(mlp(activation=activation).layers[0].activation(z), function(z))  # type: ignore[operator]
+    torch.testing.assert_close(mlp(activation=activation).layers[0].activation(z), reference.ACTIVATIONS[activation](z))
 
 
 def test_every_activation_is_a_module_of_its_own() -> None:

@@ -385,7 +385,7 @@ def test_script_passes_over_known_and_repeated_names(script: Script) -> None:
     greedy = script("--count", "3", "--unique", "--top-k", "1", "--format", "json")
     assert (greedy.code, len(json.loads(greedy.out)["names"])) == (1, 1)
     assert greedy.err == (
-        "error: Only 1 of 3 unique names were found: 100 draws for each, and at least 10,000, have no more of them.\n"
+        "error: Only 1 of 3 unique names were found in 100 draws for each name, at least 10,000 in all.\n"
     )
 
 
@@ -396,8 +396,8 @@ def test_script_compares_batch_statistics(script: Script) -> None:
     assert [row["running_statistics"] for row in rows] == names
     differ = [sum(row[a] != row[b] for row in rows) for a, b in (WAYS[:2], WAYS[1:3], WAYS[1::2])]
     assert done.err == (
-        f"BatchNorm left in train mode makes {differ[0]} of 6 names others; "
-        f"of all names, {differ[1]} change with other neighbours and {differ[2]} without any.\n"
+        f"With BatchNorm left in train mode, {differ[0]} of 6 names are different; "
+        f"{differ[1]} change in a larger batch, and {differ[2]} change alone.\n"
     )
     table = script("--count", "6", "--max-length", "12", "--compare-batch-statistics").out.splitlines()
     assert table[0].split() == list(WAYS)

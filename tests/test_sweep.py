@@ -542,7 +542,7 @@ def test_a_killed_process_costs_its_job_alone(compose: Compose, words_file: Path
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["+experiment=sweep_gain,kaiming"], "+experiment=sweep_gain is a sweep of its own"),
+        (["+experiment=sweep_gain,kaiming"], "+experiment=sweep_gain is a sweep itself"),
         (["trainer.devices=2", "seed=1,2", "hydra/launcher=basic"], "trainer.devices must be 1 in a sweep"),
         (["optim.lr=interval(0,1)"], "name the values to sweep over"),
     ],
@@ -553,6 +553,19 @@ def test_refused(train_script: Callable[..., Finished], tmp_path: Path, argument
     assert sentence in err
     assert "Traceback" not in err
     assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_a_finished_job_whose_settings_are_refused_now_stops_the_sweep(
+    train_script: Callable[..., Finished], words_file: Path, tmp_path: Path
+) -> None:
+    finished = tmp_path / "sweep" / "gain=-1"
+    finished.mkdir(parents=True)
+    for name in ("config.yaml", "metrics.json"):
+        (finished / name).write_text("{}")
+    arguments = ("model.gain=-1,1", "hydra.sweep.dir=sweep", "hydra/launcher=basic", f"data.path={words_file}")
+    code, _, err = train_script("-m", *arguments, *SMALL, **ENVIRONMENT)
+    assert (code, err.splitlines()[-1]) == (1, "error: model.gain must be greater than 0, got -1.0.")
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["gain=-1"], "no job has run"
 
 
 def test_single_values_make_one_job(train_script: Callable[..., Finished], words_file: Path, tmp_path: Path) -> None:

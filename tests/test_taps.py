@@ -117,6 +117,7 @@ class TestTap:
             net.get_submodule(name).register_forward_hook(keep(name))
         watched = Watched(net, "tanh")
         backward(functional.cross_entropy(net(x), y))
+        assert list(seen) == ["tanh1", "tanh2"]
         for name, (z, a) in seen.items():
             assert watched.calls(name) == 1
             assert torch.equal(watched.reader.inputs[name][0], z)

@@ -7,8 +7,11 @@ are apart from the tables because the tables import torch, and config/schema.py 
 import difflib
 from collections.abc import Iterable
 
-SOURCES = ("names", "lecture")
-"""For data.source. The table is SOURCES in words.py."""
+SOURCES = {
+    "names": "the embedded US baby names of 2018",
+    "lecture": "the lecture's names.txt, fetched once",
+}
+"""For data.source: each choice and what docs/config.md says of it. The table is SOURCES in words.py."""
 ACTIVATIONS = ("tanh", "relu", "leaky_relu", "gelu", "silu", "sigmoid", "identity")
 """For model.activation. The table is ACTIVATIONS in activations.py."""
 INITS = ("kaiming", "xavier", "small", "normal")

@@ -27,9 +27,9 @@ class DataConfig:
     """Words, context windows and minibatches."""
 
     source: str = "names"
-    """`names`: the embedded US baby names of 2018. `lecture`: the lecture's names.txt, fetched once."""
+    """The word list, unless data.path names a file."""
     path: str | None = None
-    """A UTF-8 text file, one word a line, read instead of the source's own list."""
+    """A UTF-8 text file with one word a line. With data.source=lecture it must be a copy of the lecture's list."""
     block_size: int = 3
     """Characters of context."""
     batch_size: int = 32

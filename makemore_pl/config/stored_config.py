@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ValidationError
 
 from makemore_pl.command_line import literal
 from makemore_pl.config import Config, resolve
@@ -34,6 +35,11 @@ def load_config(run_dir: Path) -> Config:
         raise ValueError(f"{path} can't be read: it is not the YAML of a config ({type(error).__name__}).") from None
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} can't be read: it is not the YAML of a config.")
-    merged = OmegaConf.merge(OmegaConf.structured(Config), content)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), content)
+    except ValidationError as error:
+        if error.full_key:
+            raise
+        raise ValueError(f"{path} can't be read: {str(error).partition(chr(10))[0]}.") from error
     assert isinstance(merged, DictConfig)
     return resolve(merged)

@@ -57,7 +57,7 @@ class Doctor(DiagnosticsCallback):
         self.announce = announce
         self.diagnosis = Diagnosis((), (), ())
         self.evidence: Evidence | None = None
-        """What the rules have looked at."""
+        """The evidence that the verdict rests on."""
         self.reset()
 
     @property

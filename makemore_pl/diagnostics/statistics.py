@@ -3,9 +3,10 @@
 Every function but `units_first` returns a 0-d float32 tensor on the device of its input and never waits for that
 device, so that a caller can stack all of a step's numbers and fetch them in one transfer. Call them under `no_grad`.
 
-Four rules hold throughout. Where there is nothing to measure the result is nan, without exception or warning. A NaN
-in the input makes the result nan, shares included. Half precision is widened to float32 before anything is summed. A
-complex number counts as its two parts, so that norms are torch's own; where sizes are compared, by its absolute value.
+Four rules hold for all functions. If there is nothing to measure, the result is nan, without exception or warning. If
+the input has a NaN, the result is nan, also for shares. Half precision is converted to float32 before anything is
+summed. A complex number counts as two numbers, so that norms are the same as torch's; comparisons take its absolute
+value.
 """
 
 import math
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor
 
 SATURATED = 0.97
-"""|tanh| beyond which an activation is saturated (the lecture): tanh passes on less than 6 % of its gradient."""
+"""An activation is saturated if |tanh| is greater (the lecture): then tanh passes on less than 6 % of its gradient."""
 
 LINEAR = 0.8
-"""|preactivation| up to which tanh counts as linear (our choice): it passes on more than 55 % of its gradient."""
+"""tanh counts as linear if |preactivation| is less (our choice): then it passes on more than 55 % of its gradient."""
 
 
 def mean(x: Tensor) -> Tensor:
@@ -35,8 +36,8 @@ def std(x: Tensor) -> Tensor:
     if x.numel() < 2:
         return _nan(x)
     x = _widen(x)
-    # Rounding leaves x.std() of constant data at some 1e-8, and a ratio to that passes for a number. Measured from its
-    # first element constant data is all zeros.
+    # By rounding, x.std() of constant data is about 1e-8, and a ratio to that looks like a number. Subtracting the
+    # first element makes constant data exactly 0.
     return (x - x[(0,) * x.ndim]).std().float()
 
 
@@ -48,8 +49,8 @@ def rms(x: Tensor) -> Tensor:
 def units_first(activation: Tensor, axis: int = -1) -> Tensor:
     """Activations as (units, examples), of any dtype; a view where the strides allow.
 
-    axis: the dimension that holds the units: 1 of (N, n), (N, C, L) and (N, C, H, W), 2 of (N, T, n). Each position in
-    the others is an example. Without any other, as in (n,), each unit has one example.
+    axis: the dimension that holds the units: 1 for (N, n), (N, C, L) and (N, C, H, W), 2 for (N, T, n). Each position
+    in the other dimensions is an example. If there is no other dimension, as in (n,), each unit has one example.
     """
     if activation.ndim < 2:
         return activation.reshape(-1, 1)
@@ -59,7 +60,7 @@ def units_first(activation: Tensor, axis: int = -1) -> Tensor:
 def saturation(activation: Tensor, threshold: float = SATURATED) -> Tensor:
     """Share, 0 to 1, of tanh outputs of any shape with |activation| > threshold; nan when empty.
 
-    Says nothing about an unbounded activation such as ReLU, for which see `zero_share`. ValueError unless
+    It has no meaning for an unbounded activation such as ReLU; see `zero_share` for that. ValueError unless
     0 < threshold < 1.
     """
     _check(threshold)
@@ -78,9 +79,10 @@ def gaussian_saturation(preactivation_std: Tensor, threshold: float = SATURATED)
 def saturation_excess(activation: Tensor, preactivation_std: Tensor, threshold: float = SATURATED) -> Tensor:
     """`saturation` minus `gaussian_saturation`, -1 to 1.
 
-    Near 0 the spread of the preactivations explains the saturation, so that gain is to blame. Away from 0 they are not
-    Gaussian: above, where more of them lie just beyond the threshold; below, where few lie far beyond it and raise the
-    std more than the share, as do a few `dead_units`. `preactivation_std` is the `std` of the tanh's input, 0-d.
+    If it is near 0, the saturation is explained by the spread of the preactivations, so by the gain. If not, these are
+    not Gaussian. It is positive if more of them than of a Gaussian's lie just beyond the threshold. It is negative if a
+    few lie far beyond it, as with a few `dead_units`, because these raise the std more than the share.
+    `preactivation_std` is the `std` of the tanh's input, 0-d.
     """
     return saturation(activation, threshold) - gaussian_saturation(preactivation_std, threshold)
 
@@ -98,8 +100,8 @@ def zero_share(activation: Tensor) -> Tensor:
 def dead_units(activation: Tensor, threshold: float = SATURATED, axis: int = -1) -> Tensor:
     """Share, 0 to 1, of tanh units saturated on every example: the white columns of the lecture's picture.
 
-    No example sends such a unit a gradient worth the name. Shapes and axis as in `units_first`; nan without units or
-    examples. The fewer the examples, the likelier by chance: one saturated example alone makes its unit dead.
+    No example gives such a unit a gradient to learn from. Shapes and axis are as in `units_first`; nan without units or
+    examples. With few examples a unit can be dead by chance; with one example every saturated unit is.
     ValueError unless 0 < threshold < 1.
     """
     _check(threshold)
@@ -109,8 +111,8 @@ def dead_units(activation: Tensor, threshold: float = SATURATED, axis: int = -1)
 def stuck_units(activation: Tensor, tolerance: float = 1e-5, axis: int = -1) -> Tensor:
     """Share, 0 to 1, of units stuck at zero: |activation| < tolerance on at least 95 % of the examples.
 
-    Right for ReLU, whose dying units end here, as for tanh. The 95th percentile and 1e-5 are TheDeepChecker's. Shapes
-    and axis as in `units_first`; nan without units or examples.
+    It is for ReLU, whose dead units are at zero, and for tanh. The 95 % and 1e-5 are TheDeepChecker's. Shapes and axis
+    are as in `units_first`; nan without units or examples.
     """
     near_zero = _magnitude(units_first(activation, axis)) < tolerance
     examples = near_zero.size(1)
@@ -125,11 +127,11 @@ def grad_data_ratio(grad: Tensor, data: Tensor) -> Tensor:
 def update_data_ratio(update: Tensor, data: Tensor) -> Tensor:
     """log10 of the size of an optimizer step relative to the parameter it changed, in decades.
 
-    `update` is after - before as really taken, so that momentum, weight decay, Adam and clipping all count; `data` is
-    the parameter after the step, as in the lecture, where it is lr * grad over data.
+    `update` is the parameter after the step minus before it, so momentum, weight decay, Adam and clipping all count.
+    (The lecture takes lr * grad.) `data` is the parameter after the step, as in the lecture.
 
-    Matrices and above: std(update) / std(data). Vectors and scalars: rms(update) / max(rms(data), 1), because
-    BatchNorm's weight starts as all ones, its bias as all zeros, and neither has a std to compare with.
+    For two or more dimensions it is std(update) / std(data). For vectors and scalars it is rms(update) / max(rms(data),
+    1), because BatchNorm's weight starts as all ones and its bias as all zeros, so their std is 0.
 
     -inf when the update is zero (a skipped step); nan when a matrix is constant.
     """
@@ -141,20 +143,20 @@ def update_data_ratio(update: Tensor, data: Tensor) -> Tensor:
 def global_norm(tensors: Iterable[Tensor]) -> Tensor:
     """Euclidean norm of all elements of all tensors, as gradient clipping takes it; 0 when there are none.
 
-    inf or nan as soon as one element is. On the device of the first tensor.
+    It is inf or nan if one element is. The result is on the device of the first tensor.
     """
     return torch.nn.utils.get_total_norm([_widen(tensor) for tensor in tensors]).float()
 
 
 def not_finite(tensors: Iterable[Tensor]) -> Tensor:
     """Count of NaN and infinite elements of all tensors, on the device of the first; exact up to 2**24."""
-    # x - x is 0 where x is finite and nan where not: a quarter of the time that isfinite() takes.
+    # x - x is 0 if x is finite and nan if not; this takes a quarter of the time of isfinite()
     counts = [torch.count_nonzero(x - x) for x in tensors]
     return torch.stack([count.to(counts[0].device) for count in counts]).sum().float() if counts else torch.zeros(())
 
 
 class BatchStatistics(NamedTuple):
-    """What BatchNorm normalises a batch by, and how many independent values that rests on."""
+    """The statistics that BatchNorm normalises a batch by, and how exact they are."""
 
     mean: Tensor
     """(C,)"""
@@ -163,17 +165,18 @@ class BatchStatistics(NamedTuple):
     n: int
     """values per channel"""
     n_of_mean: int | Tensor
-    """independent values per channel that the mean is as exact as: n for (N, C)"""
+    """the mean is as exact as that of this many independent values per channel; n for (N, C)"""
     n_of_var: int | Tensor
     """the same for the variance"""
 
 
 def batch_statistics(x: Tensor) -> BatchStatistics:
-    """Of BatchNorm's input (N, C) or (N, C, ...), whose positions are not independent of each other.
+    """Batch statistics of BatchNorm's input (N, C) or (N, C, ...), whose positions within an image are not independent.
 
-    How exact the mean of a batch is, the means of its images tell: they are independent, and their variance over N is
-    that of the batch's mean. A mean of white noise is as exact as one of n independent values; where all pixels of an
-    image go together, as one of about N. So does the variance. Both are pooled over the channels; nan for one image.
+    The images are independent. So the variance of the images' means, divided by N, is the variance of the batch's mean,
+    and it tells how exact that is. For white noise it is as exact as the mean of n independent values; if all pixels of
+    an image are equal, as that of N values. The same holds for the variance. Both are pooled over the channels; nan for
+    one image.
     """
     x = _widen(x)
     images, n = len(x), x.numel() // max(x.size(1), 1)
@@ -182,12 +185,12 @@ def batch_statistics(x: Tensor) -> BatchStatistics:
         return BatchStatistics(mean, var, n, n, n)
     image_vars, image_means = torch.var_mean(x.flatten(2), 2, correction=0)
     mean = image_means.mean(0)
-    squares = image_vars + (image_means - mean).square()  # of one image, about the mean of the batch
+    squares = image_vars + (image_means - mean).square()  # each image's mean square about the mean of the batch
     var = squares.mean(0)
     if images < 2:
         return BatchStatistics(mean, var, n, _nan(var), _nan(var))
     spread, spread_of_squares = (y.var(0) / images for y in (image_means, squares))
-    # of a Gaussian, n values have a mean with variance var / n, and a variance with variance 2 var**2 / (n - 1)
+    # n values of a Gaussian: the variance of their mean is var / n, that of their variance is 2 var**2 / (n - 1)
     n_of_mean = 1 / _mean_where(var != 0, spread / var)
     n_of_var = 1 + 2 / _mean_where(var != 0, spread_of_squares / var.square())
     return BatchStatistics(mean, var, n, n_of_mean, n_of_var)
@@ -196,9 +199,9 @@ def batch_statistics(x: Tensor) -> BatchStatistics:
 def mean_lag(batch_mean: Tensor, running_mean: Tensor, running_var: Tensor, n: int | Tensor) -> Tensor:
     """How far BatchNorm's running mean is from a batch's, in standard errors: root mean square over the channels.
 
-    sqrt(n) * rms(|batch_mean - running_mean| / sqrt(running_var)), tensors (C,), n independent values per channel in
-    the batch. Close to 1 when nothing but the draw of the batch separates the two; larger when the running mean lags
-    behind. Channels of zero running variance have no scale to measure by and are left out; nan when that leaves none.
+    sqrt(n) * rms(|batch_mean - running_mean| / sqrt(running_var)), with tensors (C,) and n independent values per
+    channel in the batch. It is close to 1 if the two differ only by the noise of drawing the batch, and larger if the
+    running mean lags behind. Channels with a running variance of 0 are left out; nan if no channel is left.
     """
     batch_mean, running_mean, running_var = _widen(batch_mean), _widen(running_mean), _widen(running_var)
     z = (batch_mean - running_mean) / running_var.sqrt()
@@ -209,17 +212,17 @@ def mean_lag(batch_mean: Tensor, running_mean: Tensor, running_var: Tensor, n: i
 def var_lag(batch_var: Tensor, running_var: Tensor, n: int, independent: int | Tensor | None = None) -> Tensor:
     """How far BatchNorm's running variance is from a batch's, in units of what the draw of a batch explains.
 
-    Root mean square over the channels of ln(batch_var / running_var), over the same for Gaussian values and a perfect
-    running variance; so close to 1 unless the running variance lags. Tensors (C,); n values per channel in the batch,
-    as exact as so many `independent` ones (by default n); `batch_var` biased, as BatchNorm normalises by it, and made
-    unbiased here, as PyTorch does for the running variance. Channels where either variance is zero are left out; nan
-    when that leaves none, or n < 2.
+    It is the root mean square over the channels of ln(batch_var / running_var), divided by the same for Gaussian values
+    and a perfect running variance. So it is close to 1 unless the running variance lags behind. Tensors are (C,). There
+    are n values per channel in the batch, as exact as `independent` independent ones (by default n). `batch_var` is
+    biased, as BatchNorm normalises by it; it is made unbiased here, as PyTorch does for the running variance. Channels
+    in which either variance is zero are left out; nan if no channel is left, or n < 2.
     """
     if n < 2:
         return _nan(running_var)
     batch_var, running_var = _widen(batch_var), _widen(running_var)
     log_ratio = torch.log(batch_var * (n / (n - 1)) / running_var)
-    # The log of chi2_k / k has variance trigamma(k / 2), which tends to the familiar 2 / k, and mean digamma(k / 2) -
+    # The log of chi2_k / k has variance trigamma(k / 2), which is about 2 / k for large k, and mean digamma(k / 2) -
     # ln(k / 2). With sqrt(2 / k) alone the healthy value would be 1.27 at n = 4 and 1.11 at n = 8.
     half = running_var.new_ones(()) * ((n if independent is None else independent) - 1) / 2
     null = (torch.polygamma(1, half) + (torch.digamma(half) - half.log()).square()).sqrt()
@@ -240,7 +243,7 @@ def _nan(like: Tensor) -> Tensor:
 
 
 def _share(hits: Tensor, values: Tensor) -> Tensor:
-    """Share of `hits` that are True; nan where `values` are empty or hold a NaN, which any comparison would hide."""
+    """Share of `hits` that are True; nan if `values` are empty or have a NaN, which comparisons would hide."""
     if values.numel() == 0:
         return _nan(values)
     return torch.where(values.isnan().any(), math.nan, torch.count_nonzero(hits) / hits.numel()).float()
@@ -251,7 +254,7 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def _rms_where(measured: Tensor, z: Tensor) -> Tensor:
-    # Indexing with the mask would ask the device for its size; 0 / 0 gives the nan of no channel at all.
+    # indexing with the mask would wait for the device; if no channel is measured, 0 / 0 gives nan
     return (torch.where(measured, z, 0).square().sum() / measured.sum()).sqrt().float()
 
 

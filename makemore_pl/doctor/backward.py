@@ -1,4 +1,4 @@
-"""The way back: gradients that vanish, explode, never arrive, are left over, or come from other examples."""
+"""Rules for the backward pass: gradients that vanish, explode, never arrive, are left over, or mix examples."""
 
 from collections.abc import Iterator
 
@@ -32,7 +32,7 @@ def gradients_accumulate(evidence: Evidence) -> Iterator[Finding]:
     if evidence.known(evidence.facts.accumulates, "accumulates", otherwise):
         yield Finding(
             "gradients_accumulate", "critical", "gradients", 1, None, None, "",
-            "Each backward adds to the gradients of all steps before it, for nothing sets them to zero.",
+            "Each backward adds to the gradients of all steps before it, because nothing sets them to zero.",
         )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def exploding_gradients(evidence: Evidence) -> Iterator[Finding]:
         return  # large steps make large gradients
     losses = evidence.losses()
     usual, highest = median(norm.values), float(np.nanmax(norm.values, initial=0.0))
-    # where the loss goes up, large gradients are what large steps have made
+    # if the loss goes up, too large steps have caused the large gradients
     if losses.late < losses.values[0] and usual > 0 and highest > SPIKED * max(usual, 1e-3):
         step = int(norm.steps[int(np.nanargmax(norm.values))])
         yield Finding(

@@ -1,9 +1,9 @@
-"""From evidence to a diagnosis: every rule, then who explains whom."""
+"""From evidence to a diagnosis: run every rule, then find out which finding explains which."""
 
 from dataclasses import replace
 
 # isort: off
-# importing registers the rules, in the order in which causes come before their consequences
+# Importing a module registers its rules. The order is that of causes before consequences.
 from makemore_pl.doctor import start, forward, backward, updates, normalisation, outcome  # noqa: F401
 
 # isort: on
@@ -16,7 +16,7 @@ CAUSES = ("not_finite", "overregularized")
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
-    """Run every rule. Roots come first, at most two of them before the findings that they explain."""
+    """Run every rule. In the result, findings that no other one explains come first."""
     found: list[Finding] = []
     abstentions: list[Abstention] = []
     checked: list[str] = []
@@ -26,7 +26,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         except Abstain as reason:
             abstentions.append(Abstention(rule.id, str(reason), applies=not isinstance(reason, NotApplicable)))
             continue
-        except Exception as error:  # of numbers that no rule was made for: one rule costs no verdict
+        except Exception as error:  # numbers that the rule was not made for must not cost the whole verdict
             abstentions.append(Abstention(rule.id, f"the rule failed, {type(error).__name__}: {error}"))
             continue
         checked.append(rule.id)

@@ -1,4 +1,4 @@
-"""What rules look at: numbers by tag and step, and facts."""
+"""The input of the rules: numbers by tag and step, and facts."""
 
 import math
 import re
@@ -15,8 +15,8 @@ Floats = NDArray[np.float64]
 T = TypeVar("T")
 
 
-class Abstain(Exception):  # noqa: N818  # no error: a rule's answer
-    """A rule can't judge, and says why."""
+class Abstain(Exception):  # noqa: N818  # it is an answer of a rule and no error
+    """Raised by a rule that can't judge; the message says why."""
 
 
 class NotApplicable(Abstain):
@@ -25,14 +25,14 @@ class NotApplicable(Abstain):
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Numbers of one tag in order of their steps; what is not finite is nan."""
+    """The numbers of one tag in the order of their steps; nan stands for numbers that are not finite."""
 
     steps: NDArray[np.int64]
     values: Floats
 
     @property
     def start(self) -> float:
-        """The first one: forward and backward of step 0 come before any update. Of a resumed run it is a later one."""
+        """The first number. It is that of step 0, before any update, unless the run was resumed."""
         return float(self.values[0])
 
     @property
@@ -42,7 +42,7 @@ class Series:
 
     @property
     def steady(self) -> Floats:
-        """Of losses of single minibatches the medians of five in a row; where steps lie apart, the numbers."""
+        """Medians of five numbers in a row; the numbers themselves if they are few or not from neighbouring steps."""
         if len(self.values) < 50 or self.steps[-1] - self.steps[0] > 2 * len(self.values):
             return self.values
         return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(self.values, 5), axis=1))
@@ -50,10 +50,10 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Numbers and facts of one run, so far or as a whole.
+    """Numbers and facts of one run, which may still go on.
 
     Args:
-        series: tag -> step -> number, with the tags of the diagnostics callbacks; None where it was not finite.
+        series: tag -> step -> number, with the tags of the diagnostics callbacks; None for a number that is not finite.
         final: whether the run has ended.
     """
 
@@ -75,7 +75,7 @@ class Evidence:
         return Series(np.array(steps), np.array(finite, dtype=np.float64))
 
     def of(self, quantity: str) -> dict[str, Series]:
-        """Layer or parameter -> its numbers, in the order of the forward pass."""
+        """Layer or parameter -> its numbers of this quantity, in the order of the forward pass."""
         names = [tag.partition("/")[2] for tag in self.series if tag.startswith(f"{quantity}/")]
         known = {name: place for place, name in enumerate((*(self.facts.layers or ()), *self.facts.matrices))}
         names.sort(key=lambda name: (known.get(name, len(known)), _natural(name)))
@@ -83,7 +83,7 @@ class Evidence:
         return {name: each for name, each in found.items() if each is not None}
 
     def need(self, quantity: str) -> dict[str, Series]:
-        """The same; abstains where nothing was measured."""
+        """The same as `of`; raises Abstain if nothing was measured."""
         found = self.of(quantity)
         if not found:
             raise Abstain(f"{quantity} was not measured")
@@ -96,7 +96,7 @@ class Evidence:
         return fact
 
     def losses(self) -> Series:
-        """Training losses, means over what lies between two of them where there are such; abstains without."""
+        """Training losses: means over strides if they were logged, else of minibatches; raises Abstain without any."""
         found = self.get("train/loss_mean") or self.get("train/loss")
         if found is None:
             raise Abstain("the training loss was not seen")
@@ -120,7 +120,7 @@ class Evidence:
         return None if guess is None or scale is None else guess * scale
 
     def full_rate(self, series: Series) -> NDArray[np.bool_]:
-        """The steps at which the learning rate was at least half of its highest: no warm-up, no decay."""
+        """Which steps had at least half of the highest learning rate, and so no warm-up and no decay."""
         lr = self.get("lr")
         if lr is None:
             return np.ones(len(series.steps), bool)
@@ -129,7 +129,7 @@ class Evidence:
 
 
 def median(values: Iterable[float] | Floats) -> float:
-    """Of the finite values; nan where there is none."""
+    """The median of the finite values; nan if there is none."""
     array = np.asarray(list(values), dtype=np.float64)
     array = array[np.isfinite(array)]
     return float(np.median(array)) if len(array) else math.nan

@@ -1,4 +1,4 @@
-"""What is known of a module, its loss, its data and its optimizers, apart from what changes from step to step."""
+"""What is known about a module, its loss, its data and its optimizers and does not change from step to step."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ class OptimizerFacts:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Size of the numbers that a network gets or has to give."""
+    """The size of a network's inputs or targets."""
 
     mean: float
     std: float
@@ -32,7 +32,7 @@ class Scale:
     feature_spread: float = 1.0
     """Largest over median standard deviation of the features."""
     varies: bool = True
-    """Whether examples differ."""
+    """Whether the examples differ from each other."""
 
     @property
     def rms(self) -> float:
@@ -74,7 +74,7 @@ class Facts:
     outside: float = 0.0
     """Share of targets that this function can't reach."""
     losses: int = 1
-    """Backward passes a batch, each with a loss of its own."""
+    """Number of backward passes in a batch, each of a different loss."""
     pretrained: bool = False
     """Whether the first loss is half of a constant guess's or less."""
     constant_guess: float | None = None
@@ -94,7 +94,7 @@ class Facts:
     """Of a regression or a binary cross-entropy."""
 
     validated_within: int = 0
-    """Passes over the training data before the first validation, whole ones."""
+    """Number of complete passes over the training data before the first validation."""
     batch_size: int | None = None
     optimizers: tuple[OptimizerFacts, ...] | None = None
     clip_value: float | None = None
@@ -120,7 +120,7 @@ class Facts:
     asleep: tuple[str, ...] | None = None
     """BatchNorms in eval mode while training, which hold no statistics worth keeping."""
     asleep_on_purpose: tuple[str, ...] = ()
-    """BatchNorms in eval mode with statistics from before this run, or frozen parameters."""
+    """BatchNorms in eval mode during training that have statistics of an earlier run, or frozen parameters."""
     dropouts_asleep: tuple[str, ...] = ()
     values_per_channel: dict[str, int] | None = None
     """BatchNorm -> numbers that its batch statistics are made of; empty without BatchNorm."""

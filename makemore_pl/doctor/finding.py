@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 VERSION = 1
-"""Of findings.json."""
+"""The version of the format of findings.json."""
 SEVERITIES = ("info", "warning", "critical")
 
 
@@ -20,15 +20,15 @@ class Finding:
     where: str
     """Layer, parameter or quantity; several are separated by commas."""
     step: int
-    """From which the evidence is."""
+    """The step at which the evidence was measured."""
     value: float | None
     """What was measured; None where there is no number."""
     bound: float | None
-    """What it should not pass; None where there is no number."""
+    """The bound that the value has passed; None if there is no number."""
     source: str
     """Where the bound comes from."""
     message: str
-    """In plain words, with the numbers."""
+    """One or two sentences with the numbers."""
     because_of: str | None = None
     """The id of the finding that explains this one."""
 
@@ -53,22 +53,22 @@ class Prescription:
     finding: str
     """The id of the finding."""
     overrides: tuple[str, ...]
-    """Hydra overrides of this project; empty for modules that are not ours."""
+    """Hydra overrides of this project; empty for modules of other projects."""
     rationale: str
-    """Why, and by which formula; for modules that are not ours the change itself."""
+    """Why, and by which formula; for modules of other projects, the change itself."""
     predicted: Mapping[str, float] = field(default_factory=dict)
     """Tag or quantity -> the value expected afterwards."""
     alternatives: tuple[tuple[str, ...], ...] = ()
     """Other overrides that mend it too."""
     verified: str | None = None
-    """verified, refuted or no difference, once it has been run again; None before."""
+    """verified, refuted or no difference, after it was run again; None before that."""
     trial: str = ""
-    """The numbers of these runs."""
+    """The losses of these runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All that came out: roots first, then what they explain, then information."""
+    """The result: findings that no other one explains, then those that are explained, then information."""
 
     findings: tuple[Finding, ...]
     abstentions: tuple[Abstention, ...]

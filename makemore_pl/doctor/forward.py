@@ -1,4 +1,4 @@
-"""The way forward: activations that saturate, die, vanish or explode, layers without anything between."""
+"""Rules for the forward pass: activations that saturate, die, vanish or explode; layers with nothing between them."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,9 +7,9 @@ from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
 
 FIRST, LATER, MOST = 0.36, 0.27, 0.50
-"""Saturation in the first tanh layer, in the median of the later ones, and where it is critical. Gain 5/3 gives 0.20
-(0.30 with some embeddings) and 0.07, behind a normalisation 0.20 everywhere; gain 2 0.28 and 0.16, gain 3 0.46 and
-0.40."""
+"""Bounds of saturation in the first tanh layer and of the median of the later layers, and where it is critical.
+Measured in the first layer and in later ones: gain 5/3 gives 0.20 (0.30 with some embeddings) and 0.07, gain 2 gives
+0.28 and 0.16, gain 3 gives 0.46 and 0.40. After a normalisation gain 5/3 gives 0.20 in every layer."""
 DEAD_TANH, DEAD_RELU = 0.2, 0.6
 FADED_TANH, FADED = 0.1, 0.01
 EXPLODED = 12.0
@@ -55,7 +55,7 @@ def softmax_before_cross_entropy(evidence: Evidence) -> Iterator[Finding]:
     if evidence.facts.activation_before_loss == "softmax":
         yield Finding(
             "softmax_before_cross_entropy", "critical", "output", 0, None, None, "",
-            "The loss gets probabilities where it wants logits, for it applies softmax itself: two in a row flatten "
+            "The loss gets probabilities instead of logits, and it applies softmax itself: two in a row flatten "
             "the gradient, and the loss can't come near 0.",
         )  # fmt: skip
 
@@ -90,7 +90,7 @@ def activation_before_loss(evidence: Evidence) -> Iterator[Finding]:
         if before and facts.outside > 0.02:
             yield Finding(
                 "activation_before_loss", "warning", "output", 0, facts.outside, 0.02, "",
-                f"{facts.outside:.0%} of the targets lie where {before} at the output can never get.",
+                f"{facts.outside:.0%} of the targets lie outside of the range of {before}, the output's activation.",
             )  # fmt: skip
     elif loss == "nll":
         yield Finding(
@@ -100,12 +100,12 @@ def activation_before_loss(evidence: Evidence) -> Iterator[Finding]:
     elif before and before != "softmax":
         yield Finding(
             "activation_before_loss", "critical", "output", 0, None, None, "",
-            f"The loss wants logits and gets what {before} leaves of them.",
+            f"The loss wants logits and gets the output of {before}.",
         )  # fmt: skip
     elif before and loss == "bce":
         yield Finding(
             "activation_before_loss", "critical", "output", 0, None, None, "",
-            "The loss wants logits, for it applies sigmoid itself, and gets probabilities.",
+            "The loss applies sigmoid itself, so it wants logits, but it gets probabilities.",
         )  # fmt: skip
 
 
@@ -219,8 +219,8 @@ def vanishing_activations(evidence: Evidence) -> Iterator[Finding]:
         bound = GONE if worst in gone else FADED_TANH if worst in bounded else FADED
         yield Finding(
             "vanishing_activations", "warning", ", ".join(faded), 0, faded[worst], bound, "",
-            f"What goes into the activation of {worst} starts with a standard deviation of {faded[worst]:.2g}: the "
-            "signal is gone before it is there, for the weights before it are too small.",
+            f"The input of the activation of {worst} starts with a standard deviation of {faded[worst]:.2g}: the "
+            "signal hardly reaches it, because the weights before it are too small.",
         )  # fmt: skip
 
 

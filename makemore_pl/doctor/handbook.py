@@ -1,4 +1,4 @@
-"""The findings one by one, as docs/doctor.md has them."""
+"""Writes the part of docs/doctor.md that explains the findings one by one."""
 
 import makemore_pl.doctor.diagnosis  # noqa: F401  # registers the rules
 from makemore_pl.doctor.rule import RULES, Rule

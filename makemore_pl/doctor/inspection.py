@@ -1,4 +1,4 @@
-"""Looks at a module while it runs: which layer follows which, in which mode, on what, and whether examples mix."""
+"""Inspects a module while it runs: which layer follows which, in which mode they are, and what they get."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,12 +23,12 @@ TRANSPARENT = (nn.Identity, nn.Flatten, nn.Unflatten, _DropoutNd)
 
 
 class Inspection:
-    """Hooks on every module from `open` to `close`, which keep what the rules need of the first calls.
+    """Hooks on every module from `open` to `close`. They record what the rules need from the first calls.
 
     What a hook raises, as tensors do inside a transform of torch.func, is kept in `failures` and reaches nobody.
 
     Args:
-        root: whose modules; names are its qualified ones.
+        root: the module to inspect. Names are qualified names within it.
         hidden: modules that take no hooks.
         aside: whether the call that is running is none of the training's own.
     """
@@ -44,7 +44,7 @@ class Inspection:
         """What the first layer with parameters gets."""
         self.first_layer: nn.Module | None = None
         self.follows: dict[nn.Module, nn.Module] = {}
-        """Module -> the one whose output was its input, at the first call."""
+        """Module -> the module whose output was its input in the first call."""
         self.linear_pairs: list[tuple[str, str]] = []
         self.values_per_channel: dict[str, int] = {}
         self.signals: dict[nn.Module, float] = {}
@@ -59,13 +59,14 @@ class Inspection:
         self.failures: dict[str, str] = {}
         """Name of a module -> why it could not be looked at."""
         self.outer: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
-        """Calls that no other module's call contains, with their arguments."""
+        """Outermost calls, which are not part of another module's call, with their arguments."""
         self._made: dict[int, tuple[ReferenceType[Tensor], nn.Module, nn.Module | None, int]] = {}
-        """By id of a tensor: the module that returned it, the linear layer whose output it still is, its version."""
+        """Id of a tensor -> a reference to it, the module that returned it, the linear layer of whose input it is still
+        a linear function (or None), and its version."""
         self._ends: list[Any] = []
-        """Functions of autograd that made what modules returned."""
+        """The autograd functions that made the outputs of modules."""
         self._candidates: dict[tuple[str, str], list[Any]] = {}
-        """Pair of layers -> functions whose results lie between: the first one's output and the second one's input."""
+        """Pair of layers -> autograd functions that made the output of the first and the input of the second."""
         self._outputs: dict[nn.Module, Any] = {}
         """Linear layer -> function that made its output."""
         self._depth = 0
@@ -99,13 +100,13 @@ class Inspection:
             self._handles.pop().remove()
         readers = _readers(self._ends) if self._candidates else Counter()
         for pair, between in self._candidates.items():
-            # another reader, as a residual connection, gives the first layer a use of its own
+            # if something else reads the tensor too, as a residual connection does, the first layer has its own use
             if pair not in self.linear_pairs and all(readers[each] == 1 for each in between):
                 self.linear_pairs.append(pair)
         self._made, self._depth, self._ends, self._candidates, self._outputs = {}, 0, [], {}, {}
 
     def forget(self) -> None:
-        """Let go of tensors."""
+        """Drop the recorded tensors, to free their memory."""
         self.outer, self.first_input, self._made = [], None, {}
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -168,7 +169,7 @@ class Inspection:
         self._made[id(y)] = ref(y), module, linear, y._version
 
     def look_at_modes(self) -> None:
-        """Which BatchNorms are in eval mode now, in the middle of training."""
+        """Note which BatchNorms are in eval mode at this moment of the training."""
         for module in self.order:
             if isinstance(module, _BatchNorm):
                 self._note_mode(module)
@@ -179,7 +180,7 @@ class Inspection:
         else:
             self.asleep[self.names[module]] = module
 
-    # what is read from it
+    # what the rules read
 
     @property
     def begins_normalised(self) -> bool:
@@ -236,12 +237,12 @@ class Inspection:
         return self.order[last[-1] + 1 :] if last else []
 
     def dropout(self) -> float:
-        """The largest share that a dropout drops which ran in training mode."""
+        """The largest share of activations that a dropout in training mode drops."""
         return max((m.p for m in self.order if isinstance(m, _DropoutNd) and self.names[m] in self.awake), default=0.0)
 
 
 def _readers(ends: list[Any]) -> Counter[Any]:
-    """Function of autograd -> how many others have read its result, among those that `ends` come from."""
+    """Autograd function -> how many functions that lead to `ends` have read its result."""
     counts: Counter[Any] = Counter()
     seen, queue = set(ends), list(set(ends))
     while queue:
@@ -255,7 +256,7 @@ def _readers(ends: list[Any]) -> Counter[Any]:
 
 
 def _only_linear(before: nn.Module, after: nn.Module) -> bool:
-    """Whether two layers in a row are as good as one: no bottleneck between them, which may be meant."""
+    """Whether two layers in a row can do no more than one; a bottleneck between them may be meant and is left out."""
     if isinstance(before, nn.Linear) and isinstance(after, nn.Linear):
         return before.out_features >= min(before.in_features, after.out_features)
     if isinstance(before, _ConvNd) and isinstance(after, _ConvNd):
@@ -265,7 +266,7 @@ def _only_linear(before: nn.Module, after: nn.Module) -> bool:
 
 
 def scale_of(x: Tensor, per_feature: bool = True) -> Scale | None:
-    """Size of the numbers of a minibatch (N, ...); None for none or complex ones, and where some are not finite."""
+    """Size of the numbers of a minibatch (N, ...); None if it is empty, not of real floats, or not finite."""
     if x.numel() < 2 or not x.is_floating_point() or x.ndim == 0:
         return None
     x = x.detach().double()
@@ -306,9 +307,9 @@ def copies_of_units(named: Mapping[str, nn.Parameter]) -> dict[str, float]:
             continue
         rows = parameter.detach().flatten(1).float()
         rows = rows[rows.any(1)]
-        if len(rows) > 1 and rows.size(1) > 1:  # one number for each is a scale
+        if len(rows) > 1 and rows.size(1) > 1:  # rows of one number are scales, which can well be equal
             found[name] = 1 - len(torch.unique(rows, dim=0)) / len(rows)
-            found[name] *= len(rows) / (len(rows) - 1)  # all equal is 1
+            found[name] *= len(rows) / (len(rows) - 1)  # so that the share is 1 if all rows are equal
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the graph of a loss says: which loss it is, what it gets, and what comes just before it.
+"""Reads the autograd graph of a loss: which loss it is, what its arguments are, and which function comes before it.
 
 Autograd keeps the functions that made a loss, and some keep their arguments. Nothing is computed here but the mean of
 the loss's terms, for comparison with the number that is minimized.
@@ -43,22 +43,22 @@ LAYERS = ("Addmm", "Convolution", "NativeBatchNorm", "NativeLayerNorm", "NativeG
 
 @dataclass(frozen=True, slots=True)
 class LossGraph:
-    """The loss that was found last before backward, and what it was computed from."""
+    """The loss function nearest to the number that is minimized, and its arguments."""
 
     kind: str
     """cross_entropy, nll, bce (on logits), likelihood (a binary cross-entropy on probabilities), mse or l1."""
     alone: bool
     """Whether nothing but factors lies between this loss and the number that is minimized."""
     activation: str | None
-    """What comes just before it: softmax, sigmoid, tanh or relu."""
+    """The function just before the loss: softmax, sigmoid, tanh or relu."""
     output: Tensor | None
-    """What the loss gets, (N, V) log-probabilities of a cross-entropy; None where torch does not keep it."""
+    """The argument of the loss, for a cross-entropy (N, V) log-probabilities; None if torch does not keep it."""
     targets: Tensor | None
     """Of a loss that was written by hand None; probabilities (N, V) of a cross-entropy with soft targets."""
     weight: Tensor | None = None
-    """(V,) of the classes of a cross-entropy."""
+    """(V,) weights of the classes of a cross-entropy."""
     ignored: int | None = None
-    """Class of the targets that a cross-entropy leaves out."""
+    """The class index that a cross-entropy ignores among the targets."""
 
     def mean(self) -> Tensor | None:
         """Of the loss's terms, 0-d, with the classes' weights; None where its arguments are not known."""
@@ -116,9 +116,9 @@ def _known(node: Any, alone: bool) -> LossGraph:
     ignored -= 2**64 if ignored >= 2**63 else 0  # torch shows it without sign
     if before == "log_softmax":
         kind, before = "cross_entropy", _before(_passed(node))
-        if before == "log_softmax":  # once more changes nothing
+        if before == "log_softmax":  # a second log_softmax changes nothing
             before = None
-    elif before == "logarithm" or (output is not None and _are_log_probabilities(output)):  # made by hand
+    elif before == "logarithm" or (output is not None and _are_log_probabilities(output)):  # a hand-written log_softmax
         kind, before = "cross_entropy", None
     return LossGraph(kind, alone, before, output, targets, weight, ignored)
 
@@ -144,7 +144,7 @@ def _by_hand(node: Any, alone: bool) -> LossGraph | None:
 
 
 def _are_log_probabilities(output: Tensor) -> bool:
-    """Whether (N, V, ...) or (V,) numbers are logarithms of probabilities of V classes, to 2 %."""
+    """Whether (N, V, ...) or (V,) numbers are log-probabilities: their exponentials sum to 1 within 2 %."""
     total = output.double().exp().sum(min(output.ndim - 1, 1))
     return not bool(((total - 1).abs() > 0.02).any())
 

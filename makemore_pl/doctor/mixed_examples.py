@@ -1,4 +1,4 @@
-"""Whether an example's output depends on its neighbours in the minibatch."""
+"""Tests whether an example's output depends on other examples of the minibatch."""
 
 import random
 from collections.abc import Iterator
@@ -15,18 +15,20 @@ from makemore_pl.doctor.inspection import Inspection, tensors_in
 from makemore_pl.module_copy import copy_without_hooks
 
 LARGEST = 50_000_000
-"""Parameters up to which a copy is run."""
+"""Networks with more parameters than this are not copied."""
 
 
 def mixed_examples(inspection: Inspection, batch: Any, size: int) -> str | None:
-    """Where one example's output depends on another, by running copies in eval mode; None where nowhere.
+    """The name of a module in which one example's output depends on another; None if there is none.
+
+    A copy of each outermost module is run in eval mode, with and without a change of the first example.
 
     Args:
         batch: as the data loader gives it, to see what of it is read in another shape.
         size: examples of a minibatch.
 
     Raises:
-        ValueError: no call could be tried, and why.
+        ValueError: no module could be tested; the message says why.
     """
     tensors = tensors_in(batch)
     tried, why = 0, "no module was called with a minibatch"
@@ -78,7 +80,7 @@ def _depends(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], s
         for one, two, three in zip(run(False), run(False), run(True), strict=True):
             axes = [axis for axis in range(min(one.ndim, 2)) if one.size(axis) == size]
             if len(axes) != 1 or not one.is_floating_point():
-                continue  # of two dimensions of this size nobody knows which is the minibatch
+                continue  # if two dimensions have this size, it is not clear which one is the minibatch
             rest = [each.narrow(axes[0], 1, size - 1).double() for each in (one, two, three)]
             if not torch.equal(rest[0], rest[1]):
                 return "the network is random in eval mode too"
@@ -98,7 +100,7 @@ def _changed(x: Tensor) -> Tensor:
 
 
 def _reinterpreted(x: Tensor, original: Tensor, size: int) -> bool:
-    """Whether x is the same memory read in another shape, in which examples no longer lie along one dimension."""
+    """Whether x has the memory of `original` in another shape, in which no dimension runs over the examples."""
     if x.data_ptr() != original.data_ptr() or x.numel() != original.numel() or original.size(0) != size:
         return False
     if not (x.is_contiguous() and original.is_contiguous()) or x.ndim < 2 or x.shape == original.shape:
@@ -107,7 +109,7 @@ def _reinterpreted(x: Tensor, original: Tensor, size: int) -> bool:
 
 
 class _NoDraws(TorchDispatchMode):
-    """Refuses to draw from a generator that was handed over: its state is the training's, and nobody can restore it."""
+    """Refuses calls with a generator as an argument: they would change its state, which the training uses too."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(isinstance(each, torch.Generator) for each in (*args, *(kwargs or {}).values())):
@@ -117,7 +119,7 @@ class _NoDraws(TorchDispatchMode):
 
 @contextmanager
 def _undisturbed(module: nn.Module) -> Iterator[None]:
-    """No gradients, and every generator as it was."""
+    """Without gradients; afterwards every global generator has its old state again."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = {each.device for each in (*module.parameters(), *module.buffers()) if each.is_cuda}
     try:

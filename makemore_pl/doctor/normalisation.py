@@ -1,4 +1,4 @@
-"""BatchNorm: statistics that trail behind, are noisy, rest on too few examples, or are never used."""
+"""Rules for BatchNorm: its statistics lag behind, are noisy, come from too few examples, or are not updated."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ ENOUGH = 100
 NOISE = 0.025
 """Variance of a running mean over that of what it averages."""
 FEW = 12
-"""Numbers per channel."""
+"""Batch statistics need at least this many numbers per channel."""
 
 
 @rule(

@@ -1,4 +1,4 @@
-"""How it went: finite or not, up or down, on training and on validation data."""
+"""Rules for the outcome: whether losses are finite, and whether they fall on training and on validation data."""
 
 import math
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ DROPOUT, MUCH, HEAVY = 0.4, 0.55, 0.75
 PATIENT, SOON = 1000, 200
 """Steps before it is judged."""
 WARM = 20
-"""Steps that BatchNorm's running statistics need to be good for anything, with momentum 0.1."""
+"""Steps after which BatchNorm's running statistics can be used, with momentum 0.1."""
 ENOUGH = 100
-"""Steps from which a loss that does not fall says something."""
+"""Steps after which the loss of a network that learns has fallen."""
 
 
 @rule(
@@ -131,8 +131,8 @@ def train_val_mismatch(evidence: Evidence) -> Iterator[Finding]:
     if best > bound and val.values[0] > bound and apart and losses.late < losses.values[0]:
         yield Finding(
             "train_val_mismatch", "warning", "val/loss", int(val.steps[0]), best, bound, "",
-            f"When training was validated first, at step {val.steps[0]:,}, examples that it had never seen cost it "
-            f"{train:.3g}; validation examples cost {val.values[0]:.3g} then and {best:.3g} at best.",
+            f"At the first validation, step {val.steps[0]:,}, the loss on new training examples was {train:.3g}. On "
+            f"validation examples it was {val.values[0]:.3g} then, and {best:.3g} at best.",
         )  # fmt: skip
 
 
@@ -184,8 +184,8 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "no_learning", "critical", "val/loss", evidence.last_step, best, bound, "",
             f"The training examples are learned by heart (loss {late:.3g}), but on validation examples it never got "
-            f"better than {best:.3g}, and a guess that does not look at the input gets {guess:.3g}: targets and inputs "
-            "have nothing to do with each other, or too little of it is in the data.",
+            f"better than {best:.3g}, and a guess that does not look at the input gets {guess:.3g}: the targets do not "
+            "depend on the inputs, or there are too few examples to learn how.",
         )  # fmt: skip
 
 

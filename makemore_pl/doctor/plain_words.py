@@ -1,14 +1,14 @@
-"""A diagnosis in plain words."""
+"""Writes a diagnosis as sentences."""
 
 from makemore_pl.doctor.finding import Diagnosis, Finding
 from makemore_pl.doctor.rule import RULES
 
 ROOTS = 2
-"""That are told in full."""
+"""How many root findings the verdict describes in full."""
 
 
 def verdict(diagnosis: Diagnosis, whole: bool = True) -> list[str]:
-    """A few lines; with `whole`, also what could not be checked."""
+    """The diagnosis in a few lines; with `whole`, also what could not be checked."""
     roots = diagnosis.roots
     information = [each for each in diagnosis.findings if each.severity == "info"]
     lines = []
@@ -45,10 +45,10 @@ def told(finding: Finding) -> str:
 
 
 def explain(id: str) -> list[str]:
-    """What a finding means, its bound, where that comes from, and what to do.
+    """What a finding means, its bound, the source of the bound, and what to do.
 
     Raises:
-        ValueError: there is none of this id.
+        ValueError: there is no finding with this id.
     """
     if id not in RULES:
         raise ValueError(f"There is no finding {id!r}; there are {', '.join(RULES)}.")

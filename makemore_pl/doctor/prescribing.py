@@ -1,4 +1,4 @@
-"""From root findings to changes of this project's config, by closed forms; to words for modules that are not ours."""
+"""Turns root findings into changes of this project's config, by formulas; for other modules into advice in words."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,19 +21,19 @@ GAINS = {
     "sigmoid": 1.8462,
     "identity": 1.0,
 }
-"""Standard deviation of preactivations that keeps the activations' spread, for inputs of unit spread."""
+"""Standard deviation of the preactivations with which the spread of the activations stays the same, layer by layer."""
 LOGITS = 0.2
-"""Standard deviation of logits to start with: 0.02 nats above ln V."""
+"""Standard deviation that logits should have at the start. With it the first loss is 0.02 nats above ln V."""
 RATIO = -2.5
-"""log10 of update over data to aim at, where our networks train; not the edge of the band, from which a short run is
-still too slow."""
+"""The log10 of update over data that a prescription aims at. Our networks train well there; at the edge of the healthy
+band a short run would still be too slow."""
 RATES = {"sgd": 0.1, "adam": 0.003, "adamw": 0.003, "rmsprop": 0.001}
-"""Learning rates that our networks are known to bear."""
+"""Learning rates with which our networks are known to train."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """What formulas look at."""
+    """The input of the formulas."""
 
     finding: Finding
     evidence: Evidence
@@ -52,7 +52,7 @@ Formula = Callable[[Patient], Prescription | None]
 
 
 def prescribe(diagnosis: Diagnosis, evidence: Evidence, config: Mapping[str, Any] | None) -> tuple[Prescription, ...]:
-    """One for each root finding that has a remedy. Without a config of this project they are words."""
+    """A prescription for each root finding. Without a config of this project it is advice in words."""
     found = []
     for finding in diagnosis.roots:
         formula = FORMULAS.get(finding.id)
@@ -64,7 +64,7 @@ def prescribe(diagnosis: Diagnosis, evidence: Evidence, config: Mapping[str, Any
 
 
 def combined(prescriptions: tuple[Prescription, ...]) -> list[str]:
-    """The overrides of all; of two for the same key the first, whose cause comes first."""
+    """The overrides of all prescriptions. If two have the same key, the first one counts, because causes come first."""
     chosen: dict[str, str] = {}
     for prescription in prescriptions:
         for override in prescription.overrides:
@@ -73,12 +73,12 @@ def combined(prescriptions: tuple[Prescription, ...]) -> list[str]:
 
 
 def rounded(value: float, digits: int = 1) -> str:
-    """With so many significant digits."""
+    """The value with this many significant digits."""
     return f"{float(f'{value:.{digits - 1}e}'):g}"
 
 
 def snapped(value: float) -> str:
-    """The nearest of 1, 2 and 5 times a power of ten."""
+    """The nearest number of the form 1, 2 or 5 times a power of ten."""
     exponent = math.floor(math.log10(value))
     choices = [digit * 10.0**power for power in (exponent, exponent + 1) for digit in (1, 2, 5)]
     return f"{min(choices, key=lambda each: abs(math.log(each / value))):g}"
@@ -227,4 +227,4 @@ FORMULAS: dict[str, Formula] = {
     "overregularized": _regularize_less,
     "overfitting": _stop_early,
 }
-"""By finding; the rest have words only."""
+"""Finding id -> formula. The other findings have advice in words only."""

@@ -1,4 +1,4 @@
-"""Evidence of a run of this project that is over, from its run directory."""
+"""Reads the evidence of a run of this project from its run directory."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from makemore_pl.doctor.facts import Facts, OptimizerFacts
 
 
 def read_evidence(run_dir: Path) -> tuple[Evidence, dict[str, Any]]:
-    """What a run recorded, and its config as plain values.
+    """What a run recorded, and its config as nested dicts.
 
     Raises:
         ValueError: the directory holds no run, or nothing was recorded.
@@ -28,7 +28,7 @@ def read_evidence(run_dir: Path) -> tuple[Evidence, dict[str, Any]]:
             record = json.loads(line)
             step, values = int(record["step"]), record.get("values", {})
         except (ValueError, TypeError, KeyError, RecursionError):
-            continue  # half a line, from a kill
+            continue  # a kill has cut the line short
         for tag, value in values.items():
             series.setdefault(tag, {})[step] = value
     metrics = _read_json(run_dir / "metrics.json")
@@ -43,7 +43,7 @@ def read_evidence(run_dir: Path) -> tuple[Evidence, dict[str, Any]]:
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
-    """The config of a run, interpolations as they are written.
+    """The config of a run as nested dicts; interpolations are not resolved.
 
     Raises:
         ValueError: there is none.

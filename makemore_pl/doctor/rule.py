@@ -1,4 +1,4 @@
-"""A rule: what it needs, its bound and where that comes from, what it explains, and how it is mended."""
+"""A rule of the doctor: what it needs, its bound and the source of that, what it explains, and its remedy."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ class Rule:
     phase: str
     title: str
     needs: tuple[str, ...]
-    """Quantities and facts without which it abstains, in words."""
+    """The quantities and facts that it needs, for people; without them it abstains."""
     bound: str
     source: str
     explains: tuple[str, ...]
     """Ids of findings that follow from this one."""
     remedy: str
-    """For any module; in words, with a line of code where that helps."""
+    """Advice for any module, with a line of code where that helps."""
     picture: str
-    """What to look at."""
+    """The picture or number to look at."""
     check: Check
 
     def __call__(self, evidence: Evidence) -> list[Finding]:
-        """Raises Abstain where it can't judge."""
+        """Raises Abstain if the rule can't judge."""
         return list(self.check(evidence))
 
 
 RULES: dict[str, Rule] = {}
-"""By id, in the order in which causes come before their consequences."""
+"""Rules by id. Causes come before their consequences."""
 PHASES = ("start", "forward", "backward", "updates", "batchnorm", "outcome")
 
 

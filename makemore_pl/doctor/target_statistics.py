@@ -1,4 +1,4 @@
-"""What targets are like, and what the best guess costs that does not look at the input."""
+"""Statistics of the targets, and the loss of the best guess that does not look at the input."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from makemore_pl.doctor.loss_graph import LossGraph
 
 
 class TargetStatistics:
-    """Counts and sums of the targets of the minibatches that were looked at. Stays on their device."""
+    """Counts and sums of the targets of the watched minibatches, on the device of the targets."""
 
     def __init__(self) -> None:
         self.classes: int | None = None
@@ -25,7 +25,7 @@ class TargetStatistics:
         self._alone = True
         self._first: Tensor | None = None
         self._counts: Tensor | None = None
-        """(V,) of the classes, each target with its class's weight."""
+        """(V,) how often each class was a target, times the weight of the class."""
         self._n = 0
         self._sum: Tensor | None = None
         self._squares: Tensor | None = None
@@ -56,7 +56,7 @@ class TargetStatistics:
             self._add(graph, y)
 
     def see_batch(self, graph: LossGraph, batch: Any) -> None:
-        """Where the loss was written by hand and keeps no targets: those of the batch, if their number fits."""
+        """Take the targets from the batch, if their number fits, because a hand-written loss does not keep them."""
         y = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
         if isinstance(y, Tensor) and graph.output is not None and y.numel() == graph.output.numel():
             self._add(graph, y)
@@ -72,7 +72,7 @@ class TargetStatistics:
             self._first = y
             self.outside = _outside(y, graph.activation)
         if self._sum is not None and self._sum.shape != y.shape[1:]:
-            return  # another number of outputs, as with sequences of several lengths
+            return  # the number of outputs has changed, as with sequences of several lengths
         self._n += len(y)
         total, squares = y.sum(0), y.square().sum(0)
         self._sum = total if self._sum is None else self._sum + total
@@ -96,16 +96,16 @@ class TargetStatistics:
         return True
 
     def scale(self) -> Scale | None:
-        """Of a regression's or a binary cross-entropy's targets, first minibatch."""
+        """The scale of a regression's or a binary cross-entropy's targets in the first minibatch."""
         return None if self._first is None else scale_of(self._first, per_feature=False)
 
     def constant_guess(self, graph: LossGraph) -> float | None:
-        """Nats or squared error of the best constant; None where that can't be said."""
+        """The loss of the best constant guess, in nats or squared error; None if it is not known."""
         if graph.kind == "cross_entropy" and self._counts is not None:
             if not self._n:
                 return None
             share = self._counts[self._counts > 0] / self._counts.sum()
-            # a small sample looks more orderly than it is: Miller & Madow's correction
+            # the entropy of a small sample is too low; this is Miller and Madow's correction
             return float(-(share * share.log()).sum()) + (len(share) - 1) / (2 * self._n)
         if self._sum is None or self._squares is None or self._n < 8:
             return None

@@ -1,4 +1,4 @@
-"""The steps that are taken: too large, too small, without some parameters, or cut by clipping."""
+"""Rules for the steps: they are too large, too small, leave out parameters, or are cut by clipping."""
 
 import math
 from collections.abc import Iterator
@@ -81,7 +81,7 @@ def update_too_large(evidence: Evidence) -> Iterator[Finding]:
     if ratio > HIGH:
         yield Finding(
             "update_too_large", "critical", worst_name, step, ratio, HIGH, "",
-            f"A step changes a typical weight by {_percent(ratio)} of its size, and the loss {went}: the learning rate "
+            f"A step changes a typical weight by {_of_its_size(ratio)}, and the loss {went}: the learning rate "
             f"is too high.{why}",
         )  # fmt: skip
     else:
@@ -92,7 +92,7 @@ def update_too_large(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _path(evidence: Evidence, ratio: float) -> float:
-    """How far steps at full rate could carry a weight, in units of its size."""
+    """How far all steps at full rate, taken in one direction, could move a weight, in units of its size."""
     lr = evidence.get("lr")
     steps = evidence.last_step + 1
     share = float(np.mean(evidence.full_rate(lr))) if lr is not None else 1.0
@@ -105,13 +105,13 @@ def _hurt(losses: Series, start: float, bound: float, ratio: float, several: boo
     far = losses.steady > bound + 0.5
     if not np.isfinite(losses.values).all():  # out of a clear sky it is another fault, as log(0)
         return bool(far.any()) or ratio > HIGH
-    if several:  # of two losses that work against each other one may rise
+    if several:  # one of two losses that work against each other may rise
         return ratio > HIGH
     return bool(late > bound or far.sum() >= 3 or (late >= start and (ratio > HIGH or far.any())))
 
 
-def _percent(ratio: float) -> str:
-    return f"{10**ratio:.2g} times" if ratio > 0 else f"{100 * 10**ratio:.2g} %"
+def _of_its_size(ratio: float) -> str:
+    return f"{10**ratio:.2g} times its size" if ratio > 0 else f"{100 * 10**ratio:.2g} % of its size"
 
 
 @rule(

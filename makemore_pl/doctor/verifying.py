@@ -1,4 +1,4 @@
-"""Whether a change helped: a paired test over seeds."""
+"""Decides whether a change helped, by a paired test over seeds."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 LEVEL = 0.05
 WORST = 1e3
-"""Nats that a training counts which is not finite or worse."""
+"""Losses that are higher or not finite are counted as this many nats."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What every figure is drawn on: colours, axes, and the way to SVG and PNG."""
+"""What all figures share: colours, axes, legends, and how they become SVG and PNG."""
 
 import io
 import re
@@ -17,7 +17,7 @@ from makemore_pl.figures.series import Floats
 
 INK, MUTED, GRID, BAND, RULE = "#24292f", "#5b6571", "#dde2e7", "#dcece4", "#a4161a"
 LAYERS = ("#141e5a", "#5a2ca0", "#a8329a", "#d9466b", "#dc7b12")
-"""From the first layer to the last; lightness tells them apart for every kind of colour vision, and in grey print."""
+"""Colours from the first layer to the last. They differ in lightness, so one can tell them apart without colour too."""
 OUTPUT, EMBEDDING, FAINT = "#006b60", "#7c8694", "#b4bcc5"
 VARIABLES = {
     INK: "--ink",
@@ -30,15 +30,15 @@ VARIABLES = {
     EMBEDDING: "--embedding",
     FAINT: "--faint",
 }
-"""The page's CSS variables, which follow light and dark mode."""
+"""Colour -> CSS variable of the page, which is different in light and dark mode."""
 
 WIDTH, HEIGHT = 4.6, 3.1
-"""Inches of one panel: 442 CSS pixels, so that text of 9 points is still read when a phone shrinks it."""
+"""Inches of one panel. It is 442 CSS pixels wide, so text of 9 points can still be read on a phone."""
 DPI = 200
-"""Two or three pixels for each that a card of TensorBoard shows: it leaves out the others, of fewer whole strokes."""
+"""A card of TensorBoard shows every second or third pixel, so with a lower resolution strokes would vanish."""
 TEXT = 9.0
 COLUMNS = 5
-"""Of a legend: as many as a panel is wide enough for."""
+"""Columns of a legend: as many as fit into the width of a panel."""
 LEGEND_ROW = 0.18
 
 Line = tuple[str, str | tuple[float, tuple[float, ...]]]
@@ -46,10 +46,10 @@ Line = tuple[str, str | tuple[float, tuple[float, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A line, or with a single point a dot."""
+    """A line, or a dot if it has only one point."""
 
     label: str
-    """In the legend; "" for none."""
+    """The entry in the legend; "" leaves it out."""
     x: Floats
     y: Floats
     colour: str
@@ -67,7 +67,7 @@ def plot(ax: Axes, curves: Iterable[Curve]) -> None:
 
 
 def line_of(name: str, place: int = 0) -> Line:
-    """Colour and dashes of a layer or parameter, the same in every figure; `place` where the name tells nothing."""
+    """Colour and dashes of a layer or parameter, the same in every figure. A name without a number goes by `place`."""
     if name.startswith("embedding"):
         return EMBEDDING, (0, (1, 1.2))
     if name.startswith("output"):
@@ -78,9 +78,9 @@ def line_of(name: str, place: int = 0) -> Line:
 
 
 def spoken(name: str) -> str:
-    """The name of a layer or parameter of this project for people: `layers.0.linear.weight` is layer 1 weight.
+    """The name of a layer or parameter in words: `layers.0.linear.weight` becomes layer 1 weight.
 
-    A stranger's network keeps its names.
+    Names of other projects' networks are left as they are.
     """
     found = re.fullmatch(
         r"(?:layers\.(\d+)|(output|embedding))((?:\.(?:linear|batchnorm|activation))?(?:\.\w+)?)", name
@@ -92,7 +92,7 @@ def spoken(name: str) -> str:
 
 
 def short(names: Iterable[str]) -> dict[str, str]:
-    """Names for a legend: as spoken, and without weight, unless two would become one."""
+    """Names for a legend: as `spoken`, and without "weight" if they stay different."""
     names = list(names)
     shortened = {name: re.sub(r"[. ]weight$", "", spoken(name)) for name in names}
     distinct = len(set(shortened.values())) == len(names)
@@ -100,7 +100,7 @@ def short(names: Iterable[str]) -> dict[str, str]:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Sorted with numbers by their value: layers.2 before layers.10."""
+    """The names sorted so that numbers in them count as numbers: layers.2 comes before layers.10."""
     return sorted(names, key=lambda name: [(not part.isdigit(), int(part) if part.isdigit() else 0, part)
                                            for part in re.split(r"(\d+)", name)])  # fmt: skip
 
@@ -115,11 +115,13 @@ def canvas(
 ) -> tuple[Figure, list[Axes]]:
     """A figure and its panels, row by row.
 
-    Margins are fixed, so that the frames of a slider do not jump; a panel of no more than two rows of legend is always
-    as high as any other.
+    Margins are fixed, so that pictures do not jump when a slider moves. Panels with up to two rows of legend are all of
+    the same height.
 
     Args:
-        height, left, head: inches of one panel with all that belongs to it, its left margin, room above all panels.
+        height: inches of one panel with title, legend and labels.
+        left: inches of its left margin.
+        head: inches above all panels.
     """
     top, right, bottom = 0.36 + LEGEND_ROW * legend_rows, 0.16, 0.48
     height += LEGEND_ROW * max(legend_rows - 2, 0)
@@ -142,14 +144,14 @@ def _dress(ax: Axes) -> Axes:
     for axis, label, place in ((ax.xaxis, (0.5, 0), (0, -20)), (ax.yaxis, (0, 0.5), (-37, 0))):
         axis.set_major_locator(MaxNLocator(4))
         axis.set_major_formatter(FuncFormatter(plain))
-        # fixed, because finding room for a label costs more than drawing it
+        # at a fixed place, because it takes matplotlib longer to find a free place than to draw the label
         shift = ScaledTranslation(place[0] / 72, place[1] / 72, ax.figure.dpi_scale_trans)
         axis.set_label_coords(label[0], label[1], transform=ax.transAxes + shift)
     return ax
 
 
 def caption(ax: Axes, title: str, xlabel: str = "", ylabel: str = "", legend_rows: int = 1) -> None:
-    """Title at the upper left, above the room of the legend."""
+    """Write the title at the upper left, above the legend, and the labels of the axes."""
     pad = 7 + 72 * LEGEND_ROW * legend_rows
     ax.set_title(title, loc="left", x=_edge(ax), y=1, fontsize=TEXT + 1, fontweight="bold", color=INK, pad=pad)
     ax.set_xlabel(xlabel, fontsize=TEXT, color=MUTED)
@@ -157,7 +159,7 @@ def caption(ax: Axes, title: str, xlabel: str = "", ylabel: str = "", legend_row
 
 
 def _edge(ax: Axes) -> float:
-    """Where the room of a panel begins, just right of the one beside it, in units of the panel's width."""
+    """The x at which the area of a panel begins, right of its neighbour, in units of the panel's width."""
     figure = ax.get_figure(root=True)
     assert figure
     place, width = ax.get_position(), figure.get_figwidth()
@@ -170,12 +172,12 @@ def legend_rows(names: Sized, columns: int = COLUMNS) -> int:
 
 
 def legend(ax: Axes, columns: int = COLUMNS) -> None:
-    """Between title and panel, from left to right."""
+    """Draw the legend between title and panel, row by row."""
     _legend(ax, [ax], columns, "lower left", (_edge(ax) - 0.015, 0.985))
 
 
 def legend_of_all(figure: Figure) -> None:
-    """One legend in the head of the figure for all of its panels."""
+    """Draw one legend for all panels at the top of the figure."""
     axes = sorted(figure.axes, key=lambda ax: -len(ax.lines))
     _legend(figure, axes, 2 * COLUMNS, "upper left", (0.005, 1.0))
 
@@ -188,7 +190,7 @@ def _legend(
     anchor: tuple[float, float],
 ) -> None:
     entries = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    # matplotlib fills column by column
+    # matplotlib fills a legend column by column, so reorder the entries
     entries = {label: entries[label] for column in range(columns) for label in list(entries)[column::columns]}
     if entries:
         of.legend(
@@ -209,14 +211,14 @@ def _legend(
 
 
 def plain(value: float, _: object = None) -> str:
-    """A number as short as it can be read: 0.0005, 12, 1.5k, 1e+07."""
+    """A number in few characters: 0.0005, 12, 1.5k, 1e+07."""
     if abs(value) < 1e-12:
         return "0"
     return (f"{value / 1000:.4g}k" if 1e3 <= abs(value) < 1e6 else f"{value:.4g}").replace("-", "−")
 
 
 def step_axis(ax: Axes, last: float, log: bool = True) -> None:
-    """Steps from 0 to `last`: logarithmic with room for step 0, because the beginning matters, or linear."""
+    """An axis of steps from 0 to `last`. If logarithmic, it is linear up to step 1, so that step 0 is on it."""
     if log:
         ax.set_xscale("symlog", linthresh=1, linscale=0.45)
         decades = [10**power for power in range(8) if 10**power <= max(last, 1)]
@@ -230,7 +232,7 @@ def step_axis(ax: Axes, last: float, log: bool = True) -> None:
 
 
 def mark_drops(ax: Axes, drops: Iterable[float]) -> None:
-    """An upright line where the learning rate drops; of several the names stand below each other."""
+    """Draw a vertical line at each step where the learning rate drops. The labels of several are below each other."""
     for place, step in enumerate(drops):
         ax.axvline(step, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
         ax.annotate(
@@ -240,7 +242,7 @@ def mark_drops(ax: Axes, drops: Iterable[float]) -> None:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as SVG text on white, the same bytes for the same figure."""
+    """The figure as SVG text on white; equal figures give equal text."""
     choose_fonts(figure)
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "makemore_pl"}):
@@ -254,12 +256,12 @@ def svg(figure: Figure) -> str:
 
 
 def inline(text: str, name: str, alt: str) -> str:
-    """SVG to be put into a page: transparent, in the page's font and colours, with ids of its own.
+    """The SVG prepared for a page: transparent, in the page's font and colours, with ids that are unique in the page.
 
     Args:
         text: what svg() made.
         name: prefix of all ids; unique in the page.
-        alt: what the picture says, for those who can't see it; already escaped.
+        alt: the alternative text of the picture, already escaped.
     """
     text = text[text.index("<svg") :]
     text = re.sub(r'<metadata>.*?</metadata>|<g id="patch_1">.*?</g>', "", text, flags=re.DOTALL)

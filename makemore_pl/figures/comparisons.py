@@ -38,11 +38,12 @@ def heat_map(
     form: str = "{:.3f}",
     span: tuple[float, float] | None = None,
 ) -> Figure:
-    """Grids of numbers on one scale of colours, each number written in its cell; a dash where there is none.
+    """Grids of numbers with one scale of colours. Each number is written in its cell; nan is a dash.
 
     Args:
         panels: grids (y, x) by name.
-        span: where the colours begin and end, by default with the numbers. What is outside has the last colour.
+        span: the numbers at which the colours begin and end, by default the smallest and the largest. Numbers outside
+            of it have the first or the last colour.
     """
     grids = {name: floats(grid) for name, grid in panels.items()}
     width = max(4.6, 0.62 * len(x_labels) + 2.0)
@@ -68,7 +69,7 @@ def heat_map(
     axes[-1].set_xlabel(x_name, fontsize=TEXT, color=MUTED)
     scale = figure.colorbar(mesh, ax=list(axes), fraction=0.04, pad=0.02)
     assert scale.solids
-    scale.solids.set_rasterized(True)  # else a hundred shapes
+    scale.solids.set_rasterized(True)  # otherwise the SVG has a hundred shapes for it
     scale.outline.set_visible(False)
     scale.ax.tick_params(colors=MUTED, labelsize=TEXT, length=2, width=0.6)
     scale.locator = MaxNLocator(4)
@@ -79,14 +80,14 @@ def heat_map(
 
 
 def _readable_on(rgba: ArrayLike) -> str:
-    """Black or white, whichever stands out more by WCAG's contrast."""
+    """Black or white: the one with more contrast, as WCAG defines it."""
     rgb = floats(rgba)[:3]
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return "#000000" if linear @ (0.2126, 0.7152, 0.0722) > 0.179 else "#ffffff"
 
 
 def embeddings_2d(embedding: ArrayLike, characters: str) -> Figure:
-    """Learned embeddings in their two principal components (PCA), each character its own marker.
+    """Learned embeddings in their two principal components (PCA). Each character is drawn as its own marker.
 
     Args:
         embedding: (V, n_embd), row i the embedding of characters[i]; the first is the end mark.
@@ -94,7 +95,7 @@ def embeddings_2d(embedding: ArrayLike, characters: str) -> Figure:
     points, shares = principal_components(embedding)
     latin = set(characters) >= set(VOWELS)
     figure, (ax,) = canvas(height=4.4)
-    ax.plot(*points[0], "s", color=OUTPUT, markersize=6)  # a dot would hardly be seen
+    ax.plot(*points[0], "s", color=OUTPUT, markersize=6)  # the end mark "." as a square, because a dot is hard to see
     for character, (x, y) in zip(characters[1:], points[1:], strict=True):
         vowel = latin and character in VOWELS
         colour, weight = (LAYERS[3], "bold") if vowel else (INK, "normal")
@@ -120,14 +121,14 @@ def overlaid_curves(
     groups: Mapping[str, str],
     drops: ArrayLike = (),
 ) -> Figure:
-    """Many curves over linear steps, a colour for each group; each says its name where a pointer rests on it.
+    """Many curves over linear steps, with a colour for each group. A curve shows its label under the mouse pointer.
 
     Args:
-        groups: the group of each curve, by its label; in the order of the legend.
+        groups: label of a curve -> its group; the legend has the groups in this order.
         drops: steps at which the learning rate drops.
     """
     levels = list(dict.fromkeys(groups.values()))
-    apart = max(1, (len(LAYERS) - 1) // max(1, len(levels) - 1))  # few levels: colours far from each other
+    apart = max(1, (len(LAYERS) - 1) // max(1, len(levels) - 1))  # few groups get colours that are far apart
     rows = legend_rows(levels, 3)
     figure, (ax,) = canvas(legend_rows=rows, height=3.6)
     for label, (steps, values) in curves.items():
@@ -140,7 +141,7 @@ def overlaid_curves(
     step_axis(ax, max([1.0, *(float(step) for steps, _ in curves.values() for step in floats(steps)[-1:])]), log=False)
     ends = {label: floats(values)[-1] for label, (_, values) in curves.items() if len(floats(values))}
     best = sorted(ends, key=lambda label: (np.isnan(ends[label]), ends[label]))[: max(1, 3 * len(ends) // 4)]
-    shown = [curves[label] for label in best]  # what diverged does not set the scale
+    shown = [curves[label] for label in best]  # runs that diverged do not decide the scale
     if bounds := limits(*(floats(y)[floats(x) >= max(floats(x), default=0) / 10] for x, y in shown)):
         ax.set_ylim(*bounds)
     mark_drops(ax, floats(drops))

@@ -1,4 +1,4 @@
-"""Pictures of numbers over the steps, or over depth: functions to a matplotlib Figure."""
+"""Pictures of numbers over the steps, or over the depth of the network."""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,7 +29,7 @@ from makemore_pl.figures.canvas import (
 from makemore_pl.figures.series import Histogram, floats, limits, spread, thin, trailing_mean
 
 APART = 10.0
-"""Nats on an axis of losses from which on the baselines' names would lie over each other."""
+"""If an axis of losses spans more nats than this, the names of the baselines would overlap."""
 
 
 def lines(
@@ -43,15 +43,15 @@ def lines(
     raw: Mapping[str, ArrayLike] | None = None,
     drops: ArrayLike = (),
 ) -> Figure:
-    """A quantity over the steps, a line for each layer or parameter; None and NaN leave a gap.
+    """A quantity over the steps, with a line for each layer or parameter. None and NaN leave a gap.
 
-    The axis of values has 0 and all references in it, unless it is logarithmic.
+    Unless the axis of values is logarithmic, it includes 0 and all references.
 
     Args:
         references: horizontal lines by label.
-        log: logarithmic steps, with room for step 0; else linear.
-        log_values: logarithmic values, for what differs in size from layer to layer.
-        raw: faint points of what `values` are means of.
+        log: whether the axis of steps is logarithmic (step 0 is on it too) or linear.
+        log_values: whether the axis of values is logarithmic, for values that differ by decades between layers.
+        raw: the numbers of which `values` are means; they are drawn as faint points.
         drops: steps at which the learning rate drops.
     """
     references = references or {}
@@ -79,10 +79,10 @@ def lines(
 def over_depth(
     values: Mapping[str, Mapping[str, float]], title: str, ylabel: str, references: Mapping[str, float] | None = None
 ) -> Figure:
-    """A number of each layer, from the first to the last: the picture of gain.
+    """One number for each layer, from the first to the last. It shows what the gain does.
 
     Args:
-        values: by what tells the lines apart, a step or a run; then by layer.
+        values: label of a line (a step or a run) -> layer -> number.
     """
     layers = list(dict.fromkeys(layer for each in values.values() for layer in each))
     figure, (ax,) = canvas()
@@ -110,7 +110,7 @@ def over_depth(
 def spread_over_depth(
     activations: Mapping[str, Histogram], gradients: Mapping[str, Histogram], title: str = "spread over depth"
 ) -> Figure:
-    """Standard deviation about 0 of each layer's activations, and of their gradients by that of the last layer."""
+    """Standard deviation about 0 of each layer's activations, and of their gradients relative to the last layer's."""
     stds = {name: spread(*each) for name, each in activations.items()}
     grads = {name: spread(*each) for name, each in gradients.items()}
     last = list(grads.values())[-1] if grads else 0.0
@@ -133,9 +133,9 @@ def loss_curve(
     """Training and validation loss with baselines.
 
     Args:
-        log: logarithmic steps and all of the losses, for the beginning; else linear steps, close up, for the whole run.
-        mean: the training loss with less noise, at `steps`; by default the trailing mean of `train`.
-        whole: all of the losses on linear axes: a confidently wrong start is a hockey stick there.
+        log: logarithmic steps with all losses, which shows the beginning; else linear steps with the lower losses only.
+        mean: a less noisy training loss at `steps`; by default the trailing mean of `train`.
+        whole: linear steps with all losses; a confidently wrong start looks like a hockey stick there.
     """
     steps, train, val = floats(steps), floats(train), floats(val)
     smooth = trailing_mean(steps, train, drops) if mean is None else floats(mean)
@@ -167,11 +167,11 @@ def loss_curve(
 def losses(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]], groups: Sequence[str], log: bool = True, drops: ArrayLike = ()
 ) -> Figure:
-    """Losses of several runs: a colour for each group, dashed from its second curve on.
+    """Losses of several runs, with a colour for each group; all curves of a group but the first are dashed.
 
     Args:
-        curves: steps and losses by `group, name`.
-        log: logarithmic steps and all of the losses, for the beginning; else linear steps, close up.
+        curves: "group, name" -> steps and losses.
+        log: logarithmic steps with all losses, which shows the beginning; else linear steps with the lower losses only.
     """
     figure, (ax,) = canvas(legend_rows=2)
     seen: dict[str, int] = {}
@@ -199,7 +199,7 @@ def _show_all_losses(ax: Axes, bounds: tuple[float, float] | None) -> None:
     if bounds:
         low, high = bounds
         ax.set_ylim(low, high)
-        if high > 10:  # a confidently wrong start would press the rest flat
+        if high > 10:  # on a linear axis a confidently wrong start would flatten the rest
             ax.set_yscale("log")
             ax.set_ylim(max(low, 1.5), high * 1.1)
             ticks = FixedLocator([2, 3, 5, 10, 20, 30, 50, 100]) if high < 100 else LogLocator(numticks=6)
@@ -219,21 +219,21 @@ def curves_of(steps: ArrayLike, values: Mapping[str, ArrayLike]) -> list[Curve]:
 
 
 def draw_points(ax: Axes, steps: ArrayLike, values: Mapping[str, ArrayLike]) -> None:
-    """Faint points in the colours of their layers."""
+    """Draw faint points in the colours of their layers."""
     for place, (name, each) in enumerate(values.items()):
         ax.plot(*thin(steps, each, 200), ".", color=line_of(name, place)[0], markersize=2, alpha=0.3, label="_")
 
 
 def draw_references(ax: Axes, references: Mapping[str, float], drops: ArrayLike = ()) -> None:
     right = 1.0
-    if floats(drops).size:  # left of its label, where that is near the edge
+    if floats(drops).size:  # if the label of a drop is near the right edge, the names stand left of it
         drop = float(ax.transAxes.inverted().transform(ax.transData.transform((float(floats(drops)[0]), 1)))[0])
         right = drop - 0.16 if drop > 0.65 else 1.0
     for place, (name, y) in enumerate(sorted(references.items(), key=lambda item: -item[1])):
         ax.axhline(y, color=RULE, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
         ax.annotate(
             name,
-            (right - 0.27 * (place % 3), y),  # side by side, for on a logarithmic axis they can be close
+            (right - 0.27 * (place % 3), y),  # side by side, because on a logarithmic axis the lines can be close
             (0, 1.5),
             xycoords=ax.get_yaxis_transform(),
             textcoords="offset points",

@@ -1,6 +1,6 @@
-"""Pictures that move from step to step: the axes are drawn once, and of each step only what moves, as SVG.
+"""Pictures that change from step to step. The axes are drawn once; for each step only the moving parts are, as SVG.
 
-So the axes are the same at every step, and a step costs a hundredth of a figure.
+So the axes are the same at every step, and a step takes a hundredth of the time of a figure.
 """
 
 import base64
@@ -17,19 +17,19 @@ from PIL import Image
 from makemore_pl.figures.canvas import Curve, legend, plot
 
 POINTS = 72
-"""Of SVG, an inch."""
+"""Units of SVG in an inch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """A figure without what moves, and what moves by step, as SVG in the figure's coordinates."""
+    """A figure without its moving parts, and step -> the moving parts as SVG in the figure's coordinates."""
 
     stage: Figure
     moves: Mapping[int, str]
 
 
 def shoot(figure: Figure, names: Sequence[str], curves: Callable[[int], list[Curve]], steps: Sequence[int]) -> Film:
-    """A film of curves on a figure of one panel, whose limits are set. The legend has all of `names`."""
+    """A film of curves on a figure with one panel, whose limits are set already. The legend has all of `names`."""
     (ax,) = figure.axes
     frames = {step: curves(step) for step in steps}
     by_label = {curve.label: curve for step in steps for curve in frames[step] if curve.label}
@@ -69,7 +69,7 @@ def _to_svg(ax: Axes, points: ArrayLike) -> "np.ndarray[tuple[int, int], np.dtyp
     with np.errstate(invalid="ignore", divide="ignore"):
         x, y = ax.transData.transform(points).T * POINTS / figure.dpi
     x, y = np.where(np.isfinite(x), x, np.nan), np.where(np.isfinite(y), y, np.nan)
-    # far outside of the panel, where nothing is seen, numbers would only be long
+    # clip far outside of the panel, where nothing is visible, so that numbers stay short
     x, y = np.clip(x, -1e4, 1e4), np.clip(figure.get_figheight() * POINTS - y, -1e4, 1e4)
     return np.column_stack([x, y])
 
@@ -83,7 +83,7 @@ def panel(ax: Axes) -> tuple[float, float, float, float]:
 
 
 def shoot_rasters(figure: Figure, rasters: Mapping[int, ArrayLike]) -> Film:
-    """A film of boolean arrays (rows, columns), white where true, on a figure of one panel."""
+    """A film of boolean arrays (rows, columns), white where true, on a figure with one panel."""
     x, y, width, height = panel(figure.axes[0])
     moves = {}
     for step, raster in rasters.items():

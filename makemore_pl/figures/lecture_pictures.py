@@ -1,4 +1,4 @@
-"""The lecture's pictures: functions from numbers to a matplotlib Figure, or a film of many steps."""
+"""The lecture's pictures as figures, or as films over many steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,19 +35,19 @@ from makemore_pl.figures.series import Histogram, density, floats, limits, reach
 LECTURE_LINE = -3.0
 SATURATED = 0.97
 DECADES = 3
-"""Of a logarithmic density, from its highest point down."""
+"""A logarithmic density is shown over this many decades below its highest point."""
 OWN_REACH = 4.0
-"""Standard deviations to each side, where a curve is in units of its own."""
+"""If curves are in units of their own standard deviation, the axis has this many of them to each side of 0."""
 
 
 def distributions(
     histograms: Mapping[str, Histogram], title: str, xlabel: str, log: bool = False, own_units: bool = False
 ) -> Figure:
-    """One density line a layer, as in the lecture's pictures of activations and gradients.
+    """A density line for each layer, as in the lecture's pictures of activations and gradients.
 
     Args:
-        log: logarithmic density: a spike beside a flat curve then shows both.
-        own_units: each curve in units of its own standard deviation, for what differs in size by decades.
+        log: whether the density is logarithmic, which shows both a high peak and a flat curve.
+        own_units: whether each curve is in units of its own standard deviation, for values that differ by decades.
     """
     rows = legend_rows(histograms)
     figure, (ax,) = canvas(legend_rows=rows)
@@ -66,10 +66,10 @@ def distribution_film(
     own_units: bool = False,
     beside: Sequence[Mapping[str, Histogram]] = (),
 ) -> Film:
-    """As `distributions`, over the steps.
+    """The picture of `distributions`, over the steps.
 
     Args:
-        beside: other distributions, for which the axes must have room too.
+        beside: other distributions that must fit into the axes too.
     """
     names = list(dict.fromkeys(name for each in histograms.values() for name in each))
     rows = legend_rows(names)
@@ -87,11 +87,11 @@ def update_ratios(
     raw: Mapping[str, ArrayLike] | None = None,
     drops: ArrayLike = (),
 ) -> Figure:
-    """Update:data ratios over the steps, the band they are healthy in, and the lecture's line.
+    """Update:data ratios over the steps, their healthy band, and the lecture's line.
 
     Args:
         band: lowest and highest healthy ratio, log10.
-        raw: faint points of what `values` are means of.
+        raw: the numbers of which `values` are means; they are drawn as faint points.
         drops: steps at which the learning rate drops.
     """
     rows = legend_rows(values)
@@ -113,10 +113,10 @@ def update_film(
     beside: Sequence[tuple[ArrayLike, ArrayLike]] = (),
     title: str = "update:data ratio",
 ) -> Film:
-    """As `update_ratios`, at each step of `at` what was so far.
+    """The picture of `update_ratios`, at each step of `at` with the numbers up to then.
 
     Args:
-        beside: steps and values of other ratios, for which the axes must have room too.
+        beside: steps and values of other ratios that must fit into the axes too.
     """
     steps = floats(steps)
     rows = legend_rows(values)
@@ -135,7 +135,7 @@ def update_film(
 
 
 def saturation_raster(saturated: ArrayLike, title: str) -> Figure:
-    """The lecture's picture: white where |activation| > 0.97, a row an example, a column a unit.
+    """The lecture's picture, white where |activation| > 0.97. Rows are examples, columns are units.
 
     Args:
         saturated: (examples, units), boolean.
@@ -144,11 +144,11 @@ def saturation_raster(saturated: ArrayLike, title: str) -> Figure:
 
 
 def saturation_rasters(saturated: Mapping[str, ArrayLike], title: str = "") -> Figure:
-    """The raster of each layer, in two columns where there are more than one.
+    """The rasters of all layers, in two columns if there are several.
 
     Args:
-        saturated: (examples, units), boolean, by name.
-        title: stands before the name of the first.
+        saturated: name -> (examples, units), boolean.
+        title: is written before the name of the first one.
     """
     rasters = {name: np.asarray(each, dtype=bool) for name, each in saturated.items()}
     columns = min(len(rasters), 2)
@@ -162,7 +162,7 @@ def saturation_rasters(saturated: Mapping[str, ArrayLike], title: str = "") -> F
 
 
 def raster_film(rasters: Mapping[int, ArrayLike], title: str) -> Film:
-    """As `saturation_raster`, over the steps."""
+    """The picture of `saturation_raster`, over the steps."""
     first = np.asarray(next(iter(rasters.values())))
     figure, (ax,) = _raster_panels([first], 1)
     _frame_raster(ax, first, title)
@@ -181,7 +181,7 @@ def four_pictures(
     """The lecture's four pictures in one: three distributions at one step, and the update:data ratios up to it.
 
     Args:
-        title: which step it is.
+        title: tells the step.
     """
     figure, panels = canvas(2, 2, legend_rows=0, height=2.8, head=0.3)
     groups = (activations, False, False), (activation_grads, True, False), (weight_grads, True, True)
@@ -199,7 +199,11 @@ def four_pictures(
 
 
 def side_by_side(groups: Mapping[str, Mapping[str, Histogram]], xlabel: str) -> Figure:
-    """Distributions of several networks by title, in one row on one range, the density logarithmic."""
+    """Distributions of several networks in one row, with the same axis and logarithmic density.
+
+    Args:
+        groups: title -> layer -> histogram.
+    """
     figure, panels = canvas(1, len(groups))
     for ax, (title, histograms) in zip(panels, groups.items(), strict=True):
         _frame_distributions(ax, list(groups.values()), log=True, own_units=False)
@@ -227,15 +231,15 @@ def _density_curves(histograms: Mapping[str, Histogram], own_units: bool) -> lis
 
 
 def _frame_distributions(ax: Axes, groups: Sequence[Mapping[str, Histogram]], log: bool, own_units: bool) -> None:
-    """Limits, ticks and shades that hold all of the groups."""
-    ax.yaxis.set_major_locator(NullLocator())  # the shape is what tells; and half of the cost is ticks
+    """Set limits, ticks and shades so that all groups fit in."""
+    ax.yaxis.set_major_locator(NullLocator())  # only the shape matters, and ticks take half of the drawing time
     every = {f"{place} {name}": each for place, group in enumerate(groups) for name, each in group.items()}
     if not every:
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", fontsize=TEXT, color=MUTED)
         ax.xaxis.set_major_locator(NullLocator())
         return
     if {abs(float(edge)) for edges, _ in every.values() for edge in floats(edges)[[0, -1]]} == {1.0}:
-        ax.set_xlim(-1.02, 1.02)  # tanh: always all of its range
+        ax.set_xlim(-1.02, 1.02)  # for tanh, always its whole range
         ax.xaxis.set_major_locator(FixedLocator([-1, 0, 1]))
         for low in (-1.02, SATURATED):
             ax.axvspan(low, low + 1.02 - SATURATED, color=GRID, linewidth=0, zorder=0)

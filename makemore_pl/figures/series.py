@@ -1,4 +1,4 @@
-"""Numbers on their way into a picture: densities, trailing means, principal components. Pure NumPy."""
+"""Computes the numbers that pictures show: densities, trailing means, principal components. It needs NumPy only."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +12,12 @@ Histogram = tuple[ArrayLike, ArrayLike]
 
 
 def floats(values: Any) -> Floats:
-    """As an array; None becomes NaN."""
+    """The values as an array of float64; None becomes NaN."""
     return np.asarray(values, dtype=np.float64)
 
 
 def density(edges: ArrayLike, counts: ArrayLike) -> tuple[Floats, Floats]:
-    """Bin centers, and a density that integrates to 1; all zeros where nothing was counted."""
+    """The centers of the bins, and a density that integrates to 1, or is 0 everywhere if nothing was counted."""
     edges, counts = floats(edges), floats(counts)
     total = counts.sum()
     centers = (edges[:-1] + edges[1:]) / 2
@@ -25,7 +25,7 @@ def density(edges: ArrayLike, counts: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def reach(histograms: Mapping[str, Histogram], share: float = 0.995) -> float:
-    """How far from 0 an axis must go to hold `share` of every histogram; long tails are cut. 0 without counts."""
+    """How far from 0 an axis must reach to hold `share` of each histogram, so without long tails; 0 without counts."""
     bounds = [0.0]
     for edges, counts in histograms.values():
         edges, counts = floats(edges), floats(counts)
@@ -38,12 +38,12 @@ def reach(histograms: Mapping[str, Histogram], share: float = 0.995) -> float:
 
 
 def trailing_mean(steps: ArrayLike, values: ArrayLike, drops: ArrayLike = (), window: int = 21) -> Floats:
-    """Mean of up to `window` values up to each, of those whose step is at least four fifths of its own.
+    """For each value, the mean of itself and the values before it: at most `window`, and none before 4/5 of its step.
 
-    So nothing is smeared at the beginning, where steps are few and losses fall fast. NaN counts for nothing.
+    So the mean is over few steps at the beginning, where losses fall fast. NaN is left out.
 
     Args:
-        drops: steps from which on the learning rate is another; no mean has values of both sides.
+        drops: steps at which the learning rate changes; no mean has values from both sides of one.
     """
     steps, values = floats(steps), floats(values)
     place = np.arange(len(values))
@@ -59,7 +59,7 @@ def trailing_mean(steps: ArrayLike, values: ArrayLike, drops: ArrayLike = (), wi
 
 
 def drops(steps: ArrayLike, lrs: ArrayLike) -> Floats:
-    """Steps at which the learning rate falls by a third or more at once; a smooth schedule has none."""
+    """Steps at which the learning rate falls by more than a third at once. A smooth schedule has no such step."""
     steps, lrs = floats(steps), floats(lrs)
     fallen: Floats = steps[1:][lrs[1:] < lrs[:-1] * 2 / 3]
     return fallen
@@ -73,7 +73,7 @@ def spread(edges: ArrayLike, counts: ArrayLike) -> float:
 
 
 def thin(steps: ArrayLike, values: ArrayLike, most: int = 500) -> tuple[Floats, Floats]:
-    """At most about `most` points for a line: the first hundred, then evenly chosen, the last one always."""
+    """At most about `most` points for a line: the first hundred, then evenly spaced ones, and always the last one."""
     steps, values = floats(steps), floats(values)
     if len(steps) <= most:
         return steps, values
@@ -82,7 +82,7 @@ def thin(steps: ArrayLike, values: ArrayLike, most: int = 500) -> tuple[Floats, 
 
 
 def limits(*arrays: ArrayLike, margin: float = 0.06) -> tuple[float, float] | None:
-    """Smallest and largest finite number with a margin; None where there is no finite number."""
+    """The smallest and the largest finite number, with a margin; None if no number is finite."""
     numbers = np.concatenate([np.ravel(floats(array)) for array in arrays]) if arrays else np.empty(0)
     numbers = numbers[np.isfinite(numbers)]
     if not numbers.size:

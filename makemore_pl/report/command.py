@@ -1,4 +1,4 @@
-"""What one types after `scripts/train.py`: for a run again, of a config, with changes."""
+"""The overrides that one types after `scripts/train.py`: to run a run again, to get a config, to change something."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +9,11 @@ from makemore_pl.report.run_directory import Run, flatten, working_directory
 
 NOT_SETTINGS = ("callbacks", "logger", "run_dir", "ckpt_path", "experiment")
 SHOWN_ONLY = ("trainer.enable_progress_bar", "report")
-"""Settings of how a run is shown; a job of a sweep has its own."""
+"""Settings that change only what a run shows. They differ in the jobs of a sweep."""
 
 
 def differences(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (value, default) where the two differ; callbacks, loggers and places left out."""
+    """Dotted key -> (value, default) for settings that differ. Callbacks, loggers and directories are left out."""
     ours, theirs = ({k: v for k, v in each.items() if k not in NOT_SETTINGS} for each in (config, defaults))
     flat, default = flatten(ours), flatten(theirs)
     return {
@@ -24,21 +24,21 @@ def differences(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[
 
 
 def overrides(config: Mapping[str, Any], start: Mapping[str, Any]) -> list[str]:
-    """What makes `config` of `start`; callbacks and loggers too, where `start` has some to begin with."""
+    """The overrides that turn `start` into `config`. Callbacks and loggers are included if `start` has any."""
     settings = [f"{key}={typed(value)}" for key, (value, _) in differences(config, start).items()]
     for group in ("callbacks", "logger"):
         if not start.get(group):
-            continue  # the bare schema, which says nothing of conf/
+            continue  # `start` is only the schema, without the groups of conf/
         ours, theirs = (_placed(each.get(group) or {}, str(each.get("run_dir") or "")) for each in (config, start))
         settings += _group(group, ours, theirs)
     return settings
 
 
 def command_of(run: Run, start: Mapping[str, Any] | None = None) -> list[str] | None:
-    """What runs a run again, from whatever directory; None where that is not known.
+    """The command that runs a run again, from any directory; None if it is not known.
 
     Args:
-        start: what its experiment alone, or nothing at all, composes to.
+        start: the config of its experiment, or the default config, without other overrides.
     """
     command = run.overrides
     if command is None:
@@ -52,7 +52,7 @@ def command_of(run: Run, start: Mapping[str, Any] | None = None) -> list[str] | 
 
 
 def placed(command: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """With the files of words that these runs have read by their whole paths."""
+    """The overrides with absolute paths of the files of words that these runs have read."""
     paths = {str(run.get("data.path")): _whole(run) for run in runs if run.get("data.path")}
     found = f"data.path={','.join(map(typed, paths.values()))}"
     return [found if paths and each.lstrip("+").startswith("data.path=") else each for each in command]
@@ -64,7 +64,7 @@ def _whole(run: Run) -> str:
 
 
 def applied(command: Iterable[str], changes: Iterable[str]) -> list[str]:
-    """The overrides with changes in place of those for the same key; of two changes for one key the first."""
+    """The overrides, with changes in place of those for the same key; of two changes for a key the first counts."""
     new: dict[str, str] = {}
     for change in changes:
         new.setdefault(change.partition("=")[0], change)
@@ -88,7 +88,7 @@ def _group(group: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str
 
 
 def _placed(value: Any, run_dir: str) -> Any:
-    """With ${run_dir} for the directory of the run."""
+    """The value with ${run_dir} in place of the run's directory."""
     if isinstance(value, dict):
         return {key: _placed(each, run_dir) for key, each in value.items()}
     if isinstance(value, list):
@@ -97,5 +97,5 @@ def _placed(value: Any, run_dir: str) -> Any:
 
 
 def _typed(placed: Any) -> str:
-    # of what _placed returns only its own interpolation is one
+    # the only interpolation in `placed` is the ${run_dir} that _placed wrote
     return typed(placed).replace(r"\${run_dir}", "${run_dir}")

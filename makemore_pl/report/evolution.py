@@ -1,4 +1,4 @@
-"""How a run went: its losses, and the lecture's four pictures and rasters from step to step."""
+"""The sections on how a run went: its losses, and the lecture's four pictures and rasters step by step."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,21 +15,22 @@ from makemore_pl.report.section import Block, Frames, Note, Picture, Pictures, S
 from makemore_pl.report.wording import from_to, listed
 
 FRAMES = 12
-"""At most, of a slider."""
+"""A slider has at most this many steps."""
 OPENING = 1000
-"""The step that the lecture looks at."""
+"""The step at which the lecture shows its pictures. The slider starts there."""
 DISTRIBUTIONS = {
     "activations": ("activations", "activation", False, False),
     "activation_grads": ("activation gradients", "activation gradient", True, False),
     "weight_grads": ("weight gradients", "weight gradient", True, True),
 }
-"""Title, label, and whether the density is logarithmic and in units of each curve's own standard deviation."""
+"""Kind of histogram -> title, label, whether the density is logarithmic, and whether each curve is in units of its own
+standard deviation."""
 SHARES = ("saturation", "saturation_excess", "dead_units", "stuck_units", "linear_share", "zero_share")
-"""Of units or activations: their means would be values that cannot occur."""
+"""Shares of units or activations. They are shown without smoothing, because their means would be impossible values."""
 
 
 def drops_of(run: Run) -> Floats:
-    """Steps at which the learning rate drops: as configured, or else the first watched ones after it."""
+    """Steps at which the learning rate drops: the configured step, or else the first watched step after the drop."""
     seen = drops(*run.diagnostics.tag("lr"))
     at, steps = run.get("optim.decay_at"), run.get("trainer.max_steps")
     if run.get("optim.schedule") == "step_decay" and len(seen) == 1 and at and steps:
@@ -38,7 +39,7 @@ def drops_of(run: Run) -> Floats:
 
 
 def smooth(run: Run, quantity: str, steps: ArrayLike, values: Floats) -> Floats:
-    """As it is told everywhere: a trailing mean, or for a share the numbers themselves."""
+    """The values as all pictures show them: a trailing mean, or the numbers themselves if they are shares."""
     return values if quantity in SHARES else trailing_mean(steps, values, drops_of(run))
 
 
@@ -56,7 +57,7 @@ def loss(run: Run) -> list[Block]:
     if val.size:
         alt += f" Validation loss {val[-1]:.4f} at step {val_steps[-1]:,}."
     views = {"loss_beginning": (True, False), "loss_whole": (False, True), "loss": (False, False)}
-    if not train[0] > 10:  # no hockey stick
+    if not train[0] > 10:  # without a confidently wrong start there is no hockey stick to show
         del views["loss_whole"]
     pictures = [
         Picture(
@@ -77,10 +78,10 @@ def loss(run: Run) -> list[Block]:
 
 
 def step_by_step(runs: Mapping[str, Run]) -> list[Block]:
-    """The four pictures and the rasters of one run, or of two in pairs, under one slider.
+    """The four pictures and the rasters of one run, or of two runs side by side, under one slider.
 
     Args:
-        runs: by what tells them apart in the page; "" where there is one.
+        runs: label on the page -> run; the label is "" for a single run.
     """
     all_steps = sorted(
         {step for run in runs.values() for step in {**run.diagnostics.histograms, **run.diagnostics.rasters}}
@@ -171,13 +172,13 @@ def _owned(title: str, owner: str) -> str:
 
 
 def _named(kind: str, owner: str, runs: Iterable[str]) -> str:
-    """Unique in the page, whatever the runs are called."""
+    """A name that is unique in the page and does not depend on the names of the runs."""
     places = list(runs)
     return f"{kind}-{'ab'[places.index(owner)]}" if len(places) > 1 else kind
 
 
 def four_pictures(run: Run, steps: Iterable[int]) -> list[Picture]:
-    """The lecture's four pictures in one, at each of these steps that has distributions, to be saved."""
+    """The lecture's four pictures in one, at each of these steps that has histograms. They are saved as files."""
     update_steps, updates = run.diagnostics.quantity("update_data_ratio")
     groups = [groups_by_step(run, kind) for kind in DISTRIBUTIONS]
     kept = []
@@ -198,7 +199,7 @@ def four_pictures(run: Run, steps: Iterable[int]) -> list[Picture]:
 
 
 def groups_by_step(run: Run, kind: str) -> dict[int, dict[str, Histogram]]:
-    """Histograms of a kind by step and by layer or parameter; of activations those of the hidden layers."""
+    """Step -> layer or parameter -> histogram of this kind. For activations only hidden layers are included."""
     found = {}
     for step, tags in sorted(run.diagnostics.histograms.items()):
         each: dict[str, Histogram] = {
@@ -211,12 +212,12 @@ def groups_by_step(run: Run, kind: str) -> dict[int, dict[str, Histogram]]:
 
 
 def matrices(values: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Weights of two dimensions: neither biases nor BatchNorm's weight and bias."""
+    """The entries of weight matrices, so without biases and without BatchNorm's weight and bias."""
     return {name: values[name] for name in in_order(values) if not re.search(r"bias$|batchnorm", name)}
 
 
 def chosen(steps: Iterable[int], most: int) -> list[int]:
-    """At most so many of the steps, evenly by place, the first and the last among them, and OPENING where it is one."""
+    """At most `most` of the steps, evenly spaced in the list, with the first, the last, and OPENING if it is a step."""
     steps = sorted(steps)
     places = np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int).tolist()
     picked = {steps[place] for place in places}
@@ -226,7 +227,7 @@ def chosen(steps: Iterable[int], most: int) -> list[int]:
 
 
 def ends(steps: ArrayLike, values: Mapping[str, Floats]) -> str:
-    """From where to where each went, in words."""
+    """A sentence with the first and the last value of each."""
     told = "; ".join(f"{spoken(name)} {from_to(each)}" for name, each in values.items())
     return f"{told}, to step {int(np.asarray(steps)[-1]):,}."
 

@@ -1,4 +1,4 @@
-"""How healthy a run was: its layers, updates, BatchNorm, embeddings."""
+"""The sections on how healthy a run was: its layers, updates, BatchNorm and embeddings."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,7 +26,7 @@ LAYER_QUANTITIES = {
     "linear_share": "linear share",
     "activation_grad_std": "gradient std",
 }
-"""Tags, and what a table calls them."""
+"""Quantity -> title of its column in a table."""
 MEANINGS = {
     "preactivation_std": "a preactivation is what goes into the activation function",
     "saturation": "saturation is the share of |activation| > 0.97",
@@ -35,15 +35,15 @@ MEANINGS = {
     "linear_share": "the linear share has |preactivation| < 0.8, where tanh hardly bends",
     "activation_grad_std": "the gradient is that of the loss by the activations",
 }
-"""What is not said by the name."""
+"""Quantity -> what it means, for those whose name does not say it."""
 DEEP = 3
-"""Layers from which on depth is worth a picture."""
+"""Networks with fewer layers get no picture over depth."""
 
 
 def layers(run: Run) -> list[Block]:
     blocks: list[Block] = []
     if depth := _depth(run):
-        blocks.append(Note("How a signal spreads through the depth of the network, which is what the gain decides."))
+        blocks.append(Note("Here one sees what the gain does: whether the signal keeps its spread through the layers."))
         blocks.append(Pictures(depth))
     bounds = {"bound at step 0": forward.FIRST}
     if len(run.diagnostics.quantity("saturation")[1]) > 1:
@@ -69,7 +69,7 @@ def layers(run: Run) -> list[Block]:
 
 
 def at(run: Run, quantity: str, step: int) -> dict[str, float]:
-    """By layer, the last number at or before a step."""
+    """Layer -> its last number at or before a step."""
     steps, by_layer = run.diagnostics.quantity(quantity)
     found = {}
     for layer in in_order(by_layer):
@@ -100,7 +100,7 @@ def _depth(run: Run) -> list[Picture]:
 
 
 def layers_table(run: Run) -> list[Block]:
-    """A row a layer; nothing where none was measured."""
+    """The table with a row for each layer; none if no layer was measured."""
     measured = {name: run.diagnostics.quantity(name)[1] for name in LAYER_QUANTITIES}
     measured = {name: each for name, each in measured.items() if each}
     names = in_order({layer for each in measured.values() for layer in each})
@@ -112,7 +112,7 @@ def layers_table(run: Run) -> list[Block]:
 
 
 def explained(quantities: Iterable[str]) -> list[Block]:
-    """What columns mean that do not explain themselves."""
+    """The meanings of the columns whose names do not say it."""
     told = "; ".join(MEANINGS[each] for each in quantities if each in MEANINGS)
     return [Note(f"{told[0].upper()}{told[1:]}.")] if told else []
 
@@ -127,7 +127,7 @@ def updates(run: Run) -> list[Block]:
         "update_data_ratio_over_steps",
         lecture_pictures.update_ratios(steps, means, BAND, raw=updates, drops=drops_of(run)),
         f"Update to data ratios, log10: {ends(steps, means)}",
-        "Lines: means of up to 21 watched steps, points: each. Shaded: the band. Dotted: the lecture's line.",
+        "Lines: means of up to 21 watched steps. Points: single steps. Shaded: the band. Dotted: the lecture's line.",
     )
     ratios = _line_pictures(run, {"grad_data_ratio": ("grad:data ratio", "std(grad) / std(weight)", {})})
     return [
@@ -141,7 +141,7 @@ def updates(run: Run) -> list[Block]:
 
 
 def updates_table(run: Run) -> list[Block]:
-    """A row a weight; nothing where none was measured."""
+    """The table with a row for each weight; none if no weight was measured."""
     steps, updates = run.diagnostics.quantity("update_data_ratio")
     updates = matrices(updates)
     if not updates:
@@ -161,7 +161,7 @@ def updates_table(run: Run) -> list[Block]:
 
 
 def typical(run: Run) -> float:
-    """The update:data ratio that the doctor judges, log10; nan where none was measured."""
+    """The log10 of update over data that the doctor judges; nan if none was measured."""
     try:
         return typical_ratio(Evidence(run.diagnostics.values, Facts(vocabulary=("embedding.weight",))))
     except Abstain:
@@ -181,14 +181,15 @@ def _judged(ratio: float) -> str:
 
 
 def phases_of(run: Run, steps: "np.ndarray[Any, Any]") -> dict[str, "np.ndarray[Any, Any]"]:
-    """Which of the steps belong to the start, the time before the learning rate drops, and the end, by name.
+    """Phase (start, before the learning rate drops, end) -> which of the steps belong to it.
 
-    The start ends at OPENING; before a drop the last fifth of the watched steps counts, of the end the last tenth.
+    The start ends at OPENING. The second phase is the last fifth of the watched steps before the drop, the end is the
+    last tenth of all.
     """
     drops = drops_of(run)
     last = int(steps[-1])
     begun = steps <= (min(OPENING, last / 4))
-    begun &= steps >= steps[begun.sum() // 2]  # its second half: the first steps are of another size
+    begun &= steps >= steps[begun.sum() // 2]  # only its second half, because the first steps are of another size
     found = {f"start, to step {steps[begun][-1]:,}": begun}
     if drops.size and (steps < drops[0]).any():
         before = steps < drops[0]
@@ -245,7 +246,7 @@ def _line_pictures(run: Run, wanted: Mapping[str, tuple[str, str, Mapping[str, f
         steps, values = run.diagnostics.quantity(quantity)
         values = {name: values[name] for name in in_order(values) if np.isfinite(values[name]).any()}
         means = {name: smooth(run, quantity, steps, each) for name, each in values.items()}
-        if any(each.any() for each in means.values()):  # all zero: the table says so
+        if any(each.any() for each in means.values()):  # if all are zero, the table is enough
             figure = curves.lines(
                 steps, means, title, label, references,
                 log_values=quantity == "grad_data_ratio", raw={} if quantity in SHARES else values,

@@ -1,4 +1,4 @@
-"""The settings of a sweep laid out for a heat map: two of the varied keys as axes, the others as panels."""
+"""Arranges the settings of a sweep for a heat map: two of the varied keys are axes, the others make panels."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,15 +10,15 @@ from makemore_pl.report.sweep_directory import Mean, Row
 from makemore_pl.report.wording import show
 
 PANELS = 8
-"""At most; with more of them, one with their mean."""
+"""At most this many panels are shown; if there are more, one panel with their mean."""
 
 
 def grids(
     settings: Sequence[Row], keys: Sequence[str], value: Callable[[Row], float]
 ) -> tuple[dict[str, Floats], list[str], list[str], str, str]:
-    """Panels of (y, x) grids for a heat map, with labels of x and y and the names of both.
+    """Panels of (y, x) grids for a heat map, the labels of x and y, and the names of both axes.
 
-    Numeric keys become axes first, the others panels; with more than PANELS panels, the mean over them.
+    Numeric keys are preferred as axes. If there would be more than PANELS panels, their mean is the only one.
     """
     ordered = sorted(keys, key=lambda key: not all(is_number(row.setting[key]) for row in settings))
     x_key, y_key, *panel_keys = [*ordered, "", ""][: max(2, len(ordered))]

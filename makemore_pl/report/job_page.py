@@ -1,4 +1,4 @@
-"""The page of a job of a sweep: short, because there may be hundreds, and made where the job has none of its own."""
+"""The page of a job of a sweep. It is short, because there may be hundreds, and is made only if the job has no page."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,12 +17,12 @@ PAGE = "report.html"
 
 
 def outdated(runs: Iterable[Run]) -> list[Run]:
-    """Those whose page is missing, or older than what it tells of."""
+    """The runs whose page is missing, or older than their files."""
     return [run for run in runs if is_run(run.directory) and _changed(run.directory) > _time(run.directory / PAGE)]
 
 
 def tell(run: Run, defaults: Mapping[str, Any] | None) -> Page:
-    """What can be told quickly, and the command for the rest."""
+    """The parts that are written quickly, and the command for the others."""
     page = run_story.tell(run, defaults, short=True)
     more = Note("This page is short, because it was made along with those of many runs. A whole one takes its place by")
     whole = Section("All pictures", [more, Code(anywhere("report.py", os.path.abspath(run.directory)))])
@@ -30,7 +30,7 @@ def tell(run: Run, defaults: Mapping[str, Any] | None) -> Page:
 
 
 def links(runs: Sequence[Run], page_of: Callable[[Run], str]) -> Markup:
-    """To the pages of the jobs of one setting, named by their seeds where these tell them apart."""
+    """Links to the pages of the jobs of one setting, called by their seeds if these differ, else by their names."""
     seeds = [run.config.get("seed") for run in runs]
     apart = len(set(seeds)) == len(seeds)
     names = [f"seed {seed}" if apart else run.job for run, seed in zip(runs, seeds, strict=True)]
@@ -38,12 +38,12 @@ def links(runs: Sequence[Run], page_of: Callable[[Run], str]) -> Markup:
 
 
 def link(name: str, address: str) -> Markup:
-    """The name alone where there is no address."""
+    """A link, or the name alone if the address is empty."""
     return Markup('<a href="{}">{}</a>').format(address, name) if address else Markup.escape(name)
 
 
 def page_from(place: Path) -> Callable[[Run], str]:
-    """Where the page of a job is, seen from a page in this folder; nothing where there is none."""
+    """A function from a job to the path of its page relative to this folder; the path is empty if it has no page."""
 
     def address(run: Run) -> str:
         path = run.directory / PAGE

@@ -1,4 +1,4 @@
-"""The page of a run or a sweep as one HTML file without anything from elsewhere, and its figures as files."""
+"""Writes the page of a run or a sweep as one HTML file that loads nothing, and its figures as files."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -24,12 +24,13 @@ def tell(
     """The page of a run directory or a sweep directory.
 
     Args:
-        defaults: the default config, to say what a run changed.
-        start: what the run's experiment alone composes to, to say how to run it again where its command is not kept.
-        place: the folder of the page, by default the directory.
+        defaults: the default config; with it the page lists the settings that the run changed.
+        start: the config of the run's experiment without other overrides; with it the page can tell the command of a
+            run whose overrides Hydra did not keep.
+        place: the folder that the page is written to, by default the directory.
 
     Raises:
-        ValueError: it is neither, or a file of it can't be read.
+        ValueError: the directory is neither, or a file in it can't be read.
     """
     if is_run(directory):
         return run_story.tell(read_run(directory), defaults, start, place)
@@ -41,7 +42,7 @@ def tell(
 
 
 def render(page: Page) -> str:
-    """The page as HTML; the same page gives the same text."""
+    """The page as HTML. Equal pages give equal text."""
     return _template().render(page=page)
 
 
@@ -66,7 +67,7 @@ def write_report(
     """Write report.html, by default into the directory, and figures/ beside it; returns the page's path.
 
     Raises:
-        ValueError: as tell.
+        ValueError: as in `tell`.
     """
     path = output or directory / "report.html"
     write_page(tell(directory, defaults, start, path.parent), path)
@@ -84,7 +85,7 @@ def write_pair(first: Path, second: Path, output: Path) -> Path:
 
 
 def write_page(page: Page, path: Path) -> None:
-    """Write a page, and figures/ beside it."""
+    """Write a page, and its figures into figures/ beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent / "figures"
     folder.mkdir(exist_ok=True)

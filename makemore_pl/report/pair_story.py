@@ -1,4 +1,4 @@
-"""Two runs side by side: the lecture lives from before and after."""
+"""The page of two runs side by side, such as before and after a remedy."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ UPDATES = {"update_data_ratio": "update:data, log10", "grad_data_ratio": "grad:d
 
 
 def tell(first: Run, second: Run, place: Path | None = None) -> Page:
-    """The page of what tells two runs apart.
+    """The page that compares two runs.
 
     Args:
         place: the folder of the page, by default the first run's directory.
@@ -44,15 +44,15 @@ def tell(first: Run, second: Run, place: Path | None = None) -> Page:
 
 
 def labels(first: Run, second: Run) -> tuple[str, str]:
-    """What tells the two apart: their experiments, or else their directories, or else A and B."""
+    """Labels of the runs: their experiments if these differ, else their directories if these differ, else A and B."""
     for one, other in ((first.name, second.name), (first.directory.name, second.directory.name)):
         if one != other:
-            return one.replace("$", "＄"), other.replace("$", "＄")  # which matplotlib takes for mathematics
+            return one.replace("$", "＄"), other.replace("$", "＄")  # matplotlib takes "$" for mathematics
     return "A", "B"
 
 
 def _lead(runs: Mapping[str, Run]) -> str:
-    """What was changed, and what that did."""
+    """The section on what was changed and what that did."""
     (a, first), (b, second) = runs.items()
     changed = list(differences(second.config, first.config))
     one, other = (run.metrics.get("val/loss") for run in runs.values())
@@ -71,7 +71,7 @@ def _lead(runs: Mapping[str, Run]) -> str:
 
 
 def _apart(runs: Mapping[str, Run]) -> str:
-    """In what they differ that decides the losses whatever else was changed; nothing where they can be compared."""
+    """Differences that make the losses incomparable, such as other words; empty if the runs can be compared."""
     groups = comparable(list(runs.values()))
     if len(groups) == 1:
         return ""

@@ -1,4 +1,4 @@
-"""A run directory as it lies on disk, read for looking at. Finished or not, diagnostics or none."""
+"""Reads a run directory. The run may be unfinished, and it may have no diagnostics."""
 
 import base64
 import json
@@ -25,10 +25,10 @@ Bits = NDArray[np.bool_]
 
 @dataclass(slots=True)
 class Diagnostics:
-    """diagnostics.jsonl, by tag and by step."""
+    """The content of diagnostics.jsonl."""
 
     values: dict[str, dict[int, float]] = field(default_factory=dict)
-    """tag -> step -> number, NaN for what was not finite."""
+    """tag -> step -> number, NaN for a number that was not finite."""
     histograms: dict[int, dict[str, tuple[Floats, Floats]]] = field(default_factory=dict)
     """step -> tag -> edges and counts."""
     rasters: dict[int, dict[str, Bits]] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Diagnostics:
     """step -> tag -> lines."""
 
     def quantity(self, quantity: str) -> tuple[NDArray[np.int64], dict[str, Floats]]:
-        """Steps, and numbers by layer or parameter, NaN where a step has none."""
+        """Steps, and layer or parameter -> numbers at these steps, NaN at steps that have none."""
         prefix = f"{quantity}/"
         series = {tag.removeprefix(prefix): by for tag, by in self.values.items() if tag.startswith(prefix)}
         if quantity in self.values:
@@ -67,13 +67,13 @@ class Run:
     metrics: dict[str, Any]
     diagnostics: Diagnostics
     overrides: list[str] | None
-    """What was typed after `scripts/train.py`, where Hydra kept it."""
+    """What was typed after `scripts/train.py`; None if Hydra did not keep it."""
     findings: list[dict[str, Any]]
     """What the doctor found, from findings.json."""
     diagnosis: dict[str, Any] = field(default_factory=dict)
-    """All of findings.json; empty where no doctor has looked."""
+    """All of findings.json; empty if the run had no doctor."""
     job: str = ""
-    """What tells it from others that it was read with: its folder's path below theirs."""
+    """A label that differs from those of the runs it was read with: the path of its folder below their common one."""
 
     @property
     def name(self) -> str:
@@ -81,17 +81,17 @@ class Run:
 
     @property
     def finding(self) -> str:
-        """The id of the doctor's first finding above info that no other explains; nothing where there is none."""
+        """The id of the doctor's first finding above info that no other one explains; empty if there is none."""
         return next(iter(self.roots), "")
 
     @property
     def roots(self) -> list[str]:
-        """The ids of all of these, each once."""
+        """The ids of all such findings, without repetitions."""
         found = (each for each in self.findings if each.get("severity") != "info" and not each.get("because_of"))
         return list(dict.fromkeys(str(each.get("id", "")) for each in found))
 
     def get(self, key: str) -> Any:
-        """A dotted config key; None where there is none."""
+        """The value of a dotted config key; None if the config lacks it."""
         node: Any = self.config
         for part in key.split("."):
             node = node.get(part) if isinstance(node, dict) else None
@@ -103,13 +103,13 @@ def is_run(directory: Path) -> bool:
 
 
 def read_run(directory: Path, kinds: Collection[str] = KINDS) -> Run:
-    """A run directory.
+    """Read a run directory.
 
     Args:
-        kinds: what to read of diagnostics.jsonl.
+        kinds: which kinds of lines of diagnostics.jsonl to read.
 
     Raises:
-        ValueError: no run directory, or a file of it can't be read.
+        ValueError: it is no run directory, or a file in it can't be read.
     """
     if not is_run(directory):
         raise ValueError(f"{directory} is not a run directory: it has no config.yaml.")
@@ -126,7 +126,7 @@ def read_run(directory: Path, kinds: Collection[str] = KINDS) -> Run:
 
 
 def read_overrides(directory: Path) -> list[str] | None:
-    """Hydra's task overrides without those that only name a place to write to."""
+    """The overrides that Hydra kept, without those that only name a directory or file; None if it kept none."""
     path = directory / ".hydra" / "overrides.yaml"
     if not path.is_file():
         return None
@@ -135,7 +135,7 @@ def read_overrides(directory: Path) -> list[str] | None:
 
 
 def working_directory(directory: Path) -> Path | None:
-    """Where the command of a run, or of the sweep that it is a job of, was typed; None where Hydra kept no record."""
+    """The directory in which the command of a run, or of its sweep, was typed; None if Hydra did not keep it."""
     for path in (directory / ".hydra" / "hydra.yaml", directory.parent / "multirun.yaml"):
         if path.is_file():
             runtime = read_yaml(path, dict).get("hydra", {}).get("runtime", {})
@@ -144,10 +144,10 @@ def working_directory(directory: Path) -> Path | None:
 
 
 def read_diagnostics(path: Path, kinds: Collection[str] = KINDS) -> Diagnostics:
-    """diagnostics.jsonl; empty where there is none. A last line cut short by a kill is left out.
+    """Read diagnostics.jsonl; empty if there is none. A last line that a kill has cut short is left out.
 
     Raises:
-        ValueError: naming the line.
+        ValueError: a line can't be read; the message tells which.
     """
     read = Diagnostics()
     try:
@@ -186,7 +186,7 @@ def _merge(read: Diagnostics, record: dict[str, Any]) -> None:
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested config -> dotted keys."""
+    """Nested config -> dict with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
@@ -194,7 +194,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def recorded(runs: Iterable[Run]) -> list[list[str]]:
-    """Commit and versions that runs have recorded, as rows of name and value; several values where runs differ."""
+    """Commit and versions that the runs have recorded, as rows of name and value; all values if runs differ."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         versions = run.metrics.get("versions")
@@ -209,12 +209,12 @@ def read_embedding(directory: Path) -> tuple[str, Floats]:
     """Characters, the end mark first, and their learned embeddings (V, n_embd), from the last checkpoint.
 
     Raises:
-        ValueError: no checkpoint, or not one of ours.
+        ValueError: there is no checkpoint, or it is not one of this project.
     """
     path = directory / "checkpoints" / "last.ckpt"
     if not path.is_file():
         raise ValueError("There is no checkpoints/last.ckpt.")
-    import torch  # only here: the rest of the report does without
+    import torch  # imported here because the rest of the report does not need it
 
     try:
         verify_archive(path)
@@ -232,10 +232,10 @@ def read_embedding(directory: Path) -> tuple[str, Floats]:
 
 
 def read_yaml(path: Path, kind: type) -> Any:
-    """Plain YAML of a kind, dict or list.
+    """The content of a YAML file, which must be of this kind, dict or list.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the content is something else.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -247,10 +247,10 @@ def read_yaml(path: Path, kind: type) -> Any:
 
 
 def read_json(path: Path, default: Any, kind: type | tuple[type, ...] = dict) -> Any:
-    """A JSON file of a kind, or of one of several, or the default where there is none.
+    """The content of a JSON file, which must be of one of these kinds; the default if there is no file.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the content is something else.
     """
     if not path.is_file():
         return default

@@ -1,4 +1,4 @@
-"""The story of one run, in the order of the lecture: what was run, how it ended, and why."""
+"""The page of one run, in the order of the lecture: what was run, how it ended, and why."""
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ LECTURE = {
 """Published train and validation losses by experiment, with as many digits as were published."""
 PACKAGES = ("makemore_pl", "torch", "lightning", "hydra-core", "numpy")
 DECISIVE = ("data", "model", "optim", "seed")
-"""Settings that decide the losses, the number of steps aside."""
+"""Settings that decide the losses, apart from the number of steps."""
 
 
 def tell(
@@ -36,10 +36,11 @@ def tell(
     """The page of a run.
 
     Args:
-        defaults: the default config; without it the page does not say what differs.
-        start: what its experiment alone composes to; without it the page knows less of how to run it again.
-        place: the folder of the page, by default the run's directory.
-        short: with its losses as the only pictures, for they are what takes time.
+        defaults: the default config; without it the page does not list the settings that differ.
+        start: the config of the run's experiment without other overrides; without it the command to run it again may be
+            incomplete.
+        place: the folder that the page is written to, by default the run's directory.
+        short: whether to draw the losses only, because drawing takes most of the time.
     """
     differing = differences(run.config, defaults) if defaults is not None else {}
     sections = [
@@ -79,7 +80,7 @@ def _kept(run: Run) -> list[Picture]:
 
 
 def told_and_absent(sections: Sequence[Section]) -> tuple[list[Section], list[str]]:
-    """The sections that have something to say, and what the others are missing."""
+    """The sections that have content, and the names of what the other sections lack."""
     told, absent = [], []
     for section in sections:
         if all(isinstance(block, Note) and block.missing for block in section.blocks):
@@ -166,7 +167,7 @@ def _final(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
 
 
 def _altered(run: Run, start: Mapping[str, Any] | None) -> list[str]:
-    """Settings in which a run differs from its experiment, of those that decide the losses; the words aside."""
+    """Settings that decide the losses and in which a run differs from its experiment, apart from the words."""
     settings = run.overrides if run.overrides is not None else overrides(run.config, start) if start else []
     keys = [setting.lstrip("+~").partition("=")[0] for setting in settings]
     return [key for key in keys if key.partition(".")[0] in DECISIVE and key not in ("data", "data.source")]
@@ -182,10 +183,10 @@ def _names(run: Run) -> list[Block]:
 
 
 def _again(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
-    rows, when = recorded([run]), "of the run"
+    rows, when = recorded([run]), "at the time of the run"
     if not isinstance(run.metrics.get("versions"), dict):
         rows += [[name, version] for name, version in _installed().items()]
-        when = "when this page was made; the run did not record its own"
+        when = "at the time of this page, because the run did not record them"
     command = command_of(run, start)
     return [
         *([Code(anywhere("train.py", *command))] if command is not None else []),

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of blocks, rendered by templates that know one block each."""
+"""The parts of a page: sections with blocks. For each kind of block there is a template."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +15,10 @@ from makemore_pl.figures.film import Film, panel
 @dataclass(slots=True)
 class Picture:
     name: str
-    """Unique in the page; file name where it is kept."""
+    """Unique in the page. It is also the file name if the picture is saved."""
     figure: Figure
     alt: str
-    """What it says, for those who can't see it."""
+    """The alternative text."""
     caption: str = ""
     kept: bool = True
     """Whether it is also saved as PNG and SVG."""
@@ -27,29 +27,29 @@ class Picture:
 
     @property
     def svg(self) -> str:
-        """As a file of its own."""
+        """The picture as an SVG file."""
         self._svg = self._svg or svg(self.figure)
         return self._svg
 
     @property
     def inline(self) -> Markup:
-        """As a part of the page."""
+        """The picture as SVG within the page."""
         return Markup(inline(self.svg, self.name, str(escape(self.alt))))
 
 
 @dataclass(slots=True)
 class Scene:
-    """A picture that moves with the slider. Its axes are in the page once, each step refers to them."""
+    """A picture that changes with the slider. Its axes are in the page once, and each step refers to them."""
 
     name: str
     """Unique in the page."""
     film: Film
     alts: Mapping[int, str]
-    """What it says, by step."""
+    """Step -> alternative text."""
 
     @property
     def stage(self) -> Markup:
-        """What stays: an SVG without size, to refer to."""
+        """The part that does not change: an SVG without size, which each step refers to."""
         whole = inline(svg(self.film.stage), self.name, "")
         inside = whole[whole.index(">") + 1 : whole.rindex("</svg>")]
         x, y, width, height = panel(self.film.stage.axes[0])
@@ -60,7 +60,7 @@ class Scene:
         )
 
     def at(self, step: int) -> Markup:
-        """The picture at a step; at one that it has not, the last before it, or the first."""
+        """The picture at a step. If it has none for this step: the last one before it, or the first one."""
         shown = max((each for each in self.film.moves if each <= step), default=min(self.film.moves))
         width, height = self.film.stage.get_size_inches() * 72
         return Markup(
@@ -75,24 +75,24 @@ class Note:
     kind: ClassVar = "note"
     text: str
     missing: bool = False
-    """Says why there is nothing to see."""
+    """Whether the text says that something is missing."""
 
 
 @dataclass(slots=True)
 class Finding:
-    """One of the doctor's, and below it those that follow from it."""
+    """A finding of the doctor, with the findings that follow from it."""
 
     id: str
     title: str
-    """In words; nothing where no rule has this id."""
+    """The title of the rule; empty if no rule has this id."""
     severity: str
     colour: str
-    """Severity among those that the page has a colour for."""
+    """The severity, or info if the page has no colour for it."""
     message: str
     details: str
     link: str
     remedies: list[tuple[str, str]]
-    """What to type, which may be nothing, and why."""
+    """Overrides to type, which may be empty, and the reason."""
     followers: list["Finding"]
 
 
@@ -106,7 +106,7 @@ class Verdict:
 
 @dataclass(slots=True)
 class Tiles:
-    """Numbers worth large type: label, number, remark."""
+    """Numbers in large type: label, number, remark."""
 
     kind: ClassVar = "tiles"
     tiles: list[tuple[str, str, str]]
@@ -114,7 +114,7 @@ class Tiles:
 
 @dataclass(slots=True)
 class Table:
-    """Cells are text, or (text, number to sort by). The first column heads its row."""
+    """Cells are text, or (text, number to sort by). The first cell is the heading of its row."""
 
     kind: ClassVar = "table"
     caption: str
@@ -122,13 +122,15 @@ class Table:
     rows: list[list[Any]]
     sortable: bool = False
     best: int | None = None
-    """A row to be marked."""
+    """Index of a row to mark."""
 
     def cells(self) -> list[list[tuple[str, float | str]]]:
-        return [[cell if isinstance(cell, tuple) else (cell, cell) for cell in row] for row in self.rows]
+        return [
+            [cell if isinstance(cell, tuple) else (cell, Markup(cell).striptags()) for cell in row] for row in self.rows
+        ]
 
     def numeric(self) -> list[bool]:
-        """By column: whether its cells are numbers, or the dash of a missing one."""
+        """For each column, whether all cells are numbers or dashes."""
         columns = zip(*self.cells(), strict=True)
         return [all(re.fullmatch(r"[-+−–\d][-+−\d.,e→± ]*k?", text) for text, _ in column) for column in columns]
 
@@ -141,7 +143,7 @@ class Pictures:
 
 @dataclass(slots=True)
 class Frames:
-    """Scenes at several steps, under one slider; where there is none, on paper or without JavaScript, at the keys."""
+    """Scenes at several steps, under one slider. On paper and without JavaScript they are shown at the steps `keys`."""
 
     kind: ClassVar = "frames"
     label: str
@@ -149,7 +151,7 @@ class Frames:
     scenes: Sequence[Scene]
     keys: Sequence[int]
     opening: int
-    """The step at which the slider stands at first."""
+    """The step at which the slider starts."""
 
 
 @dataclass(slots=True)
@@ -165,7 +167,7 @@ class Code:
     kind: ClassVar = "code"
     text: str
     summary: str = ""
-    """Folded behind this, where given."""
+    """If given, the code is folded, and this is shown instead."""
 
 
 Block = Note | Verdict | Tiles | Table | Pictures | Frames | Names | Code
@@ -187,10 +189,10 @@ class Page:
     lead: str
     sections: list[Section]
     kept: Callable[[], list[Picture]] = list
-    """Draws pictures to be saved that the page itself does not show."""
+    """Draws the pictures that are saved but not shown on the page."""
 
     def pictures(self) -> list[Picture]:
-        """Every picture that is to be saved."""
+        """All pictures to save."""
         shown = [
             picture
             for section in self.sections

@@ -1,4 +1,4 @@
-"""A sweep in two files: summary.csv for programs, summary.md for people."""
+"""Writes the summary of a sweep: summary.csv for programs, summary.md for people."""
 
 import csv
 import io
@@ -46,18 +46,18 @@ LINKED = ("map_val_loss", "curves")
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Settings that can be compared, best validation loss first, as cells of a table."""
+    """A table of settings that can be compared, sorted by validation loss."""
 
     label: str
-    """What tells these from the other jobs; nothing where there are no others."""
+    """What these jobs have in common and others have not, such as the number of steps; empty if there are no others."""
     columns: list[str]
     cells: list[list[str]]
     best: str
-    """The job of the best setting that has the lowest validation loss; nothing where none is finished."""
+    """The job with the lowest validation loss within the best setting; empty if no job is finished."""
 
 
 def write_summary(directory: Path, defaults: Mapping[str, Any] | None = None) -> list[Ranking]:
-    """Write summary.csv, summary.md, report.html and its figures into the sweep directory; returns what won.
+    """Write summary.csv, summary.md, report.html and its figures into the sweep directory; returns the rankings.
 
     A job whose page is missing or out of date gets a short one.
 
@@ -65,7 +65,7 @@ def write_summary(directory: Path, defaults: Mapping[str, Any] | None = None) ->
         defaults: the default config, for the pages of the jobs.
 
     Raises:
-        ValueError: where there are no jobs.
+        ValueError: there are no jobs.
     """
     runs = read_runs(directory)
     keys = varied_keys(runs)
@@ -98,7 +98,7 @@ def _ranking(label: str, runs: Sequence[Run]) -> Ranking:
 
 
 def _findings(runs: Sequence[Run]) -> list[str]:
-    """What the doctor found first in each of them, every id once."""
+    """The doctor's first finding in each run, without repetitions."""
     return list(dict.fromkeys(run.finding for run in runs if run.finding))
 
 
@@ -111,7 +111,7 @@ def _setting(run: Run, key: str) -> str:
 
 
 def _csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
-    """A row a job: what varied, final losses, what the doctor found, diagnostics first and last (layer means)."""
+    """A row for each job: varied settings, final losses, finding, first and last diagnostics (means over layers)."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     ends = [(quantity, end) for quantity in DIAGNOSTICS for end in ("first", "last")]
@@ -180,6 +180,6 @@ def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """As Markdown that shows this text: no markup, no HTML, one line."""
-    # an underscore within a word is none of it, and nearly all of ours are within words
+    """The text escaped for Markdown, in one line."""
+    # an underscore within a word is no markup, so it is left as it is
     return re.sub(r"([\\`*\[\]<>|&~#!$]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""The numbers of a sweep: what was varied, means over seeds, which early diagnostic foretells the final loss."""
+"""The numbers of a sweep: what was varied, means over seeds, and which early diagnostics predict the final loss."""
 
 import math
 from collections import Counter
@@ -27,9 +27,9 @@ from makemore_pl.report.wording import number, show
 
 UNVARIED = ("run_dir", "ckpt_path", *SHOWN_ONLY)
 EARLY = (200, 1000)
-"""Steps whose diagnostics are held against the final loss."""
+"""Steps whose diagnostics are correlated with the final loss."""
 FEWEST = 8
-"""Jobs of a group below which a rank correlation is left out: with few, a strong one is luck."""
+"""Groups with fewer jobs get no rank correlation, because among few jobs it can be strong by chance."""
 
 
 def is_sweep(directory: Path) -> bool:
@@ -37,19 +37,19 @@ def is_sweep(directory: Path) -> bool:
 
 
 def _job_directories(directory: Path) -> list[Path]:
-    """Every folder below with a config.yaml of its own or, where a job failed before it wrote one, of Hydra's."""
+    """All folders below that have a config.yaml, or only Hydra's .hydra/config.yaml if a job failed early."""
     found = {path.parent for path in directory.rglob("config.yaml") if path.is_file()}
     jobs = {path.parent if path.name == ".hydra" else path for path in found}
     return sorted(jobs, key=lambda job: [(not part.isdigit(), part.zfill(9)) for part in job.parts])
 
 
 def read_runs(directory: Path) -> list[Run]:
-    """The jobs of a sweep that have a config, finished or not, in the order of their folders.
+    """The jobs of a sweep that have a config, finished or not, in the order of their folders' names.
 
-    Of their diagnostics only the values are read.
+    Only the values of their diagnostics are read, no histograms or rasters.
 
     Raises:
-        ValueError: no jobs, or a file of one can't be read.
+        ValueError: there are no jobs, or a file of one can't be read.
     """
     jobs = _job_directories(directory)
     if not jobs and not lost_jobs(directory):
@@ -59,7 +59,7 @@ def read_runs(directory: Path) -> list[Run]:
 
 
 def lost_jobs(directory: Path) -> dict[str, str]:
-    """Why jobs failed that left nothing but a reason: refused, say, before they had a config."""
+    """Job -> reason of its failure, for jobs that have no config, because they were refused before they had one."""
     jobs = set(_job_directories(directory))
     lost = {path.parent for path in directory.rglob("failure.json")} - jobs
     return {job.relative_to(directory).as_posix(): _reason(job) for job in sorted(lost)}
@@ -71,7 +71,7 @@ def _unborn(job: Path) -> Run:
 
 
 def varied_keys(runs: Sequence[Run]) -> list[str]:
-    """Dotted config keys that differ between the jobs, in the order of the config; paths below a job do not count."""
+    """Dotted config keys that differ between the jobs, in the order of the config, without paths below a job."""
     flats = [_settings(run) for run in runs]
     keys = list(dict.fromkeys(key for flat in flats for key in flat))
     return [key for key in keys if len({repr(flat[key]) for flat in flats if key in flat}) > 1]
@@ -87,9 +87,9 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def independent_keys(runs: Sequence[Run], keys: Iterable[str]) -> list[str]:
-    """Of these keys those that tell the settings apart: `experiment` first, and none that follows from the ones before.
+    """The keys without `seed` and without those that are determined by others; `experiment` comes first.
 
-    A sweep over experiments varies model.init, model.gain, … but together: there only `experiment` is left.
+    A sweep over experiments varies model.init, model.gain and more, but together: then only `experiment` is left.
     """
     settings = [_settings(run) for run in runs]
     chosen: list[str] = []
@@ -103,9 +103,9 @@ def independent_keys(runs: Sequence[Run], keys: Iterable[str]) -> list[str]:
 
 
 def comparable(runs: Sequence[Run], *also: str) -> dict[str, list[Run]]:
-    """The runs in groups of equal steps and words, and of whatever config keys else, by what tells the groups apart.
+    """The runs in groups with the same steps, words, and values of the config keys `also`: label -> runs.
 
-    Losses after other numbers of steps, or of other words, say nothing of the settings. Largest group first.
+    Losses after different numbers of steps, or on different words, can't be compared. The largest group comes first.
     """
     keys = ("trainer.max_steps", *also)
     facts = [
@@ -119,15 +119,18 @@ def comparable(runs: Sequence[Run], *also: str) -> dict[str, list[Run]]:
 
 
 def words(runs: Sequence[Run]) -> list[str]:
-    """A name for the words of each run, one name for the same words: their source or path.
+    """The name of each run's words, which is their source or path. Equal words have equal names.
 
-    Where that has changed between runs the start of the fingerprint is added. An unfinished run has no fingerprint, and
-    counts as another run of the same data settings.
+    If the file has changed between runs, the start of the fingerprint is added. An unfinished run has no fingerprint;
+    it gets the name of a run with the same data settings.
     """
     sources = [show(run.get("data.path") or run.get("data.source")) for run in runs]
     prints = [str(run.metrics.get("words_sha256") or "") for run in runs]
     data = [repr(run.config.get("data")) for run in runs]
-    known = {settings: fingerprint for settings, fingerprint in zip(data, prints, strict=True) if fingerprint}
+    known: dict[str, str] = {}
+    for settings, fingerprint in zip(data, prints, strict=True):
+        if fingerprint:
+            known.setdefault(settings, fingerprint)
     prints = [fingerprint or known.get(settings, "") for settings, fingerprint in zip(data, prints, strict=True)]
     called: dict[str, str] = {}
     for fingerprint, source in zip(prints, sources, strict=True):
@@ -139,7 +142,7 @@ def words(runs: Sequence[Run]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """Of the finite numbers among n seeds; nan without any, `std` (unbiased) with fewer than two."""
+    """Mean and unbiased standard deviation of n finite numbers; `mean` is nan for n = 0, `std` for n < 2."""
 
     mean: float
     std: float
@@ -158,7 +161,7 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting of the varied keys, all seeds together."""
+    """One setting of the varied keys, with its runs of all seeds."""
 
     setting: dict[str, Any]
     runs: list[Run]
@@ -177,7 +180,7 @@ class Row:
 
 
 def rows(runs: Sequence[Run], keys: Sequence[str]) -> list[Row]:
-    """The jobs grouped by these keys, in the order in which settings first occur."""
+    """The jobs grouped by the values of these keys, in the order in which these first occur."""
     groups: dict[str, Row] = {}
     for run in runs:
         settings = _settings(run)
@@ -192,7 +195,7 @@ def failures(runs: Iterable[Run]) -> list[tuple[Run, str]]:
 
 
 def unfinished(runs: Iterable[Run]) -> list[Run]:
-    """Jobs that run or were interrupted."""
+    """Jobs that still run or were interrupted."""
     return [run for run in runs if not _is_finished(run) and not _has_failed(run)]
 
 
@@ -209,9 +212,9 @@ def _reason(directory: Path) -> str:
 
 
 def layer_mean(diagnostics: Diagnostics, quantity: str, step: int | None) -> float:
-    """Mean over layers or parameters of the last watched value at or before `step`, but not before half of it.
+    """Mean over layers or parameters of the last value at or before `step`, but not before `step` / 2; nan without any.
 
-    None: of the last value there is. A quantity may also be a whole tag, `train/loss`. nan where nothing was watched.
+    With `step` None it is the mean of the last values. A quantity can also be a whole tag such as `train/loss`.
     """
     tags = [tag for tag in diagnostics.values if tag == quantity or tag.startswith(f"{quantity}/")]
     numbers = []
@@ -224,7 +227,7 @@ def layer_mean(diagnostics: Diagnostics, quantity: str, step: int | None) -> flo
 
 @dataclass(frozen=True, slots=True)
 class Correlation:
-    """Spearman's rank correlation of a diagnostic at an early step with the final validation loss over n jobs.
+    """Spearman's rank correlation between a diagnostic at an early step and the final validation loss, over n jobs.
 
     `rho` is the mean over groups of comparable jobs, weighted by their sizes.
     """
@@ -238,11 +241,11 @@ class Correlation:
 def correlations(
     runs: Sequence[Run], quantities: Iterable[str] | None = None, steps: Iterable[int] = EARLY
 ) -> list[Correlation]:
-    """Of every diagnostic's layer mean, and of train/loss, with val/loss; strongest first, undefined ones left out.
+    """Correlations of every diagnostic's layer mean, and of train/loss, with val/loss. The strongest come first.
 
-    Within groups of equal steps, words and batch size: between those the losses differ anyway, and a diagnostic that
-    only follows the batch size would seem to foretell them. Jobs without a final loss or without the diagnostic at that
-    step do not count; in a group FEWEST at least must be left.
+    They are computed within groups of equal steps, words, batch size and block_size. Losses of different groups differ
+    anyway, and a diagnostic that depends on the batch size only would seem to predict them. Jobs without a final loss
+    or without the diagnostic at that step are left out, and so are groups in which fewer than FEWEST jobs are left.
     """
     tags = {tag for run in runs for tag in run.diagnostics.values}
     apart = ("train", "val", "lr", "baseline", "baseline_passed")
@@ -261,7 +264,7 @@ def correlations(
 
 
 def _within(group: Sequence[Run], quantity: str, step: int) -> tuple[float, int]:
-    """Rank correlation over one group and the number of its jobs; nan with fewer than FEWEST."""
+    """Rank correlation over one group (nan with fewer than FEWEST jobs), and the number of its jobs."""
     pairs = [(layer_mean(run.diagnostics, quantity, step), run.metrics.get("val/loss")) for run in group]
     points = floats([pair for pair in pairs if pair[1] is not None]).reshape(-1, 2)
     points = points[np.isfinite(points).all(1)]
@@ -269,7 +272,7 @@ def _within(group: Sequence[Run], quantity: str, step: int) -> tuple[float, int]
 
 
 def compared(found: Sequence[Correlation]) -> str:
-    """How many comparisons there were, for the strongest of many is strong by luck too."""
+    """A sentence that tells how many correlations there were, because some of many are strong by chance."""
     quantities, steps = {each.quantity for each in found}, {each.step for each in found}
     return (
         f"Compared: {len(found)} correlations (diagnostics: {len(quantities)}, steps: {len(steps)}); "
@@ -278,7 +281,7 @@ def compared(found: Sequence[Correlation]) -> str:
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
-    """Rank correlation, ties at their mean rank; nan for fewer than three points or where one side is constant."""
+    """Rank correlation; ties get their mean rank. It is nan for fewer than three points or if one side is constant."""
     x, y = ranks(x), ranks(y)
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
@@ -286,7 +289,7 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def ranks(values: ArrayLike) -> Floats:
-    """Ranks from 1, ties at their mean rank."""
+    """Ranks from 1; ties get their mean rank."""
     _, inverse, counts = np.unique(floats(values), return_inverse=True, return_counts=True)
     mean_ranks: Floats = np.cumsum(counts) - (counts - 1) / 2
     return mean_ranks[inverse]

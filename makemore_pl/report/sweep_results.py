@@ -1,4 +1,4 @@
-"""What came out of jobs that can be compared: the best settings first, maps of two settings, curves of the loss."""
+"""The results of jobs that can be compared: a table of settings, maps over two settings, and curves of the loss."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,25 +25,25 @@ MAPPED = {
     "update_data_ratio": "update_data_ratio at full lr, median of the weights",
     "batchnorm_mean_lag": "batchnorm_mean_lag, mean of the layers",
 }
-"""Title by quantity."""
+"""Quantity -> title of its map."""
 SPANS = {
     "activation_std": (0.0, 1.0),
     "saturation": (0.0, 1.0),
     "update_data_ratio": (-5.0, -1.0),
     "batchnorm_mean_lag": (0.0, 3.0),
 }
-"""Where the colours of a map begin and end: the same in every sweep, the ratio's middle at the lecture's -3."""
+"""Numbers at which the colours of a map begin and end, the same in every sweep. The lecture's -3 is in the middle."""
 LOSS_SPAN = 0.1, 1.0
-"""Nats that the colours of a map of losses span, at least and at most."""
+"""The colours of a map of losses span at least and at most this many nats."""
 LEVELS = 8
-"""Of a setting, up to which curves are coloured by it."""
+"""Curves are not coloured by a setting with more values than this."""
 
 
 def results(settings: Sequence[Row], keys: Sequence[str], page_of: Callable[[Run], str]) -> list[Block]:
     """The table of settings, best first.
 
     Args:
-        page_of: where the page of a job is, from this one; nothing where it has none.
+        page_of: job -> path of its page relative to this one; empty if it has none.
     """
     vals = [row.metric("val/loss") for row in settings]
     if not any(val.n for val in vals):
@@ -105,7 +105,9 @@ def maps(settings: Sequence[Row], keys: Sequence[str], suffix: str) -> list[Bloc
 def _mapped(quantity: str, row: Row) -> float:
     if quantity == "val/loss":
         return row.metric(quantity).mean
-    if quantity == "update_data_ratio":  # as the doctor judges it: in the end the learning rate has dropped
+    if (
+        quantity == "update_data_ratio"
+    ):  # at full learning rate, as the doctor judges it, because it drops before the end
         return Mean.of(health.typical(run) for run in row.runs).mean
     return row.early(quantity, None).mean
 
@@ -145,7 +147,7 @@ def curves(settings: Sequence[Row], suffix: str) -> list[Block]:
 
 
 def _colouring(settings: Sequence[Row]) -> str:
-    """The setting that curves are coloured by: of those with few values the one that the losses differ most by."""
+    """The setting that decides a curve's colour: of those with few values, the one that changes the loss most."""
     best, widest = "", -1.0
     for key in settings[0].setting:
         by_level: dict[str, list[float]] = {}

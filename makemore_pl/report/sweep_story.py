@@ -1,4 +1,4 @@
-"""The story of a sweep: what was varied, which setting won and by how much, and what could be seen early."""
+"""The page of a sweep: what was varied, which setting was best and by how much, and what predicted that early."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,12 +36,12 @@ def tell(
     lost: Mapping[str, str] | None = None,
     place: Path | None = None,
 ) -> Page:
-    """The page of a sweep, or of runs that only lie together.
+    """The page of a sweep, or of runs that are only in the same folder.
 
     Args:
-        command: what was typed after `scripts/train.py`, where it is known.
-        lost: why jobs failed that are not among the runs, by name.
-        place: the folder of the page, from which it links to those of the jobs; without it there are no links.
+        command: what was typed after `scripts/train.py`; None if it is not known.
+        lost: job -> reason of its failure, for jobs that are not among the runs.
+        place: the folder of the page. Links to the pages of jobs are relative to it; without it there are none.
     """
     keys = independent_keys(runs, varied_keys(runs))
     failed, others, groups = failures(runs), unfinished(runs), comparable(runs)
@@ -86,7 +86,7 @@ def _what(runs: Sequence[Run], keys: Sequence[str]) -> list[Block]:
 
 
 def _comparisons(groups: Mapping[str, Sequence[Run]], page_of: Callable[[Run], str]) -> list[Section]:
-    """Results, maps and curves of what can be compared: of each group alone, where there are several."""
+    """Results, maps and curves. If there are several groups, each group has its own."""
     sections, alone = [], []
     for place, (label, runs) in enumerate(groups.items()):
         keys = independent_keys(runs, varied_keys(runs))
@@ -112,7 +112,7 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
         return [
             Note(
                 f"Too few finished jobs to correlate: {FEWEST} are needed with diagnostics and equal steps, words and "
-                "batch size. Between jobs that differ in these, losses differ anyway.",
+                "batch size. Jobs that differ in these have different losses anyway.",
                 missing=True,
             )
         ]
@@ -126,9 +126,10 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
     columns = ["diagnostic, mean of layers", *(f"at step {step:,}" for step in EARLY), "jobs"]
     return [
         Note(
-            "Spearman's rank correlation with the final validation loss: +1 where more of it always meant a higher "
-            "loss in the end, −1 a lower one, 0 neither. train/loss is there to compare: a diagnostic is worth its "
-            "place where it tells earlier or more. Correlation over these jobs only, not cause. " + compared(found)
+            "Spearman's rank correlation with the final validation loss. +1: a higher value always went with a higher "
+            "final loss; −1: with a lower one; 0: there is no such relation. Compare with train/loss: a diagnostic is "
+            "useful if it predicts more, or earlier. These are correlations over these jobs, not causes. "
+            + compared(found)
         ),
         Table("Early diagnostics and the final loss", columns, table, sortable=True),
     ]
@@ -171,7 +172,7 @@ def tell_directory(directory: Path, place: Path | None = None) -> Page:
         place: the folder of the page, by default the directory.
 
     Raises:
-        ValueError: no sweep directory, or a file of it can't be read.
+        ValueError: it is no sweep directory, or a file in it can't be read.
     """
     runs = read_runs(directory)
     experiments = list(dict.fromkeys(run.name for run in runs))

@@ -1,4 +1,4 @@
-"""The doctor's verdict as it stands at the top of a page: causes first, and below each what follows from it."""
+"""The doctor's verdict at the top of a page: causes first, and below each cause the findings that follow from it."""
 
 import os
 import re
@@ -18,16 +18,16 @@ from makemore_pl.report.wording import plain, significant
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "doctor.md"
 SEVERITIES = ("critical", "warning", "info")
-"""The worst first; others come last."""
+"""From the worst to the least; unknown ones come after these."""
 
 
 def verdict(run: Run, place: Path, start: Mapping[str, Any] | None = None, of: str = "") -> list[Block]:
-    """Nothing where no doctor has looked.
+    """The section with the verdict; none if the run had no doctor.
 
     Args:
-        place: the folder of the page, from which it links to docs/doctor.md.
-        start: as of command_of.
-        of: whose verdict it is, where a page has several.
+        place: the folder of the page. Links to docs/doctor.md are relative to it.
+        start: as for command_of.
+        of: the name of the run, if the page has several verdicts.
     """
     if not run.diagnosis:
         return []
@@ -58,7 +58,7 @@ def changes_of(run: Run) -> list[str]:
 
 
 def _trees(findings: list[dict[str, Any]], prescriptions: list[dict[str, Any]], document: str) -> list[Finding]:
-    """Findings that nothing explains, with those below that they explain; every one of them once."""
+    """Findings that no other one explains, each with the findings that it explains. Each finding occurs once."""
     ordered = sorted(findings, key=lambda each: _rank(str(each.get("severity"))))
     left = list(ordered)
 
@@ -73,7 +73,7 @@ def _trees(findings: list[dict[str, Any]], prescriptions: list[dict[str, Any]], 
     for root in [each for each in ordered if each.get("because_of") not in ids]:
         left.remove(root)
         trees.append(grown(root))
-    while left:  # they explain each other
+    while left:  # these explain each other in a circle
         trees.append(grown(left.pop(0)))
     return trees
 

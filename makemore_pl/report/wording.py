@@ -1,4 +1,4 @@
-"""Numbers and settings as words, for tables and alternative texts."""
+"""Numbers and settings as text, for tables and alternative texts."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from makemore_pl.figures.series import Floats
 
 
 def show(value: Any) -> str:
-    """A config value as one types it."""
+    """A config value as one would type it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -31,11 +31,11 @@ def listed(words: Iterable[str]) -> str:
 
 
 LARGE = 1000
-"""From which on decimals say nothing: four significant digits are left."""
+"""Numbers of this size or larger are shown with four significant digits instead of a number of decimals."""
 
 
 def number(value: float | None, digits: int = 4, sign: str = "") -> str:
-    """With so many decimals, a large number with four digits in all; a dash for what is missing or not finite.
+    """The number with this many decimals (a large one with four digits in all); a dash if it is missing or not finite.
 
     Args:
         sign: "+" to show it of positive numbers too.
@@ -50,7 +50,7 @@ def signed(value: float | None, digits: int = 4) -> str:
 
 
 def count(value: int | None, sign: str = "") -> str:
-    """With separators of thousands."""
+    """The number with separators of thousands."""
     return "–" if value is None else f"{value:{sign},}".replace("-", "−")
 
 

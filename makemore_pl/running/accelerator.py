@@ -1,4 +1,4 @@
-"""CPU or GPU: for training, and for what is done with a trained network."""
+"""Chooses CPU or GPU, for training and for a trained network."""
 
 import logging
 
@@ -10,17 +10,18 @@ from makemore_pl.config import Config, TrainerConfig
 log = logging.getLogger(__name__)
 
 GPU_PAYS = 50_000_000
-"""Parameters times minibatch from which `auto` takes a GPU. Below it a step is a few small kernels, whose launches cost
-more than their arithmetic; the lecture's networks are at 400,000 to 1,500,000. An estimate, not a measurement."""
+"""`auto` takes a GPU if parameters times batch size are at least this. With less, a step is a few small kernels, and
+launching them takes longer than their arithmetic. The lecture's networks are at 400,000 to 1,500,000. The bound is an
+estimate; it was not measured."""
 
 
 def choose_accelerator(config: TrainerConfig, parameters: int, batch_size: int) -> str:
-    """Cpu or gpu for training, with one line in the log.
+    """Returns "cpu" or "gpu" for training, and writes one line to the log.
 
     Raises:
-        ValueError: gpu where there is none.
+        ValueError: a GPU is asked for, and there is none.
     """
-    # not asked for where the CPU is wanted: asking initializes the driver
+    # torch is not asked if the CPU is wanted, because asking initializes the driver of the GPU
     there_is_one = config.accelerator != "cpu" and torch.cuda.is_available()
     if config.accelerator == "gpu" and not there_is_one:
         raise ValueError("trainer.accelerator=gpu: torch finds no GPU here; use trainer=cpu or trainer=auto.")
@@ -29,20 +30,21 @@ def choose_accelerator(config: TrainerConfig, parameters: int, batch_size: int) 
     elif not there_is_one:
         chosen, why = "cpu", "there is no GPU"
     elif parameters * batch_size < GPU_PAYS:
-        chosen, why = "cpu", "a network this small is faster there; trainer=gpu takes the GPU"
+        chosen, why = "cpu", "it is faster for a network of this size; trainer=gpu uses the GPU"
     else:
-        chosen, why = "gpu", "the network is large enough to gain from it"
+        chosen, why = "gpu", "it is faster for a network of this size"
     log.info("Training on the %s: %s.", chosen.upper(), why)
     if chosen == "gpu" and config.matmul_precision == "highest":
-        log.info("Matrix products are in whole float32; trainer.matmul_precision=high is faster on tensor cores.")
+        log.info("Matrix products use full float32; trainer.matmul_precision=high is faster on tensor cores.")
     return chosen
 
 
 def device_of(accelerator: str, config: Config, model: nn.Module) -> torch.device:
-    """The device of --accelerator cpu, gpu or auto; auto is what trained the network, where this machine has it.
+    """The device for --accelerator cpu, gpu or auto. `auto` is the kind of device that trained the network if this
+    machine has one, else the CPU.
 
     Raises:
-        ValueError: gpu where there is none.
+        ValueError: a GPU is asked for, and there is none.
     """
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("--accelerator gpu: torch finds no GPU here.")

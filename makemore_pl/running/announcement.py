@@ -1,4 +1,4 @@
-"""What a run says of itself in the terminal: at its start what is run and where, at its end losses and what to open."""
+"""What a run prints: at its start what is run and where, at its end the losses and what to open next."""
 
 import logging
 import re
@@ -35,35 +35,36 @@ NEXT = {
     "gain_high": "deep_batchnorm",
     "deep_batchnorm": "lr_low",
 }
-"""The experiment that the lecture goes on with."""
+"""Experiment -> the next one in the order of the lecture."""
+PINNED = ": the main charts, pinned"
 LABEL = 13
-"""Columns of what stands before each line."""
+"""Width of the label before each line, in characters."""
 
 
 def say_start(config: Config, parameters: int, words: int, first: int) -> None:
-    """What is run, where it is written, and how to watch it live.
+    """Print what is run, where it is written, and how to watch it live.
 
     Args:
-        first: the step that training begins with; not 0 where a run is resumed.
+        first: the step at which training begins; it is not 0 if a run is resumed.
     """
     run_dir = Path(config.run_dir)
     model, steps = config.model, f"{config.trainer.max_steps:,} steps"
     layers = f"{model.n_layers} hidden {'layer' if model.n_layers == 1 else 'layers'} of {model.n_hidden}"
     taken = f"resumed at step {first:,} of {steps}" if first else steps
-    _line("training", f"{config.experiment}: {layers}, {parameters:,} parameters; {words:,} words; {taken}")
+    _prose("training", f"{config.experiment}: {layers}, {parameters:,} parameters; {words:,} words; {taken}")
     _line("written to", _quoted(run_dir))
     if "tensorboard" in config.logger:
         _line("watch live", tensorboard(run_dir))
 
 
 def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str], diagnosis: Diagnosis | None = None) -> None:
-    """The table of final losses, the doctor's verdict, and in a line each the page, TensorBoard, and what to try next.
+    """Print the final losses, the doctor's verdict, and a line each for the page, TensorBoard and what to try next.
 
-    Writes the page, unless `report` is false, and `dashboard.url` into the run directory.
+    It also writes the page, unless `report` is false, and `dashboard.url` into the run directory.
 
     Args:
-        tags: what was logged, for the cards that TensorBoard pins.
-        diagnosis: the doctor's; None where none has looked.
+        tags: all tags that were logged; they decide which cards TensorBoard pins.
+        diagnosis: the doctor's; None if the run had no doctor.
     """
     from makemore_pl.report.wording import number
 
@@ -84,16 +85,21 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str], diag
     _line("page", _quoted(page) if page else command("report.py", near(run_dir)))
     if "tensorboard" in config.logger:
         address = url(tags, runs=(".", f"{run_dir.parent.name}/{run_dir.name}"))
-        dashboard = run_dir / "dashboard.url"
-        write_atomically(dashboard, f"{address}\n{custom_scalars_url()}\n")
+        write_atomically(run_dir / "dashboard.url", f"{address}\n{custom_scalars_url()}\n")
         _line("TensorBoard", tensorboard(run_dir))
-        link = Text(_quoted(dashboard), Style(link=address))
-        _line("", "its main charts stand together at the address in ", link)
-    say_next(config, diagnosis)
+        _line("", "and open ", Text.assemble(("the address in dashboard.url", Style(link=address)), PINNED))
+    following = NEXT.get(config.experiment)
+    if diagnosis and (overrides := _remedied(config, diagnosis)):
+        script, rest = "train.py", overrides
+    elif following:
+        script, rest = "train.py", [f"+experiment={following}"]
+    else:
+        script, rest = "sample.py", [near(run_dir)]
+    _line("try next", command(script, *rest))
 
 
 def say_verdict(diagnosis: Diagnosis) -> None:
-    """The doctor's: a line where nothing is wrong, otherwise the findings in plain words."""
+    """Print the doctor's verdict: one line if nothing is wrong, else the findings."""
     if diagnosis.roots:
         for place, words in enumerate(verdict(diagnosis, whole=False)):
             _prose("" if place else "doctor", words)
@@ -101,20 +107,21 @@ def say_verdict(diagnosis: Diagnosis) -> None:
         _line("doctor", f"healthy: {len(diagnosis.checked)} checks found nothing wrong")
 
 
-def say_next(config: Config, diagnosis: Diagnosis | None) -> None:
-    """What to try next: this run with what the doctor prescribes, or the lecture's next experiment, or its names."""
+def say_breakdown(config: Config, diagnosis: Diagnosis) -> None:
+    """Of a run that could not go on: the verdict, and the run that the doctor prescribes instead."""
+    say_verdict(diagnosis)
+    if overrides := _remedied(config, diagnosis):
+        _line("try next", command("train.py", *overrides))
+
+
+def _remedied(config: Config, diagnosis: Diagnosis) -> list[str]:
+    """What runs it with all that is prescribed; nothing where nothing is, or nobody knows what was typed."""
     from makemore_pl.report.command import applied
     from makemore_pl.report.run_directory import read_overrides
 
-    run_dir = Path(config.run_dir)
-    changes = [override for each in diagnosis.prescriptions for override in each.overrides] if diagnosis else []
-    overrides = read_overrides(run_dir) if changes else None
-    if overrides is not None:
-        _line("try next", command("train.py", *applied(overrides, changes)))
-    elif following := NEXT.get(config.experiment):
-        _line("try next", command("train.py", f"+experiment={following}"))
-    elif (run_dir / "metrics.json").exists():
-        _line("try next", command("sample.py", near(run_dir)))
+    changes = [override for each in diagnosis.prescriptions for override in each.overrides]
+    typed = read_overrides(Path(config.run_dir))
+    return applied(typed, changes) if changes and typed is not None else []
 
 
 def _write_page(run_dir: Path) -> Path | None:
@@ -123,7 +130,7 @@ def _write_page(run_dir: Path) -> Path | None:
     path = run_dir / "report.html"
     try:
         write_atomically(path, render(tell(run_dir, asdict(Config(run_dir="")))))
-    except Exception as error:  # the run is done, whatever becomes of its page
+    except Exception as error:  # the run is done, so it must not fail because of its page
         log.warning("The page could not be made (%s: %s).", type(error).__name__, error)
         return None
     return path
@@ -134,7 +141,7 @@ def _quoted(path: Path) -> str:
 
 
 def _prose(label: str, words: str) -> None:
-    """Wrapped at the width of a terminal, under its beginning."""
+    """The text wrapped at the width of the terminal and indented under its beginning; unchanged if there is none."""
     width = shutil.get_terminal_size().columns - LABEL if sys.stdout.isatty() else 0
     indent = len(words) - len(words.lstrip())
     under = " " * (indent + (3 if re.match(r"\d\. ", words) else 0))
@@ -148,5 +155,5 @@ def _prose(label: str, words: str) -> None:
 
 
 def _line(label: str, words: str, more: Text | None = None) -> None:
-    # Text: no brackets of a path are markup; soft_wrap: a command is pasted in one piece
+    # as Text, because rich would take brackets in a path for markup
     show(Text(f"{label:<{LABEL}}") + Text(words) + (more or Text()))

@@ -1,4 +1,4 @@
-"""What a run ends with: its losses on whole splits, and what ended it."""
+"""The end of a run: its losses on whole splits, and what stopped it."""
 
 import logging
 from dataclasses import asdict
@@ -16,11 +16,11 @@ from makemore_pl.running.hopeless import StopOnCritical
 log = logging.getLogger(__name__)
 
 ABSURD = 10
-"""Times ln V: a validation loss beyond is finite, but a run that has diverged."""
+"""A run has diverged if its validation loss is more than this many times ln V, even if it is finite."""
 
 
 class FinalLosses(Callback):
-    """Whole-split losses, measured where the network was trained, and logged before the loggers are closed."""
+    """Measures the losses on whole splits, on the device of the training, and logs them before loggers are closed."""
 
     watched_steps_suffice = True
 
@@ -42,7 +42,7 @@ class FinalLosses(Callback):
 
 
 def stopped_by(trainer: Trainer) -> str | None:
-    """The callback that ended training before max_steps, the doctor with its finding; None for a whole run."""
+    """The callback that ended training before max_steps, or "Doctor: ID" for a finding; None if none did."""
     if trainer.global_step >= trainer.max_steps:
         return None
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -55,10 +55,10 @@ def stopped_by(trainer: Trainer) -> str | None:
 
 
 def say_divergence(loss: float, uniform: float) -> None:
-    """Warn of a validation loss that is finite and far worse than guessing, in nats."""
+    """Warn if the validation loss is far higher than that of guessing; both in nats."""
     if loss > ABSURD * uniform:
         log.warning(
-            "The run has diverged: its validation loss is %.4g, and guessing has ln V = %.4g. Try a smaller optim.lr.",
+            "The run has diverged: its validation loss is %.4g; guessing costs ln V = %.4g. Try a smaller optim.lr.",
             loss,
             uniform,
         )

@@ -1,4 +1,4 @@
-"""How a run is executed: which steps are watched, and how the others run."""
+"""Chooses how a run is executed: which steps are watched, and how the other steps run."""
 
 import logging
 import os
@@ -23,25 +23,26 @@ from makemore_pl.stride.unwatched_steps import MOST_BYTES, Engine, compiled_call
 log = logging.getLogger(__name__)
 
 COMPILE_PAYS = 40_000
-"""Unwatched steps from which compiling (10 to 30 s) costs less than it saves (about 0.4 ms a step)."""
+"""`auto` compiles runs with at least this many unwatched steps. Compiling takes 10 to 30 s and saves about 0.4 ms a
+step."""
 
 ACTING = (
     "on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward", "on_after_backward",
     "on_before_optimizer_step",
 )  # fmt: skip
-"""Hooks of a callback that may act on every batch or optimizer step."""
+"""Hooks by which a callback can change every batch or optimizer step."""
 LOOKING = (
-    ModelCheckpoint,  # saves after validations; where it counts steps, see below
-    LearningRateMonitor,  # logs the rate of the steps that loggers see
-    Timer,  # compares clocks between batches
+    ModelCheckpoint,  # saves after validations; if it counts steps instead, see below
+    LearningRateMonitor,  # logs the learning rate at the steps that loggers see
+    Timer,  # looks at the clock between batches
     ProgressBar,
     DeviceStatsMonitor,  # logs the device's counters at the steps that loggers see
 )
-"""Lightning's own callbacks that have such hooks and need to see no more than watched steps."""
+"""Lightning's own callbacks that have such hooks, but need to see watched steps only."""
 
 
 def acts_on_every_step(callback: Callback) -> bool:
-    """Whether it has a hook for batches or optimizer steps and does not say `watched_steps_suffice = True`."""
+    """Whether it may need to see every step: it has one of these hooks and not `watched_steps_suffice = True`."""
     if getattr(callback, "watched_steps_suffice", False):
         return False
     if isinstance(callback, ModelCheckpoint) and counts_steps(callback):
@@ -50,17 +51,17 @@ def acts_on_every_step(callback: Callback) -> bool:
 
 
 def _looks(kind: type, hook: str) -> bool:
-    """Whether a class has a hook from a callback of Lightning's that looks only, or has none."""
+    """Whether a class inherits this hook from one of LOOKING, or has no such hook."""
     definer = next((each for each in kind.__mro__ if hook in vars(each)), Callback)
     return definer is Callback or (definer.__module__.startswith("lightning.") and issubclass(definer, LOOKING))
 
 
 def choose_watch_every(config: TrainerConfig, callbacks: Iterable[Callback] = ()) -> int:
-    """1, with one line in the log, where an unwatched step could not be the same as a watched one."""
+    """watch_every of the config, or 1 with a warning if unwatched steps would differ from watched ones."""
     reasons = [f"the callback {type(each).__name__}" for each in callbacks if acts_on_every_step(each)]
     if config.devices > 1:
         reasons.append(f"trainer.devices={config.devices}")
-    if config.precision == "16-mixed":  # its scaler skips steps
+    if config.precision == "16-mixed":  # its gradient scaler skips steps
         reasons.append(f"trainer.precision={config.precision}")
     if reasons and config.watch_every > 1:
         log.warning("Every step is watched, as in plain Lightning, because of %s.", " and ".join(reasons))
@@ -69,10 +70,10 @@ def choose_watch_every(config: TrainerConfig, callbacks: Iterable[Callback] = ()
 
 
 def choose_engine(config: TrainerConfig, accelerator: str) -> str:
-    """Compile, record or eager, with one line in the log. Decided from the config and the presence of a compiler alone.
+    """Returns "compile", "record" or "eager", with one line in the log, by the config and whether there is a compiler.
 
     Raises:
-        ValueError: compile where there is no compiler, record on a CPU.
+        ValueError: engine=compile is asked for, and there is no compiler; or engine=record, and there is no GPU.
     """
     unwatched = config.max_steps - config.max_steps // config.watch_every
     if config.watch_every == 1 or config.engine == "eager":
@@ -83,7 +84,7 @@ def choose_engine(config: TrainerConfig, accelerator: str) -> str:
         return "record"
     if config.engine == "auto" and (accelerator == "gpu" or unwatched < COMPILE_PAYS):
         why = (
-            "they run on a GPU"
+            "on a GPU they run eagerly"
             if accelerator == "gpu"
             else "for a run this short, compiling takes longer than it saves"
         )
@@ -98,11 +99,11 @@ def choose_engine(config: TrainerConfig, accelerator: str) -> str:
 
 
 def engine_of(config: Config, accelerator: str) -> Engine | None:
-    """How unwatched steps run; None where every step is watched."""
+    """How unwatched steps run; None if every step is watched."""
     if config.trainer.watch_every == 1:
         return None
     engine = choose_engine(config.trainer, accelerator)
-    examples = config.data.batch_size * 8 * (config.data.block_size + 2)  # contexts, targets and indices
+    examples = config.data.batch_size * 8 * (config.data.block_size + 2)  # bytes of contexts, targets and indices
     masks = config.data.batch_size * 4 * config.model.n_hidden * config.model.n_layers if config.model.dropout else 0
     most = steps_in_memory(examples + masks)
     length = compiled_call_length(config.trainer.watch_every, most) if engine != "eager" else most

@@ -1,4 +1,4 @@
-"""Ends jobs of a sweep that are past hope: doctor.stop_on_critical=true."""
+"""Ends jobs of a sweep that will not become good: doctor.stop_on_critical=true."""
 
 import json
 import math
@@ -13,15 +13,15 @@ LOSS = "train/loss_mean"
 
 
 class StopOnCritical(Callback):
-    """Stops a job of a sweep at a validation, where the doctor has found something critical that nothing else explains.
+    """Stops a job of a sweep at a validation if the doctor has a critical finding that no other finding explains.
 
-    A job in the best quarter by training loss goes on, and so does one that no other job of the sweep has come as far
-    as. What it knows of the others is what they have written to their diagnostics.jsonl.
+    A job in the best quarter by training loss goes on, and so does a job if no other job has reached its step. The
+    losses of the other jobs are read from their diagnostics.jsonl.
     """
 
     def __init__(self) -> None:
         self.finding: str | None = None
-        """The id of what has stopped the job."""
+        """The id of the finding that has stopped the job."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.global_step >= trainer.max_steps:
@@ -35,10 +35,13 @@ class StopOnCritical(Callback):
 
 
 def in_best_quarter(own: Mapping[int, float], others: Iterable[Mapping[int, float]]) -> bool:
-    """By the mean training loss over the last quarter of the steps so far, among the jobs that have come as far.
+    """Whether this job's mean training loss over the last quarter of its steps is in the best quarter of all jobs.
+
+    Only jobs that have reached the same step are compared.
 
     Args:
-        own: step -> loss, infinite where it was not finite; others: the same of each other job.
+        own: step -> loss of this job, infinite if it was not finite.
+        others: the same for each other job.
     """
     if not own:
         return True
@@ -54,13 +57,13 @@ def _recent(losses: Mapping[int, float], last: int) -> float:
 
 
 def _losses(job: Path) -> tuple[dict[int, float], list[dict[int, float]]]:
-    """Of this job, and of the others."""
+    """The losses of this job, and those of each other job."""
     others = [path for path in job.parent.glob("*/diagnostics.jsonl") if path.parent.name != job.name]
     return read_losses(job / "diagnostics.jsonl"), [read_losses(path) for path in others]
 
 
 def read_losses(path: Path) -> dict[int, float]:
-    """Step -> training loss, infinite where it was not finite; of a job that may be writing, or gone."""
+    """Step -> training loss, infinite if it was not finite. The job may still be writing the file, or have none."""
     losses = {}
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -74,5 +77,5 @@ def read_losses(path: Path) -> dict[int, float]:
             loss = record["values"][LOSS]
             losses[int(record["step"])] = math.inf if loss is None else float(loss)
         except (ValueError, TypeError, KeyError, RecursionError):
-            continue  # half a line
+            continue  # the line is not complete yet
     return losses

@@ -1,4 +1,4 @@
-"""A signal lets a run end between two strides, and its last checkpoint is of where it stands."""
+"""On a signal a run ends between two strides and saves last.ckpt there."""
 
 import multiprocessing
 import os
@@ -20,10 +20,11 @@ from makemore_pl.stride.finiteness import all_finite
 
 
 class Interruption(Callback):
-    """While it is entered, the first signal lets the run end after its stride, validation included, and be saved.
+    """A context in which the first signal ends the run after its current stride, with any validation due, and saves it.
 
-    A second one ends the run at once, as does one before the first stride or with several processes, which could not
-    agree on a stride. A worker of a sweep may get one from its sweep as well; it is the sweep's process that ends it.
+    A second signal ends the run at once. So does the first one if training has not begun, or if there are several
+    processes, because these could not agree on a stride. In a worker of a sweep a second signal does nothing, because
+    the sweep may have sent it too; the sweep's process ends its workers.
     """
 
     watched_steps_suffice = True
@@ -31,7 +32,7 @@ class Interruption(Callback):
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self.code: int | None = None
-        """Exit status of the signal that came."""
+        """Exit status for the signal that came; None if none came."""
         self._training: Trainer | None = None
         self._before: dict[int, Any] = {}
 
@@ -50,7 +51,7 @@ class Interruption(Callback):
         self._training = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save, before other callbacks see the exception and finish what they have begun."""
+        """Save the run, before other callbacks see the exception."""
         self._training = None
         if isinstance(exception, SIGTERMException) and all_finite(pl_module.parameters()):
             trainer.save_checkpoint(self.checkpoint)
@@ -65,12 +66,12 @@ class Interruption(Callback):
 
 
 def how_to_go_on(config: Config, checkpoint: Path) -> str:
-    """Where a run has stopped, and the command that goes on from there, from whatever directory."""
+    """The sentence that says where a run has stopped, with the command that continues it from any directory."""
     if not checkpoint.is_file():
         return "stopped before there was anything to save; the same command starts again."
     try:
         step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
-    except Exception as error:  # torch.load raises what it stumbles over
+    except Exception as error:  # torch.load raises many types for damaged files
         return f"stopped; {checkpoint} can't be read ({type(error).__name__})."
     places = {"hydra.run.dir": os.path.abspath(config.run_dir), "run_dir": "", "ckpt_path": os.path.abspath(checkpoint)}
     typed = sys.argv if HydraConfig.initialized() else [str(SCRIPTS / "train.py")]

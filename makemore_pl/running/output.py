@@ -1,4 +1,4 @@
-"""What is printed for a person. A reader who has left, as `head` does, ends no run."""
+"""Prints for people. A run goes on if the reader of its output has ended, as `head` does."""
 
 import logging
 import sys
@@ -13,13 +13,13 @@ log = logging.getLogger(__name__)
 
 class _Reporting(Console):
     def on_broken_pipe(self) -> None:
-        """Say so to the caller; a Console of its own accord would end the process."""
+        """Let the caller decide what to do; rich's Console would end the process."""
         raise BrokenPipeError
 
 
 def show(*parts: str | Table | Text) -> None:
-    """Print tables, and lines as they are, on standard output, as far as someone reads it."""
-    # what is left is thrown away at exit, by one_sentence()
+    """Print tables and unwrapped lines on standard output, until its reader has ended."""
+    # one_sentence() discards the rest at exit
     with suppress(BrokenPipeError):
         try:
             console = _Reporting(file=sys.stdout)

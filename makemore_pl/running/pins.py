@@ -1,4 +1,4 @@
-"""Addresses of TensorBoard that open with the cards worth seeing pinned."""
+"""Addresses of TensorBoard that open it with its main cards pinned."""
 
 import json
 import re
@@ -20,17 +20,18 @@ PINNED = (
     ("pictures/spread_over_depth", "activation_std/"),
     ("batchnorm_mean_lag/",),
 )
-"""Cards from left to right, in two columns. Of each group the first choice that there is: a tag, or of a beginning,
-which ends in a slash, every layer or matrix. A picture shows all layers, but belongs to one run."""
+"""The pinned cards, row by row in two columns. Of each group the first choice that was logged is pinned. A choice is a
+tag, or the beginning of tags up to a slash, which pins a card for each layer or matrix. A picture shows all layers of
+one run."""
 
 
 def url(tags: Iterable[str], port: int = PORT, runs: Iterable[str] = (".",), colour_by: str = "") -> str:
-    """The Time Series page, unsmoothed, with the main cards pinned as far as `tags` has them.
+    """The address of the Time Series page, without smoothing, with those main cards pinned that `tags` has.
 
     Args:
-        runs: what TensorBoard may call the run, by the directory that it was given; none for a sweep, which then has
-            no pictures.
-        colour_by: a regular expression; runs whose names have the same match, or the same group of it, get one colour.
+        runs: the names that TensorBoard may give to the run, which depend on its --logdir; empty for a sweep, for which
+            no pictures are pinned.
+        colour_by: a regular expression. Runs whose names have the same match (or first group) get the same colour.
     """
     runs = list(runs)
     tags = {tag for tag in tags if runs or not tag.startswith("pictures/")}
@@ -38,7 +39,7 @@ def url(tags: Iterable[str], port: int = PORT, runs: Iterable[str] = (".",), col
     for group in PINNED:
         found = next(filter(None, (_chosen(choice, tags) for choice in group)), [])
         for tag in found:
-            if tag.startswith("pictures/"):  # those of a run that is not there are not shown
+            if tag.startswith("pictures/"):  # TensorBoard leaves out cards of runs that it does not have
                 cards += [
                     {"plugin": "images", "tag": tag, "runId": f"defaultExperimentId/{run}", "sample": 0} for run in runs
                 ]
@@ -55,5 +56,5 @@ def _chosen(choice: str, tags: Iterable[str]) -> list[str]:
 
 
 def custom_scalars_url(port: int = PORT) -> str:
-    """The page of LAYOUT, unsmoothed."""
+    """The address of the Custom Scalars page, which shows LAYOUT, without smoothing."""
     return f"http://localhost:{port}/#custom_scalars&_smoothingWeight=0"

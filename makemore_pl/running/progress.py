@@ -1,4 +1,4 @@
-"""The progress bar: one line of optimizer steps, losses, pace and time left, as much of it as the terminal is wide."""
+"""The progress bar: one line with optimizer steps, losses, pace and time left, cut to the width of the terminal."""
 
 import logging
 import math
@@ -13,22 +13,22 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 WINDOW = 30
-"""Watched steps over which the pace is taken."""
+"""The pace is measured over this many watched steps."""
 SHORTEST = 0.5
-"""Seconds below which there is no pace to speak of."""
+"""The pace is shown after this many seconds; before that it would be too inexact."""
 
 
 def line(width: int, step: int, steps: int, train: float, val: float, pace: float | None, busy: str = "") -> str:
-    """What the bar says, the most important first; what no longer fits into `width` columns is left out.
+    """The text of the bar, with the most important part first. Parts that do not fit into `width` columns are left out.
 
     Args:
-        train, val: losses in nats, NaN where there is none yet.
-        pace: steps a second; None where it is not known.
-        busy: what keeps the steps waiting; then there is neither pace nor time left.
+        train, val: losses in nats, NaN if there is none yet.
+        pace: steps a second; None if it is not known.
+        busy: what the steps wait for; then pace and time left are not shown.
     """
     parts = [f"step {step:,}/{steps:,}"]
     parts += [busy] if busy else []
-    parts += [f"{name} {loss:.2f}" for name, loss in (("train", train), ("val", val)) if not math.isnan(loss)]
+    parts += [f"{name} {_short(loss)}" for name, loss in (("train", train), ("val", val)) if not math.isnan(loss)]
     if pace and not busy:
         minutes, seconds = divmod(math.ceil((steps - step) / pace), 60)
         hours, minutes = divmod(minutes, 60)
@@ -42,10 +42,14 @@ def line(width: int, step: int, steps: int, train: float, val: float, pace: floa
     return shown[:width]
 
 
+def _short(loss: float) -> str:
+    return f"{loss:.2f}" if loss < 1000 else f"{loss:.4g}"
+
+
 class StepProgressBar(ProgressBar):
     """One line for the whole run. Lightning's own bars count batches, which are strides here.
 
-    What is logged meanwhile stands above it.
+    Log lines are printed above it.
     """
 
     watched_steps_suffice = True
@@ -71,7 +75,7 @@ class StepProgressBar(ProgressBar):
             initial=trainer.global_step,
             bar_format="{desc}",
             dynamic_ncols=True,
-            disable=None if self._enabled else True,  # None: only where a person sees it
+            disable=None if self._enabled else True,  # None shows it on a terminal only
         )
         if not self._bar.disable:
             self._open.enter_context(logging_redirect_tqdm())
@@ -93,7 +97,7 @@ class StepProgressBar(ProgressBar):
             self._say()
 
     def wait_for(self, what: str) -> None:
-        """Say what keeps the steps waiting, or with "" that they go on; the pace is taken anew."""
+        """Show what the steps wait for, or with "" that they go on. The pace is measured anew."""
         self._seen.clear()
         self._say(busy=what)
 
@@ -107,7 +111,7 @@ class StepProgressBar(ProgressBar):
             (since, first), (now, last) = self._seen[0], self._seen[-1]
             pace = (last - first) / (now - since) if now - since > SHORTEST else None
         columns = bar.format_dict["ncols"] or 0
-        width = (columns if columns > 0 else 80) - 1  # some terminals say 0
+        width = (columns if columns > 0 else 80) - 1  # some terminals report 0
         bar.set_description_str(line(width, bar.n, bar.total, self._train, self._val, pace, busy))
 
     def _close(self) -> None:
@@ -126,7 +130,7 @@ class StepProgressBar(ProgressBar):
 
 
 class _Waiting(logging.Handler):
-    """Lets the bar say that steps are being compiled: nothing else moves meanwhile."""
+    """Lets the bar show that steps are being compiled, during which no step is taken."""
 
     def __init__(self, bar: StepProgressBar) -> None:
         super().__init__(logging.INFO)

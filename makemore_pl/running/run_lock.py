@@ -1,4 +1,4 @@
-"""The lock of a run directory: one process at a time writes into it."""
+"""The lock of a run directory, so that only one process at a time writes into it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -7,16 +7,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK = "running.lock"
-"""Held while a run writes into its directory, by whatever process of whatever command; the kernel lets go of it when
-that dies."""
+"""A process holds this lock while it writes into a run directory. The kernel releases it if the process dies."""
 
 
 @contextmanager
 def alone_in(directory: Path, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a directory, which is made where there is none. A process that holds it may take it again.
+    """Hold the lock of a directory, which is made if it does not exist. A process can take its own lock again.
 
     Args:
-        wait: for another process to let go of it.
+        wait: whether to wait until another process has released the lock.
 
     Raises:
         ValueError: another process holds it, and `wait` is false.

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: what ends a run or a sweep early, and how it goes on. Imports no torch, no lightning."""
+"""Handles Ctrl-C, SIGTERM and SIGHUP, which end a run or a sweep early. It imports neither torch nor lightning."""
 
 import math
 import os
@@ -16,16 +16,16 @@ from makemore_pl.command_line import typed
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 ONE = 0.3
-"""Seconds in which signals are one: `timeout` and a closing terminal send it to a process and to its group."""
+"""Signals within these seconds count as one, because `timeout` and a closing terminal send a signal twice."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has ended a run or a sweep; the message says where, and how to go on.
+    """Raised when a signal has ended a run or a sweep. The message says where, and how to go on.
 
-    A KeyboardInterrupt, because launchers and Lightning clean up after that one.
+    It is a KeyboardInterrupt, because launchers and Lightning clean up then.
 
     Args:
-        code: the exit status, 128 and the signal's number.
+        code: the exit status, 128 plus the signal's number.
     """
 
     def __init__(self, message: str, code: int = 130) -> None:
@@ -34,9 +34,9 @@ class Stopped(KeyboardInterrupt):
 
 
 def handle(handler: Callable[[int], None]) -> dict[int, Any]:
-    """Call handler(number) at each of SIGNALS, in the main thread; returns what was called before, by number.
+    """Let SIGNALS call handler(number); returns number -> earlier handler. It does nothing outside of the main thread.
 
-    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    A signal that was ignored before, as SIGHUP is under nohup, is still ignored.
     """
     last = -math.inf
 
@@ -53,11 +53,11 @@ def handle(handler: Callable[[int], None]) -> dict[int, Any]:
 
 
 def again(argv: Sequence[str], places: Mapping[str, str]) -> str:
-    """A command with other values of these overrides, to be pasted into a shell in whatever directory.
+    """A shell command with other values of some overrides, for any working directory.
 
     Args:
-        argv: the script, and what was typed behind it in this working directory.
-        places: by key; without a value the override is left out.
+        argv: the script and its arguments, as typed in this working directory.
+        places: key -> new value; an empty value leaves the override out.
     """
     script, *given = argv
     kept = [each for each in given if each.lstrip("+~").partition("=")[0] not in places]

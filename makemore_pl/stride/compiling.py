@@ -1,7 +1,7 @@
-"""Compiles a step over many minibatches ahead of time into a package, loads it and checks it.
+"""Compiles the loop of a step over many minibatches ahead of time into a package, loads it and checks it.
 
-torch.compile takes 10 s in each new process even with a warm cache, because inductor can't cache a graph with a scan
-in it. A package of AOTInductor loads in milliseconds (docs/adr/0005).
+torch.compile would take 10 s in each new process even with a warm cache, because inductor can't cache a graph that has
+a scan. A package of AOTInductor loads in milliseconds (docs/adr/0005).
 """
 
 import hashlib
@@ -23,37 +23,37 @@ from makemore_pl.stride.torch_internals import Package
 log = logging.getLogger(__name__)
 
 FORMAT = 3
-"""Part of every key: raise it when the code below makes another program of the same graph."""
+"""Part of every key. Raise it when the code below changes the program that it makes from a graph."""
 CompiledScan = Callable[[Any, Any], tuple[list[Tensor], Tensor]]
 _packages: dict[str, Package] = {}
 _keys: dict[str, str] = {}
 _failures: dict[str, str] = {}
 
 
-class CompilingFailed(ValueError):  # noqa: N818 (it says what happened)
-    """The compiled steps can't be had with this torch and compiler, or disagree with the eager ones."""
+class CompilingFailed(ValueError):  # noqa: N818 (the name says what happened)
+    """Raised if the steps can't be compiled here, or if the compiled steps disagree with the eager ones."""
 
 
 class Scan(NamedTuple):
     """A pure step and the arguments that its compiled loop will get."""
 
     name: str
-    """Tells apart whatever makes another graph; a process traces each name once."""
+    """Scans with the same name must have the same graph. A process traces each name once."""
     step: Callable[..., Any]
     """(*carry, *x) -> (*carry, y)"""
     carry: Any
-    """What a step hands to the next one: a tuple of dicts of tensors."""
+    """What a step passes to the next one: a tuple of dicts of tensors."""
     xs: Any
-    """One entry a step along the first axis: a tuple of (dicts of) tensors."""
+    """What each step gets: a tuple of tensors or dicts of tensors, with one entry a step along the first axis."""
     trial_xs: Any
-    """The same with learning rates that make a trial of a new package well conditioned."""
+    """The same for the trial of a new package, with learning rates at which rounding errors can't grow."""
 
 
 def compiled_scan(scan: Scan) -> CompiledScan:
-    """The loop of a step over the first axis of xs as one compiled call: (carry, xs) -> (last carry's leaves, ys).
+    """The loop of a step over the first axis of xs as one compiled call: (carry, xs) -> (leaves of the last carry, ys).
 
     Raises:
-        CompilingFailed: in one sentence, also at every later attempt of this process.
+        CompilingFailed: compiling failed now, or at an earlier attempt of this process.
     """
     name = repr((scan.name, surroundings(torch_internals.leaves(scan.carry)[0].device)))
     if name in _failures:
@@ -61,7 +61,7 @@ def compiled_scan(scan: Scan) -> CompiledScan:
     if name not in _keys:
         try:
             _keys[name] = _ready_package(scan)
-        except Exception as error:  # inductor raises what its compiler stumbles over
+        except Exception as error:  # inductor raises many types
             reason = (str(error).strip() or "no reason given").splitlines()[0]
             _failures[name] = (
                 f"Compiling the steps failed ({type(error).__name__}: {reason}): use trainer.engine=eager."
@@ -71,7 +71,7 @@ def compiled_scan(scan: Scan) -> CompiledScan:
 
 
 def forget() -> None:
-    """As in a new process: what is wanted next comes from the cache."""
+    """Forget all packages, as in a new process; the next one is loaded from the cache."""
     for memory in (_packages, _keys, _failures):
         memory.clear()
 
@@ -85,7 +85,7 @@ def _call_of(package: Package) -> CompiledScan:
 
 
 def _ready_package(scan: Scan) -> str:
-    """Have the package of a scan in _packages; returns its key there."""
+    """Load the package of a scan into _packages, after compiling it if needed; returns its key there."""
     carry, x_leaves = torch_internals.leaves(scan.carry), torch_internals.leaves(scan.xs)
     graph = _trace(scan)
     device = carry[0].device
@@ -128,9 +128,9 @@ def _key(graph: torch.fx.GraphModule, tensors: list[Tensor]) -> str:
 
 
 def surroundings(device: torch.device) -> tuple[Any, ...]:
-    """What the generated code depends on beside the graph: inductor splits loops by the number of threads."""
+    """What the generated code depends on beside the graph: inductor splits loops by the number of threads, say."""
     machine = (platform.machine(), torch.backends.cpu.get_cpu_capability())
-    # a run on the CPU must not ask for GPUs: that would initialize CUDA
+    # a run on the CPU must not ask for GPUs, because that would initialize CUDA
     gpu = None if device.type == "cpu" else (torch.cuda.get_device_name(device), torch.backends.cuda.matmul.allow_tf32)
     return torch.__version__, *machine, gpu, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
 
@@ -143,7 +143,7 @@ class _Loop(nn.Module):
     def forward(self, carry: list[Tensor], xs: list[Tensor]) -> Any:
         def body(carry: list[Tensor], x: list[Tensor]) -> tuple[list[Tensor], Tensor]:
             *carry, y = self.graph(*carry, *x)
-            # scan wants no output to be an input, as a parameter without gradient would be
+            # scan refuses an output that is an input, as a parameter without gradient would be
             return [tensor.clone() for tensor in carry], y
 
         return torch_internals.scan(body, carry, xs)
@@ -157,12 +157,12 @@ def _compile(graph: torch.fx.GraphModule, carry: list[Tensor], xs: list[Tensor],
 
 @torch.no_grad()
 def check(call: CompiledScan, scan: Scan) -> None:
-    """Raises ArithmeticError where the one call and the step itself, again and again, give different numbers."""
+    """Raises ArithmeticError if the one call and the step itself, called for each minibatch, give different numbers."""
     leaves, ys = call(scan.carry, scan.trial_xs)
     for ours, theirs in zip((*leaves, ys), one_by_one(scan.step, scan.carry, scan.trial_xs), strict=True):
         ours, theirs = ours.double(), theirs.double()
         error, size = (ours - theirs).norm().item(), theirs.norm().item()
-        # a run whose first steps are not finite is refused elsewhere, with the name of the layer
+        # steps that are not finite raise elsewhere, with the name of the layer
         if math.isfinite(size) and not error <= 1e-2 * size + 1e-6:
             raise ArithmeticError(f"they differ from the eager ones by {error:.2g} in {size:.2g}")
 

@@ -1,4 +1,4 @@
-"""Where a network first stops being finite."""
+"""Finds the first number of a network that is NaN or infinite."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ from makemore_pl.stride import torch_internals
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether every element is finite."""
     tensors = [tensor.detach() for tensor in tensors]
-    # the norms are one quick look at all of them, but squares of finite numbers can overflow
+    # checking the norms is fast, but squares of finite numbers can overflow, so check elements if a norm is not finite
     quick = torch.isfinite(torch.stack(torch_internals.foreach_norm(tensors))).all()
     return bool(quick) or all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
@@ -28,7 +28,7 @@ def first_not_finite_parameter(model: nn.Module) -> str | None:
 
 
 def first_not_finite_gradient(model: nn.Module) -> str | None:
-    """The parameter nearest the loss whose gradient is not finite."""
+    """Among the parameters whose gradient is not finite, the one nearest to the loss."""
     for name, parameter in reversed(list(model.named_parameters())):
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             return f"the gradient of {name}"
@@ -39,8 +39,8 @@ def first_not_finite_gradient(model: nn.Module) -> str | None:
 def first_not_finite(model: nn.Module, x: Tensor, y: Tensor) -> str | None:
     """The first parameter, layer output, loss or gradient, in the order of computation, that is not finite.
 
-    Runs forward and backward on one minibatch, x (B, block_size) and y (B,): leaves gradients behind and moves
-    BatchNorm's running statistics, as a step would.
+    It runs forward and backward on one minibatch, x (B, block_size) and y (B,). As in a step, gradients are set and
+    BatchNorm's running statistics change.
     """
     if found := first_not_finite_parameter(model):
         return found

@@ -1,4 +1,4 @@
-"""The optimizers: how torch builds each, and how it steps as a pure function that agrees with torch.optim."""
+"""The optimizers: each as an object of torch.optim, and as a pure function that takes the same steps."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -12,11 +12,11 @@ from makemore_pl.config.choices import OPTIMIZERS
 
 Tensors = dict[str, Tensor]
 State = dict[str, Tensors]
-"""Optimizer state by slot (momentum_buffer; exp_avg, exp_avg_sq; square_avg), then by parameter."""
+"""Slot (momentum_buffer, exp_avg, exp_avg_sq or square_avg) -> parameter name -> tensor."""
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> Optimizer:
-    """The torch.optim optimizer of a config, with the settings that choices.py says it has."""
+    """The torch.optim optimizer of a config, with those of its settings that choices.OPTIMIZERS lists for it."""
     settings: dict[str, Any] = {name: getattr(config, name) for name in OPTIMIZERS[config.name]}
     if "beta1" in settings:
         settings["betas"] = settings.pop("beta1"), settings.pop("beta2")
@@ -24,10 +24,10 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
 
 
 class Rule(NamedTuple):
-    """How an optimizer steps: what a compiled call is specialized on. Learning rates are arguments instead."""
+    """How an optimizer steps. These values are constants of a compiled call; learning rates are its arguments."""
 
     name: str
-    """Of the method, as in optim.name."""
+    """A name of METHODS, as in optim.name."""
     weight_decay: float
     momentum: float
     nesterov: bool
@@ -42,7 +42,7 @@ class Rule(NamedTuple):
         """Read from a torch.optim optimizer.
 
         Raises:
-            ValueError: for one that `update` can't take steps of.
+            ValueError: `update` can't take the steps of this optimizer.
         """
         names = [name for name, method in METHODS.items() if method.optimizer is type(optimizer)]
         group = optimizer.param_groups[0]
@@ -76,12 +76,12 @@ class Rule(NamedTuple):
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """What this optimizer keeps of each parameter."""
+        """The tensors that this optimizer keeps for each parameter."""
         return (*self.method.slots, *(("momentum_buffer",) if self.momentum else ()))
 
 
 def clip_gradients(gradients: Tensors, rule: Rule) -> Tensors:
-    """As torch.nn.utils.clip_grad_norm_ and clip_grad_value_ do, out of place."""
+    """The gradients clipped as by torch.nn.utils.clip_grad_norm_ or clip_grad_value_, as new tensors."""
     if rule.clip_value is None:
         return gradients
     return CLIPPING[rule.clip_algorithm].pure(gradients, rule.clip_value)
@@ -98,7 +98,7 @@ def _clip_value(gradients: Tensors, bound: float) -> Tensors:
 
 
 class Clipping(NamedTuple):
-    """One choice of trainer.gradient_clip_algorithm: torch's function, and the same out of place."""
+    """One choice of trainer.gradient_clip_algorithm: torch's in-place function, and one that returns new tensors."""
 
     in_place: Callable[[Iterable[Tensor], float], Any]
     pure: Callable[[Tensors, float], Tensors]
@@ -111,10 +111,10 @@ CLIPPING = {
 
 
 def update(rule: Rule, parameters: Tensors, gradients: Tensors, state: State, rates: Tensor) -> tuple[Tensors, State]:
-    """One step of the torch.optim optimizer, out of place.
+    """One step of the torch.optim optimizer. It returns new tensors.
 
     Args:
-        rates: (3,) learning rate, and Adam's 1 - beta1^t and sqrt(1 - beta2^t).
+        rates: (3,) the learning rate, 1 - beta1^t and sqrt(1 - beta2^t); the last two are for Adam.
     """
     return rule.method.step(rule, parameters, gradients, state, rates)
 
@@ -178,7 +178,7 @@ class Method(NamedTuple):
     optimizer: type[Optimizer]
     step: Callable[[Rule, Tensors, Tensors, State, Tensor], tuple[Tensors, State]]
     slots: tuple[str, ...]
-    """What torch keeps of each parameter, beside the momentum_buffer of a rule with momentum."""
+    """The tensors that torch keeps for each parameter, without the momentum_buffer of a rule with momentum."""
     counts_steps: bool
     """Whether torch keeps the number of steps taken, as `step`."""
 
@@ -189,4 +189,4 @@ METHODS = {
     "adamw": Method(AdamW, _adamw, ("exp_avg", "exp_avg_sq"), counts_steps=True),
     "rmsprop": Method(RMSprop, _rmsprop, ("square_avg",), counts_steps=True),
 }
-"""Their names, and the settings of each, are OPTIMIZERS of choices.py."""
+"""By name. The names, and the settings of each optimizer, are also in OPTIMIZERS of config/choices.py."""

@@ -1,7 +1,7 @@
-"""Where compiled packages are kept: in a directory that only this user can write to, each under its own hash.
+"""Keeps compiled packages in a directory that only this user can write to, each under its own hash.
 
-A package is code that runs as whoever loads it. So the directory must be ours, and what is in it must be what was
-compiled: the SHA-256 of a package is part of its name and is compared before it is loaded.
+A package is code that runs with the rights of the user who loads it. So the directory must belong to this user, and a
+package must be what was compiled: its SHA-256 is part of its name and is compared before it is loaded.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ from filelock import FileLock
 log = logging.getLogger(__name__)
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-"""Inductor's own: whoever sets it moves inductor's cache and the packages."""
+"""Inductor's environment variable for its cache. Packages are kept there too if it is set."""
 CHOSEN = os.environ.get(VARIABLE)
-"""Read at once, because inductor sets the variable itself, to a directory below /tmp, when it first compiles."""
+"""It is read at import, because inductor itself sets the variable to a directory below /tmp when it first compiles."""
 
 
 def directory() -> Path:
-    """The user's cache directory, or the one that TORCHINDUCTOR_CACHE_DIR names, where it is safe.
+    """The user's cache directory, or the one that TORCHINDUCTOR_CACHE_DIR names.
 
-    Else, with a warning, a directory that is removed at the end of the process.
+    If that is not safe, a warning is logged, and it is a temporary directory of this process.
     """
     path = Path(CHOSEN or _users_cache()) / "strides"
     try:
@@ -56,7 +56,7 @@ def _temporary() -> TemporaryDirectory[str]:
 
 
 def why_unsafe(path: Path) -> str | None:
-    """What lets somebody else put files into a directory: a phrase that names it, or None where nothing does."""
+    """Why other users could put files into a directory, as a phrase; None if they can't."""
     path = path.resolve()
     if path.stat().st_uid != os.geteuid():
         return f"{path} belongs to another user"
@@ -64,7 +64,7 @@ def why_unsafe(path: Path) -> str | None:
         status = part.stat()
         if status.st_uid not in (0, os.geteuid()):
             return f"{part} belongs to another user"
-        # in a directory like /tmp, with the sticky bit, others can't rename what is ours
+        # in a directory with the sticky bit, like /tmp, others can't rename what belongs to this user
         sticky = part != path and status.st_mode & stat.S_ISVTX
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
             return f"others can write to {part}"
@@ -73,7 +73,7 @@ def why_unsafe(path: Path) -> str | None:
 
 @contextmanager
 def inductor_inside(path: Path) -> Iterator[None]:
-    """Keep inductor's intermediate files, which it also runs, in `path` meanwhile, unless the user chose a place."""
+    """A context in which inductor keeps its intermediate files, which it runs too, in `path` or the user's choice."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = CHOSEN or str(path / "inductor")
     try:
@@ -86,14 +86,14 @@ def inductor_inside(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(key: str) -> Iterator[Path]:
-    """The directory, while no other process compiles the package of this key: a sweep's jobs want the same one."""
+    """Hold the lock of this key, so that only one of several jobs compiles the package; yields the directory."""
     path = directory()
     with FileLock(path / f"{key}.lock"):
         yield path
 
 
 def find(path: Path, key: str) -> Path | None:
-    """The package of this key in the directory, unharmed; one that is damaged is removed."""
+    """The package with this key in the directory, or None. A damaged one is removed."""
     for package in path.glob(f"{key}.*.pt2"):
         if package.name == _name(key, package):
             return package
@@ -103,7 +103,7 @@ def find(path: Path, key: str) -> Path | None:
 
 
 def keep(key: str, package: Path) -> Path:
-    """Give a new package its final name."""
+    """Give a new package its final name; returns its path."""
     return package.replace(package.with_name(_name(key, package)))
 
 

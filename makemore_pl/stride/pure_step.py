@@ -1,7 +1,4 @@
-"""One optimizer step as a pure function of tensors.
-
-vmap over a leading axis of parameters, buffers, state and rates trains many configurations at once.
-"""
+"""One optimizer step as a pure function of tensors."""
 
 from collections.abc import Callable
 
@@ -19,9 +16,9 @@ def functional_step(model: nn.Module, rule: Rule, autocast: torch.dtype | None =
     """(parameters, buffers, state, x (B, block_size), y (B,), rates (3,), masks) -> (parameters, buffers, state, loss).
 
     Args:
-        model: the architecture only; parameters and buffers are arguments of the step.
+        model: used for its architecture only, because parameters and buffers are arguments of the step.
         rule: the optimizer and the clipping.
-        autocast: dtype of matrix products, as torch.autocast chooses it; None: that of the parameters.
+        autocast: the dtype for torch.autocast; None for no autocast.
     """
 
     def loss_of(parameters: Tensors, buffers: Tensors, x: Tensor, y: Tensor) -> tuple[Tensor, Tensors]:
@@ -32,7 +29,7 @@ def functional_step(model: nn.Module, rule: Rule, autocast: torch.dtype | None =
     def step(
         parameters: Tensors, buffers: Tensors, state: State, x: Tensor, y: Tensor, rates: Tensor, masks: Tensors
     ) -> tuple[Tensors, Tensors, State, Tensor]:
-        # BatchNorm writes its running statistics in place: into clones, so that the step stays pure
+        # BatchNorm writes its running statistics in place, so it gets clones, and the step stays pure
         written = {name: buffer.clone() for name, buffer in buffers.items()}
         gradients, (loss, written) = grad_and_value(loss_of, has_aux=True)(parameters, written | masks, x, y)
         buffers = {name: written[name] for name in buffers}

@@ -1,6 +1,7 @@
 """Records a step over many minibatches as one CUDA graph, and replays it.
 
-A graph reads and writes the tensors that it was recorded with. So each call copies its arguments into those first.
+A graph always reads and writes the tensors that it was recorded with. So each call first copies its arguments into
+these.
 """
 
 from collections.abc import Callable
@@ -13,18 +14,18 @@ from makemore_pl.stride import torch_internals
 from makemore_pl.stride.compiling import CompiledScan, CompilingFailed, Scan, check, one_by_one, surroundings
 
 Record = Callable[[Callable[[], list[Tensor]], torch.device], tuple[list[Tensor], Callable[[], None]]]
-"""Has a function run; returns the tensors of its result, and what runs it again into the same tensors."""
+"""Runs a function; returns the tensors of its result, and a function that runs it again into the same tensors."""
 _last: dict[str, CompiledScan] = {}
-"""The last recording, which holds the memory of a whole step; another shape replaces it."""
+"""The last recording. It takes the memory of a whole call, so there is only one."""
 
 
 def cuda_graph(function: Callable[[], list[Tensor]], device: torch.device) -> tuple[list[Tensor], Callable[[], None]]:
-    """A Record by torch.cuda.graph."""
+    """Record by torch.cuda.graph."""
     here = torch.cuda.current_stream(device)
     beside = torch.cuda.Stream(device)
     beside.wait_stream(here)
     with torch.cuda.stream(beside):
-        function()  # libraries set themselves up in their first call, which can't be recorded
+        function()  # the first call of a library initializes it, which can't be recorded
     here.wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -33,12 +34,12 @@ def cuda_graph(function: Callable[[], list[Tensor]], device: torch.device) -> tu
 
 
 def recorded_scan(scan: Scan, record: Record = cuda_graph) -> CompiledScan:
-    """The loop of a step over the first axis of xs as one recorded call: (carry, xs) -> (last carry's leaves, ys).
+    """The loop of a step over the first axis of xs as one recorded call: (carry, xs) -> (leaves of the last carry, ys).
 
-    The leaves are those of the recording: the next call writes over them.
+    The leaves are the recording's own tensors, which the next call overwrites.
 
     Raises:
-        CompilingFailed: in one sentence.
+        CompilingFailed: the step can't be recorded.
     """
     device = torch_internals.leaves(scan.carry)[0].device
     key = repr((scan.name, surroundings(device)))
@@ -47,7 +48,7 @@ def recorded_scan(scan: Scan, record: Record = cuda_graph) -> CompiledScan:
         try:
             call = _recorded(scan, record, device)
             check(call, scan)
-        except Exception as error:  # whatever can't be recorded
+        except Exception as error:  # CUDA raises many types for what can't be recorded
             reason = (str(error).strip() or "no reason given").splitlines()[0]
             raise CompilingFailed(
                 f"Recording the steps failed ({type(error).__name__}: {reason}): use trainer.engine=eager."

@@ -1,8 +1,8 @@
-"""Every name of torch that comes without a promise, and that the stride needs: looked up here and nowhere else.
+"""All private names of torch that stride/ needs. No other file of stride/ uses private names of torch.
 
-Tested with torch 2.13 and 2.14. Each function imports what it needs when it is called, so that a torch that lacks a
-name still trains: what only compiling needs raises ImportError or AttributeError, which compiling.py turns into
-"compiling failed" and `trainer.engine=auto` into the eager engine.
+Tested with torch 2.13 and 2.14. Each function imports its names when it is called, so a torch that lacks one of them
+can still train: if only compiling needs the name, compiling.py reports "compiling failed", and `trainer.engine=auto`
+runs the steps eagerly.
 """
 
 from collections.abc import Callable
@@ -14,19 +14,19 @@ from torch import Tensor
 
 Package = Callable[[list[Tensor]], list[Tensor]]
 
-# The multi-tensor operations of torch.optim: one call for all parameters instead of one each, 0.1 ms less a step. When
-# they go: loops over the tensors.
+# The multi-tensor operations of torch.optim. One call for all parameters saves 0.1 ms a step. If they go: write loops
+# over the tensors.
 foreach_norm = torch._foreach_norm
 foreach_add_ = torch._foreach_add_
 foreach_copy_ = torch._foreach_copy_
 
 INDUCTOR = {
-    "aot_inductor.precompile_headers": False,  # 12 s and 300 MB for a later compile that is 4 s faster
+    "aot_inductor.precompile_headers": False,  # takes 12 s and 300 MB, and makes later compiles only 4 s faster
     "aot_inductor.enable_line_tables": False,  # only debuggers read them
     "aot_inductor.enable_frame_pointer": False,  # only profilers read it
-    "cpp.vec_isa_ok": True,  # False compiles and loads a program with vector code first, 4 s
+    "cpp.vec_isa_ok": True,  # otherwise inductor first compiles and runs a test program, which takes 4 s
 }
-"""How packages are compiled. They only save time: one that this torch does not know is left out."""
+"""Options for compiling packages. They only save time, so options that this torch does not know are left out."""
 
 
 def leaves(tree: Any) -> list[Tensor]:
@@ -37,9 +37,9 @@ def leaves(tree: Any) -> list[Tensor]:
 
 
 def flatten(tree: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any]]:
-    """The leaves, and the way back.
+    """The leaves, and a function from new leaves to a tree of the same structure.
 
-    torch.utils._pytree orders them as torch.export does. When it goes: torch.utils.pytree or optree.
+    torch.utils._pytree orders the leaves as torch.export does. If it goes: use torch.utils.pytree or optree.
     """
     from torch.utils import _pytree
 
@@ -48,9 +48,9 @@ def flatten(tree: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any]]:
 
 
 def trace(function: Callable[..., Any], tensors: list[Tensor]) -> torch.fx.GraphModule:
-    """The operations of a function of tensors, those of gradients formed inside of it too.
+    """The graph of operations of a function of tensors, including those of gradients that it computes.
 
-    torch.export alone can't trace torch.func.grad. When make_fx goes: its successor as the tracer of torch.func.
+    torch.export alone can't trace torch.func.grad. If make_fx goes: use what replaces it as the tracer of torch.func.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -59,14 +59,14 @@ def trace(function: Callable[..., Any], tensors: list[Tensor]) -> torch.fx.Graph
 
 
 def scan(body: Callable[..., Any], carry: list[Tensor], xs: list[Tensor]) -> Any:
-    """The loop over the first axis of xs, as one graph however long it is. When it moves: torch.scan, so announced."""
+    """A loop over the first axis of xs, as one graph for any length. If it goes: use torch.scan, which torch plans."""
     from torch._higher_order_ops.scan import scan as torch_scan
 
     return torch_scan(body, carry, xs)
 
 
 def compile_package(program: torch.export.ExportedProgram, path: Path) -> None:
-    """A package of AOTInductor. When it goes: torch.compile, which takes 10 s in every process (docs/adr/0005)."""
+    """Write a package of AOTInductor. If it goes: use torch.compile, which takes 10 s a process (docs/adr/0005)."""
     from torch._inductor import aoti_compile_and_package, list_options
 
     known = list_options()
@@ -75,10 +75,11 @@ def compile_package(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def load_package(path: Path, device: torch.device) -> Package:
-    """The compiled function of a package.
+    """Load the compiled function of a package.
 
-    torch._inductor.aoti_load_package is the documented loader around this one. It imports half of inductor, 0.7 s in
-    each process, and parses a description of the arguments at each call, 0.2 ms. When this one goes: take that.
+    torch._inductor.aoti_load_package is the documented loader, which calls this one. It imports half of inductor, which
+    takes 0.7 s a process, and parses a description of the arguments, which takes 0.2 ms a call. If this loader goes:
+    use the documented one.
     """
     from torch._C._aoti import AOTIModelPackageLoader
 

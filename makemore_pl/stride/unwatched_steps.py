@@ -1,4 +1,4 @@
-"""Unwatched steps: many optimizer steps in one call, in a bare loop or as one graph."""
+"""Runs unwatched steps: many optimizer steps in one call, either in a simple loop or as one graph."""
 
 import logging
 import math
@@ -22,52 +22,52 @@ from makemore_pl.stride.pure_step import functional_step
 log = logging.getLogger(__name__)
 
 MOST_STEPS = 150
-"""In one call, where memory allows: few of a stride's steps are then left over."""
+"""The largest number of steps in one call, if memory allows. With it few steps of a stride are left over."""
 MOST_BYTES = 2**27
-"""Of the minibatches that are drawn at once, and of minibatches and dropout masks in one call."""
+"""Bound of the memory in bytes for minibatches that are drawn at once, and for minibatches and masks of one call."""
 
 
 class Engine(NamedTuple):
     """How unwatched steps run."""
 
     call_length: int = MOST_STEPS
-    """Steps in one call."""
+    """Number of steps in one call."""
     compiled: bool = False
-    """Whether a call of exactly call_length steps is one graph. Shorter ones always run step by step."""
+    """Whether a call of exactly call_length steps is one graph. Shorter calls always run step by step."""
     falls_back: bool = False
-    """Whether to go on step by step where compiling fails, with a warning, instead of raising ValueError."""
+    """What to do if compiling fails: warn and run step by step (True), or raise ValueError (False)."""
     calls_in_slice: int = 1
-    """Calls whose minibatches are drawn at once."""
+    """Number of calls whose minibatches are drawn at once."""
     one_call: Callable[[Scan], CompiledScan] = compiled_scan
-    """Makes the graph: a compiled package, or a recording of CUDA's."""
+    """Makes the graph, which is a compiled package or a recording by CUDA."""
 
 
 EAGER = Engine()
 
 
 def steps_in_memory(bytes_of_step: int) -> int:
-    """Steps of one call whose minibatches and masks keep below MOST_BYTES; at least 1, at most MOST_STEPS."""
+    """How many steps a call can have so that their minibatches and masks take at most MOST_BYTES; 1 to MOST_STEPS."""
     return max(1, min(MOST_STEPS, MOST_BYTES // bytes_of_step))
 
 
 def compiled_call_length(watch_every: int, most: int = MOST_STEPS) -> int:
-    """Steps of one compiled call, so that few of a full stride's are left over, to run one by one; 0: none fits."""
+    """How many steps a compiled call should have so that few steps of a stride are left over; 0 if none fit."""
     lengths = range(1, min(watch_every - 1, most) + 1)
-    # a step by itself costs about as much as two calls more
+    # a single step takes about as long as the overhead of two calls
     return min(lengths, key=lambda n: 2 * ((watch_every - 1) % n) + (watch_every - 1) // n, default=0)
 
 
 class Unwatched:
     """Runs unwatched steps on a live model and its optimizer, updating parameters, buffers and state in place.
 
-    Hooks on the model don't see them. On a GPU the host waits for one number a call: whether all is finite.
+    Hooks on the model are not called. On a GPU the host waits once a call, to learn whether all numbers are finite.
 
     Args:
         model: (B, block_size) -> (B, vocab_size) logits.
         optimizer: one of METHODS in optimizers.py, with one parameter group.
         clip_value, clip_algorithm: Lightning's gradient_clip_val and gradient_clip_algorithm.
-        engine: one by one or compiled, and how many in one call.
-        autocast: dtype of matrix products, as torch.autocast chooses it; None: that of the parameters.
+        engine: whether steps are compiled, and how many of them are in one call.
+        autocast: the dtype for torch.autocast; None for no autocast.
     """
 
     def __init__(
@@ -94,14 +94,14 @@ class Unwatched:
         """Take k steps on x (k, B, block_size), y (k, B) with k learning rates; returns the k losses.
 
         Raises:
-            FloatingPointError: naming step (`first` is the number of the first one) and layer, where a loss or a
-                parameter is not finite.
-            ValueError: where compiling fails and the engine does not fall back.
+            FloatingPointError: a loss or a parameter is not finite; the message names step and layer. `first` is the
+                number of the first step.
+            ValueError: compiling fails and the engine does not fall back.
         """
         self.model.train()
         length = self.engine.call_length
         calls = [slice(done, done + length) for done in range(0, len(lrs), length)]
-        # Lightning's autocast would include gradients and optimizer
+        # turn off Lightning's autocast, which would include gradients and optimizer
         with torch.autocast(x.device.type, enabled=False):
             return torch.cat([self._call(x[call], y[call], lrs[call], first + call.start) for call in calls])
 
@@ -138,7 +138,7 @@ class Unwatched:
         return tensors
 
     def _generator_state(self, device: torch.device) -> Tensor | None:
-        """Of the generator that draws dropout's masks; None where there is no dropout."""
+        """The state of the generator that draws dropout's masks; None if there is no dropout."""
         if not self.dropouts:
             return None
         return torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device)
@@ -150,7 +150,7 @@ class Unwatched:
             torch.cuda.set_rng_state(state, device)
 
     def _replay(self, x: Tensor, y: Tensor, lrs: list[float], first: int, losses: Tensor) -> NoReturn:
-        """The same steps again, one by one, as far as the first number that is not finite."""
+        """Take the same steps again, one by one, up to the first number that is not finite, and raise with its name."""
         for i in range(len(lrs)):
             random_numbers = self._generator_state(x.device)
             if found := first_not_finite(self.model, x[i], y[i]):
@@ -171,7 +171,7 @@ class Unwatched:
             gradients = torch.autograd.grad(loss, parameters)
             if self.rule.is_gradient_descent:
                 with torch.no_grad():
-                    # the bits of optimizer.step, 0.1 ms earlier
+                    # gives the same bits as optimizer.step and takes 0.1 ms less
                     torch_internals.foreach_add_(parameters, gradients, alpha=-lr)
             else:
                 for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -195,13 +195,13 @@ class Unwatched:
         state, taken = self._state()
         beta1, beta2 = self.rule.betas
         rates = torch.tensor([(lr, 1 - beta1**t, math.sqrt(1 - beta2**t)) for t, lr in enumerate(lrs, start=taken + 1)])
-        # a package is tried with a single step that moves the parameters, so that no instability can grow
+        # in the trial of a new package only the first step moves the parameters, so that rounding errors can't grow
         trial_rates = rates.clone()
         trial_rates[1:, 0] = 0
         minibatches, masks = (x, y), self._draw_masks(x)
         carry, xs = (parameters, self.buffers, state), (*minibatches, send(rates, x.device), masks)
         step = functional_step(self.model, self.rule, self.autocast)
-        # one package for all runs of this shape: whatever may differ without another graph is an argument
+        # all runs with networks of this shape use one package, because everything else that differs is an argument
         name = f"{self.name} {x.shape} {x.device}"
         trial_xs = (*minibatches, send(trial_rates, x.device), masks)
         new, losses = self.engine.one_call(Scan(name, step, carry, xs, trial_xs))(carry, xs)
@@ -212,7 +212,7 @@ class Unwatched:
         return losses
 
     def _draw_masks(self, x: Tensor) -> Tensors:
-        """(k, ...) masks of every dropout by the name of its buffer, drawn in the order of the bare loop."""
+        """Name of each dropout's buffer -> masks (k, ...), drawn in the same order as in the simple loop."""
         if not self.dropouts:
             return {}
         if x.shape not in self.dropout_shapes:
@@ -238,7 +238,7 @@ class Unwatched:
         return shapes
 
     def _state(self) -> tuple[State, int]:
-        """The optimizer's live state tensors by slot and parameter, made where there are none, and its step count."""
+        """The optimizer's own state tensors, which are made if they do not exist yet, and its number of steps."""
         taken = 0
         for parameter in self.parameters.values():
             state = self.optimizer.state[parameter]

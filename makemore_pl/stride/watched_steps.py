@@ -1,4 +1,4 @@
-"""Which steps are watched: the stride is the run of steps up to and with the next watched one."""
+"""Which steps are watched. A stride is a series of steps that ends with a watched one."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -7,17 +7,17 @@ from makemore_pl.config import TrainerConfig
 
 
 class Stride(NamedTuple):
-    """The run of steps up to and with a watched one; steps count from 0."""
+    """A series of steps whose last one is watched. Steps count from 0."""
 
     first: int
     watched: int
 
 
 def next_watched(step: int, config: TrainerConfig) -> int:
-    """The first watched step that is not before `step`.
+    """The first watched step at or after `step`.
 
-    Watched are 0, 1, 2, 5, 10, 20, 50, ... below watch_every, then every multiple of watch_every, every step after
-    which validation is due, and the last.
+    Watched are the steps 0, 1, 2, 5, 10, 20, 50, ... below watch_every, all multiples of watch_every, all steps after
+    which validation is due, and the last step.
     """
     early = [n * int(10**power) for power in range(len(str(config.watch_every))) for n in (1, 2, 5)]
     candidates = [watched for watched in (0, *early) if step <= watched < config.watch_every]
@@ -28,12 +28,12 @@ def next_watched(step: int, config: TrainerConfig) -> int:
 
 
 def validation_due(watched: int, config: TrainerConfig) -> bool:
-    """Whether to validate after this watched step: each val_check_interval, and the last step."""
+    """Whether to validate after this watched step: it is a multiple of val_check_interval, or the last step."""
     return watched == config.max_steps - 1 or (watched > 0 and watched % config.val_check_interval == 0)
 
 
 class Strides:
-    """Iterates over the strides from the step where training stands to max_steps."""
+    """Iterates over the strides from the current step of the training to max_steps."""
 
     def __init__(self, config: TrainerConfig, step: Callable[[], int]) -> None:
         self.config = config

@@ -1,4 +1,4 @@
-"""Sweeps: directories named after what varies, one job, the launch of all.
+"""Sweeps: the names of their directories, one job, the launch of all jobs, and the summary.
 
-Read in this order: directory_names, job, tally, launch, stopping, conclusion, hydra_callback; gpu.
+Read in this order: directory_names, job, tally, launch, stopping, conclusion, hydra_callback, gpu.
 """

@@ -1,4 +1,4 @@
-"""What a sweep says at its end: the table, the best command, where to look, what failed."""
+"""What a sweep prints at its end: the table, the command of the best job, where to look, and what failed."""
 
 import io
 import os
@@ -17,6 +17,7 @@ from rich.text import Text
 from makemore_pl.command_line import near, program, tensorboard
 from makemore_pl.config import Config
 from makemore_pl.files import write_atomically
+from makemore_pl.running.announcement import PINNED
 from makemore_pl.sweep.job import in_a_line
 from makemore_pl.sweep.tally import Sweep
 
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from makemore_pl.report.summary import Ranking
 
 MOST = 20
-"""Rows of the table; the others are in summary.md."""
+"""The printed table has at most this many rows. summary.md has all of them."""
 
 
 def conclude(sweep: Sweep) -> None:
-    """Write the summary and print what is worth knowing.
+    """Write the summary and print the end of the sweep.
 
     Raises:
-        ValueError: with a table of the reasons, when jobs failed or there could be no summary.
+        ValueError: jobs failed, or the summary could not be written; the message has the reasons.
     """
     failures = sweep.failures()
     say(sweep.progress())
@@ -45,46 +46,47 @@ def conclude(sweep: Sweep) -> None:
 
 
 def _summarize(sweep: Sweep) -> str:
-    """Write the summary and show it; returns why there is none, or nothing."""
+    """Write the summary and print it. Returns why that failed, or an empty text."""
     try:
-        from makemore_pl.report.summary import write_summary  # draws, so only when there is something to draw
+        from makemore_pl.report.summary import write_summary  # imported here because it imports matplotlib
 
         rankings = write_summary(sweep.directory, asdict(Config(run_dir="")))
         won = next((ranking for ranking in rankings if ranking.best in sweep.jobs), None)
-        pinned = pin_cards(sweep.directory / won.best, won) if won else ""
-    except Exception as error:  # nothing may hide the failures
+        pinned = won is not None and pin_cards(sweep.directory / won.best, won)
+    except Exception as error:  # an error here must not hide the failures of jobs
         return f"There is no summary. {in_a_line(error)}"
     seen, text = Console(), io.StringIO()
     console = Console(file=text, width=seen.width, force_terminal=seen.is_terminal)
     for ranking in rankings:
         console.print(_table(ranking))
     lines = [("best", command(sweep.jobs[won.best]))] if won else []
-    lines += [("page", shlex.quote(near(sweep.directory / "report.html"))), ("TensorBoard", look(sweep) + pinned)]
+    lines += [("page", shlex.quote(near(sweep.directory / "report.html"))), ("TensorBoard", look(sweep))]
+    lines += [("", f"and open the address in dashboard.url{PINNED}")] if pinned else []
     lines += [("summary", shlex.quote(near(sweep.directory / name))) for name in ("summary.csv", "summary.md")]
     _print(text.getvalue() + "".join(f"{label:<13}{line}\n" for label, line in lines))
     return ""
 
 
-def pin_cards(best: Path, ranking: "Ranking") -> str:
-    """Write dashboard.url beside the best job, a colour for each value of the first setting; empty where there is none.
+def pin_cards(best: Path, ranking: "Ranking") -> bool:
+    """Write dashboard.url beside the best job, with a colour for each value of the first setting.
 
     Returns:
-        what says so.
+        False, and writes no file, if the job logged nothing.
     """
     from makemore_pl.report.run_directory import read_diagnostics
     from makemore_pl.running.pins import url
 
     tags = read_diagnostics(best / "diagnostics.jsonl", ("values",)).values
     if not tags:
-        return ""
+        return False
     swept = ranking.columns[0].rpartition(".")[2]
     address = url(tags, runs=(), colour_by="" if swept == "val loss" else f"{swept}=(.+?)(?:_[a-z.]+=|$)")
     write_atomically(best.parent / "dashboard.url", address + "\n")
-    return "  (cards pinned by dashboard.url)"
+    return True
 
 
 def say(line: str, start: str = "", end: str = "\n") -> None:
-    """Print on standard error. Nobody may be there to read it any more, and the jobs go on."""
+    """Print on standard error, or do nothing if that is closed, because the jobs must go on."""
     with suppress(OSError):
         print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
 
@@ -92,7 +94,7 @@ def say(line: str, start: str = "", end: str = "\n") -> None:
 def _print(text: str) -> None:
     try:
         print(text, end="", flush=True)
-    except OSError:  # the reader has left, as `head` does: nothing may be left to flush at exit
+    except OSError:  # the reader has ended, as `head` does: discard the rest, or Python would fail to flush it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -109,10 +111,10 @@ def _table(ranking: "Ranking") -> Table:
 
 
 def look(sweep: Sweep) -> str:
-    """What shows the sweep in TensorBoard, while it runs and after."""
+    """The command that shows the sweep in TensorBoard, while it runs and afterwards."""
     return tensorboard(sweep.directory)
 
 
 def command(overrides: Sequence[str]) -> str:
-    """What runs one job of a sweep alone, to be pasted into a shell in this directory."""
+    """The shell command that runs one job of a sweep by itself, from this working directory."""
     return shlex.join([*program("python"), near(Path(sys.argv[0])), *overrides])

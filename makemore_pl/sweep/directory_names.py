@@ -1,4 +1,4 @@
-"""Names of a sweep's directory and of its jobs', which become TensorBoard's names of runs."""
+"""The names of a sweep's directory and of its jobs' directories. TensorBoard shows them as names of runs."""
 
 import hashlib
 import re
@@ -8,10 +8,10 @@ LONGEST = 150
 
 
 def job_name(overrides: Sequence[str], varied: Sequence[str]) -> str:
-    """A directory name that shows what varies, such as `gain=0.5_batch_size=8_seed=1`.
+    """A directory name that shows the varied settings, such as `gain=0.5_batch_size=8_seed=1`.
 
-    The same for the same values, and another for others: what a file name can't hold is replaced, and then a few digits
-    of a hash are added.
+    Equal values give equal names, and different values different names: if a character had to be replaced, because a
+    file name can't have it, a few digits of a hash are added.
     """
     values = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
     chosen = {key: values[key] for key in varied}
@@ -22,19 +22,19 @@ def job_name(overrides: Sequence[str], varied: Sequence[str]) -> str:
 
 
 def _labels(keys: Sequence[str]) -> list[str]:
-    """The last part of each key where that tells it from the others."""
+    """The last part of each key if no other key has the same last part, else the whole key."""
     lasts = [key.rpartition(".")[2] for key in keys]
     return [last if lasts.count(last) == 1 else key for key, last in zip(keys, lasts, strict=True)]
 
 
 def _file_name(name: str, identity: str) -> str:
-    # no upper case: some file systems don't tell it from lower
+    # upper case is replaced too, because some file systems do not distinguish it
     safe = re.sub(r"[^a-z0-9_.=+-]", "-", name)[:LONGEST]
     return safe if safe == name == identity else f"{safe}_{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
 def sweep_name(fixed: Mapping[str, str], varied: Sequence[str]) -> str:
-    """A directory name for the sweep: experiment, what the command line fixes, what it varies."""
+    """A directory name for the sweep: its experiment, then fixed overrides with values, then the varied keys."""
     labels = dict(zip([*fixed, *varied], _labels([*fixed, *varied]), strict=True))
     parts = [] if "experiment" in varied else [fixed.get("experiment", "default")]
     parts += [f"{labels[key]}={value}" for key, value in fixed.items() if key != "experiment"]

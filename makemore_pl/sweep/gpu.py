@@ -1,4 +1,4 @@
-"""Which GPU a worker process of a sweep takes, where there are several."""
+"""Gives each worker process of a sweep one of several GPUs."""
 
 import multiprocessing
 import os
@@ -6,22 +6,23 @@ import re
 from functools import cache
 
 
-@cache  # once a process: CUDA reads the environment only once
+@cache  # only once a process, because CUDA reads the environment only once
 def take_gpu() -> None:
-    """Leave this worker process one of the visible GPUs, the next worker the next one, and so on around.
+    """Let this worker process see only one of the visible GPUs. Workers take them in turn.
 
-    A launcher that gives its jobs GPUs itself, Ray or SLURM, starts them without a parent process of ours.
+    It does nothing in a process that has no parent process of ours: Ray and SLURM, which start such processes, choose
+    the GPU themselves.
     """
     if multiprocessing.parent_process() is None:
         return
     if found := os.environ.get("CUDA_VISIBLE_DEVICES"):
         visible = found.split(",")
     else:
-        import torch  # counts by NVML, which leaves CUDA as it is
+        import torch  # device_count() asks NVML, which does not initialize CUDA
 
         visible = [str(place) for place in range(torch.cuda.device_count())]
     if visible:
-        # LokyProcess-1 is the first; LokyProcess-3:1 is the first of the third process
+        # workers are called LokyProcess-1, LokyProcess-2, ...; a worker that LokyProcess-3 started is LokyProcess-3:1
         found_number = re.search(r"\d+$", multiprocessing.current_process().name)
         number = int(found_number[0]) if found_number else os.getpid()
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[(number - 1) % len(visible)]

@@ -1,4 +1,4 @@
-"""Before a sweep starts: where it and its jobs lie, and a refusal where a directory holds another config."""
+"""Before a sweep starts: chooses the directories of the sweep and its jobs, and refuses those with another config."""
 
 import itertools
 import sys
@@ -35,20 +35,22 @@ SET_UP_WORKERS = {
 
 
 class SweepCallback(Callback):
-    """Names the sweep's directory and its jobs' before the sweeper starts."""
+    """Names the directories of the sweep and of its jobs before the sweeper starts."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             self._set_up(config)
         except USERS_MISTAKES as error:
-            sys.exit(f"error: {explain(error)}")  # Hydra makes a warning of any other exception here
+            sys.exit(f"error: {explain(error)}")  # Hydra would turn any other exception here into a warning
 
     def _set_up(self, config: DictConfig) -> None:
         params = _parse([f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()])
         given = _parse(config.hydra.overrides.task)
         choices = {key: list(_values(each)) for key, each in (params | given).items()}
         varied = [key.lstrip("+") for key, each in (params | given).items() if each.is_sweep_override()]
-        named_by = varied or [key.lstrip("+") for key in choices]  # one job, of -m with single values
+        named_by = varied or [
+            key.lstrip("+") for key in choices
+        ]  # nothing varies if -m has single values only: one job
         _refuse_nested_sweeps(config, choices.get("+experiment", []))
         combinations = [
             [f"{key}={value}" for key, value in zip(choices, values, strict=True)]
@@ -59,7 +61,7 @@ class SweepCallback(Callback):
         default = f"outputs/sweeps/{sweep_name(fixed, [key for key in varied if key not in params])}"
         overrides = config.hydra.overrides.hydra
         chosen = any(str(override).startswith("hydra.sweep.dir=") for override in overrides)
-        # absolute: a job may run in another working directory
+        # absolute, because a job may run in another working directory
         directory = Path(config.hydra.sweep.dir if chosen else default).absolute()
         again = Sweep.current is not None
         if not again:
@@ -73,14 +75,14 @@ class SweepCallback(Callback):
             config.hydra.sweep.dir = str(directory)
             overrides.append(f"hydra.sweep.dir={typed(str(directory))}")
             overrides.append(f"hydra.sweep.subdir='${{job_name:${{hydra.overrides.task}},\"{'|'.join(named_by)}\"}}'")
-            overrides.append("hydra.output_subdir=null")  # Hydra would write into finished jobs
+            overrides.append("hydra.output_subdir=null")  # or Hydra would write into the directories of finished jobs
             overrides.append("hydra.job_logging.root.handlers=[file]")
             overrides.append(f"+hydra.job.env_set.{COMMAND}={sweep.command}")
             if sweep.alone:
                 overrides.append(f"+hydra.job.env_set.{ALONE}='{'|'.join(sweep.alone)}'")
                 config.hydra.sweeper.max_batch_size = 1
             if "batch_size" in config.hydra.launcher:
-                config.hydra.launcher.batch_size = 1  # joblib puts jobs after quickly skipped ones into one batch
+                config.hydra.launcher.batch_size = 1  # joblib would batch jobs that follow quickly skipped ones
                 with open_dict(config.hydra.launcher):
                     config.hydra.launcher.initializer = SET_UP_WORKERS
         if not again:
@@ -91,13 +93,13 @@ class SweepCallback(Callback):
 
 
 def _alone(overrides: Sequence[str], from_file: bool) -> list[str]:
-    """What runs one job as a plain run; where its experiment is a sweep, that has to be said."""
+    """The overrides that run one job by itself. If its experiment is a sweep, Hydra's mode is set to a single run."""
     typed = [each.removesuffix("=null") if each.startswith("~") else each for each in overrides]
     return [*typed, "hydra.mode=RUN"] if from_file else typed
 
 
 def _refuse_other_run(config: DictConfig, directory: Path, overrides: list[str]) -> None:
-    """Now, before any job runs: what a job raises is told only after all of them."""
+    """Raises ValueError if a job's directory has another config, before any job runs."""
     if not (directory / "config.yaml").exists():
         return
     try:
@@ -105,7 +107,7 @@ def _refuse_other_run(config: DictConfig, directory: Path, overrides: list[str])
     except USERS_MISTAKES:
         if (directory / METRICS).exists():
             raise
-        return  # a failure of this job, which it will tell
+        return  # the job itself will fail and record this error
     refuse_other_run(directory, composed)
 
 
@@ -115,7 +117,7 @@ def _compose(config: DictConfig, directory: Path, overrides: list[str]) -> Confi
     with read_write(raw), open_dict(raw):
         raw.hydra.runtime.output_dir = str(directory)
     before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(raw)  # for ${hydra:...}
+    HydraConfig.instance().set_config(raw)  # interpolations of ${hydra:...} read it
     try:
         with read_write(raw), open_dict(raw):
             del raw["hydra"]
@@ -143,6 +145,6 @@ def _refuse_nested_sweeps(config: DictConfig, experiments: Sequence[str]) -> Non
     for experiment in experiments if len(experiments) > 1 else ():
         if loader.load_sweep_config(config, [f"+experiment={experiment}"]).hydra.sweeper.params:
             raise ValueError(
-                f"+experiment={experiment} is a sweep of its own, and Hydra would ignore what it varies here: "
-                "run such files one after another."
+                f"+experiment={experiment} is a sweep itself, and Hydra would ignore what it varies here: "
+                "run such experiments one after another."
             )

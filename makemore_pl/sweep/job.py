@@ -1,6 +1,6 @@
-"""One job of a sweep: skipped when finished, resumed when interrupted, its failure recorded.
+"""One job of a sweep: it is skipped if it is finished, resumed if it was interrupted, and its failure is recorded.
 
-Everything that one job knows of another lies in the sweep directory, so it is the same with every launcher.
+Jobs learn about each other only from files in the sweep directory, so they work with every launcher.
 """
 
 import json
@@ -37,14 +37,16 @@ STOPPING = {"stop_on_critical": {"_target_": "makemore_pl.running.hopeless.StopO
 GROUPS = ("data", "model", "optim", "trainer")
 _ELSEWHERE = "name another hydra.sweep.dir, or move this one away."
 COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"
-"""Environment of the jobs: which command runs them; which are to run now, joined by |, all when missing."""
+"""Environment variables of the jobs: the id of the command that runs them; and the names of the jobs that should run
+now, joined by | (all jobs if it is not set)."""
 
 
 def decisive(config: Config) -> dict[str, Any]:
-    """What decides the result, by dotted key: all but where it is written, how it is shown, and what only watches it.
+    """Dotted key -> value of all settings that decide the result of a run.
 
-    Callbacks and loggers of makemore_pl change no bit of a run, so a run goes on whatever of them there are, and
-    wherever their classes have moved. Callbacks of others may change anything.
+    Settings that decide only where a run is written or what it shows are left out, and so are callbacks and loggers of
+    makemore_pl, which change no bit of a run. So a run can be resumed with others of these, or after their classes have
+    moved. Other callbacks may change the result.
     """
     nested = asdict(config)
     found = {f"{group}.{key}": each for group in GROUPS for key, each in nested[group].items()}
@@ -57,10 +59,10 @@ def decisive(config: Config) -> dict[str, Any]:
 
 
 def _last_pictures(callbacks: dict[str, Any]) -> dict[str, Any]:
-    """With Figures at the last step only, unless its steps are given.
+    """The callbacks, with Figures drawing only at the last step unless its steps are given.
 
-    On cores that are all busy no thread hides a drawing. Histograms writes the numbers of more pictures than these to
-    diagnostics.jsonl, from which scripts/report.py draws.
+    Drawing takes time that the other jobs need. scripts/report.py can draw more pictures later, from the numbers that
+    Histograms writes to diagnostics.jsonl.
     """
     return {
         name: {"steps": [], **each} if each.get("_target_") == FIGURES else each for name, each in callbacks.items()
@@ -68,17 +70,18 @@ def _last_pictures(callbacks: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_job() -> bool:
-    """Whether this is one job of a sweep."""
+    """Whether this process runs a job of a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def run_job(raw: DictConfig) -> float:
-    """Run one job of a sweep, or skip it when it is finished, or resume it; returns the validation loss.
+    """Run, resume or skip one job of a sweep; returns its validation loss.
 
-    A failure is written to failure.json and returned as nan: no job takes others with it.
+    If the job fails, the reason is written to failure.json and nan is returned, so that the other jobs go on.
 
     Raises:
-        ValueError: what concerns the whole sweep: a directory of another config, several devices. KeyboardInterrupt.
+        ValueError: the whole sweep can't go on: a directory has another config, or there are several devices.
+        KeyboardInterrupt: a signal has come.
     """
     directory = Path(HydraConfig.get().runtime.output_dir)
     alone = os.environ.get(ALONE)
@@ -102,7 +105,7 @@ def run_job(raw: DictConfig) -> float:
     if config.trainer.accelerator != "cpu":
         take_gpu()
     try:
-        with alone_in(directory, wait=True):  # where another command runs the same job
+        with alone_in(directory, wait=True):  # another command may be running the same job: wait for it
             return _run_locked(directory, config)
     except Stopped as stopped:
         if multiprocessing.parent_process() is not None:
@@ -133,7 +136,7 @@ def _run_locked(directory: Path, config: Config) -> float:
 
 
 def _whole_checkpoint(directory: Path) -> str | None:
-    """The checkpoint to resume from; None without one that can be used."""
+    """The checkpoint to resume from; None if there is none that can be used."""
     path = next((directory / name for name in ("last.ckpt", "best.ckpt") if (directory / name).is_file()), None)
     if path is None:
         return None
@@ -149,7 +152,7 @@ def _whole_checkpoint(directory: Path) -> str | None:
 
 
 def in_a_line(error: BaseException) -> str:
-    """Why something failed: a user's mistake as a sentence, anything else with its type."""
+    """The reason of a failure in one line; with the type of the error unless it is a user's mistake."""
     text = explain(error) if is_mistake(error) else f"{type(error).__name__}: {error}".removesuffix(": ")
     return text.strip().partition("\n")[0]
 
@@ -174,10 +177,10 @@ def _read_metrics(directory: Path) -> dict[str, Any]:
 
 
 def read_failure(directory: Path) -> dict[str, str]:
-    """What failure.json says, as fail has written it; empty where there is none, or none that can be read."""
+    """The content of failure.json, which `fail` has written; empty if there is none that can be read."""
     try:
         failure = json.loads((directory / FAILURE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # another command may have begun the job anew
+    except (OSError, ValueError, RecursionError):  # another command may have removed it, to run the job again
         return {}
     return failure if isinstance(failure, dict) else {}
 
@@ -190,7 +193,7 @@ def fail(directory: Path, command: str, reason: str, details: str = "") -> None:
 
 
 def refuse_other_run(directory: Path, config: Config) -> None:
-    """Raises ValueError for a directory that holds a run of another config, or a finished one of other words."""
+    """Raises ValueError if the directory has a run with another config, or a finished run on other words."""
     if not (directory / "config.yaml").exists():
         return
     theirs, ours = decisive(load_config(directory)), decisive(config)
@@ -205,8 +208,8 @@ def refuse_other_run(directory: Path, config: Config) -> None:
             raise ValueError(f"{directory} holds a run on other words than {path} has now: {_ELSEWHERE}")
 
 
-@lru_cache  # all jobs of a sweep ask for the same
+@lru_cache  # all jobs of a sweep ask for the same words
 def _words(source: str, path: str, changed: int) -> str:
-    from makemore_pl.words import fingerprint, load_words  # with all that can fetch a file: --help has no need of it
+    from makemore_pl.words import fingerprint, load_words  # imported here to keep --help fast
 
     return fingerprint(load_words(DataConfig(source=source, path=path)))

@@ -1,4 +1,4 @@
-"""A sweep as it runs: a line of progress, killed workers survived, a signal obeyed."""
+"""Launches a sweep: shows a line of progress, runs the jobs of killed workers again, and stops on signals."""
 
 import sys
 import threading
@@ -15,14 +15,14 @@ from makemore_pl.sweep.job import fail, in_a_line
 from makemore_pl.sweep.tally import Sweep
 
 ON_TERMINAL, IN_FILE = 2.0, 60.0
-"""Seconds between lines of progress: where a line overwrites the one before, and where lines pile up."""
+"""Seconds between lines of progress: on a terminal, where a line replaces the last one, and in a file."""
 
 
 def launch(main: Callable[[], Any]) -> None:
-    """Hydra's main: one run, or a sweep with a line of progress while it runs and its summary at the end.
+    """Run Hydra's main: a single run, or a sweep with a line of progress and a summary at the end.
 
     Raises:
-        ValueError: with a table of the reasons, when jobs failed.
+        ValueError: jobs failed; the message has a table of the reasons.
     """
     try:
         _launch(main)
@@ -53,9 +53,10 @@ def _launch(main: Callable[[], Any]) -> None:
 
 
 def _surviving(main: Callable[[], Any]) -> None:
-    """Launch again for what is left when the launcher gives up because a job's process was killed.
+    """Launch again for the jobs that are left if the launcher gives up because a job's process was killed.
 
-    joblib then kills the processes of all jobs. Those are run again, one at a time; who is killed again has failed.
+    joblib then kills the processes of all running jobs. These jobs are run again, one at a time. A job whose process is
+    killed again has failed.
     """
     fruitless = 0
     while True:

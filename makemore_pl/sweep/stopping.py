@@ -1,4 +1,4 @@
-"""What ends a sweep early, and its jobs with it: a signal to its process or to a worker, or that process's death."""
+"""Ends a sweep and its jobs early: on a signal to its process or to a worker, or if its process dies."""
 
 import multiprocessing
 import os
@@ -11,15 +11,15 @@ from contextlib import suppress
 from makemore_pl.running.signals import Stopped, handle
 
 GRACE = 10.0
-"""Seconds that the jobs of a stopped sweep may take to save where they stand."""
+"""The jobs of a stopped sweep have this many seconds to save."""
 
 
 def stop_on_signals(stop: Callable[[], None], running: Callable[[], object]) -> None:
-    """The first signal lets the jobs save where they stand and raises Stopped in the main thread; a second one ends the
-    process at once.
+    """Let the first signal make all jobs save and then raise Stopped, and a second signal end the process at once.
 
     Args:
-        stop: called first. running: whether jobs are still running.
+        stop: is called first.
+        running: says whether jobs are still running.
     """
     told = False
 
@@ -30,8 +30,8 @@ def stop_on_signals(stop: Callable[[], None], running: Callable[[], object]) -> 
         told = True
         stop()
         if workers := multiprocessing.active_children():
-            with suppress(OSError):  # not print: that may be what was interrupted
-                os.write(2, b"\nstopping: jobs save where they stand; another signal ends them at once\n")
+            with suppress(OSError):  # not by print(), because the signal may have interrupted a print()
+                os.write(2, b"\nstopping: jobs are saving; another signal ends them at once\n")
             for each in workers:
                 each.terminate()
             deadline = time.monotonic() + GRACE
@@ -43,10 +43,11 @@ def stop_on_signals(stop: Callable[[], None], running: Callable[[], object]) -> 
 
 
 def set_up_worker() -> None:
-    """Let this worker process end with the sweep's: joblib calls it before a worker takes its first job.
+    """Let this worker process end when the sweep's process ends. The worker itself ignores Ctrl-C.
 
-    A thread looks at the parent's process id, which works wherever there are such ids. Linux's PR_SET_PDEATHSIG would
-    need ctypes, and kills when the parent's *thread* ends that started the worker. Ctrl-C is left to the sweep.
+    joblib calls this before a worker takes its first job. A thread watches the parent's process id, which works on
+    every POSIX system. Linux's PR_SET_PDEATHSIG would need ctypes, and would kill the worker when the *thread* that
+    started it ends, even if the parent process goes on.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -63,10 +64,10 @@ def set_up_worker() -> None:
 
 
 def end_worker(number: int) -> None:
-    """End this worker process by a signal, but only when its sweep has had the time to stop as well.
+    """End this worker process by a signal, but wait until its sweep has had time to stop too.
 
-    joblib kills all other workers when one dies, and those may still be saving. A sweep that has not got the signal
-    goes on: it runs the jobs again that this has ended.
+    joblib kills all other workers when one dies, and those may still be saving. If the sweep has not got the signal, it
+    goes on, and runs the ended jobs again.
     """
     time.sleep(1.2 * GRACE)
     signal.signal(number, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""What has become of a sweep's jobs, read from its directory: finished, failed, running, how many steps are left."""
+"""Reads the state of a sweep's jobs from its directory: finished, failed, running, and how many steps are left."""
 
 import math
 import re
@@ -14,9 +14,10 @@ from makemore_pl.sweep.job import METRICS, read_failure
 
 LAST = "checkpoints/last.ckpt"
 TELLING = 0.05
-"""Share of its steps that some job must have taken before a time left is told: the first ones compile and draw."""
+"""The time left is shown when some job has taken this share of its steps. The first steps are slow, because they
+compile and draw."""
 TAIL = 2**18
-"""Bytes at the end of diagnostics.jsonl in which the last step is looked for."""
+"""The last step is searched in this many bytes at the end of diagnostics.jsonl."""
 
 
 class Sweep:
@@ -25,7 +26,7 @@ class Sweep:
     current: "Sweep | None" = None
 
     def __init__(self, directory: Path, jobs: Mapping[str, Sequence[str]]) -> None:
-        """Args: jobs: the overrides of each, by name."""
+        """Args: jobs: name of a job -> its overrides."""
         self.directory = directory
         self.jobs = jobs
         self.command = uuid.uuid4().hex
@@ -33,14 +34,14 @@ class Sweep:
         self.before = self.steps_taken()
         self.stopped = False
         self.alone: list[str] = []
-        """Jobs whose process was killed: to be run again, one at a time, so that it shows which of them is at fault."""
+        """Jobs whose process was killed. They are run again one at a time, to find out which one causes that."""
 
     def stop(self) -> None:
-        """From now on nothing waits any more."""
+        """The sweep is stopping, so no job waits any more."""
         self.stopped = True
 
     def failures(self) -> dict[str, str]:
-        """Why jobs of this command failed, by job."""
+        """Job -> reason, for the jobs that failed in this command."""
         said = {job: read_failure(self.directory / job) for job in self.jobs}
         return {job: each["reason"] for job, each in said.items() if each.get("command") == self.command}
 
@@ -48,7 +49,7 @@ class Sweep:
         return [job for job in self.jobs if (self.directory / job / METRICS).is_file()]
 
     def finished_now(self) -> bool:
-        """Whether jobs were finished since this command began."""
+        """Whether a job was finished since this command began."""
         return any(self.before[job] < 1 for job in self.finished())
 
     def settled(self) -> set[str]:
@@ -56,17 +57,17 @@ class Sweep:
         return {*self.finished(), *self.failures()}
 
     def begun(self, running: bool) -> list[str]:
-        """Jobs that run, or that were begun and don't run any more, for their process was killed."""
+        """Jobs that run now (`running`), or jobs that were begun and whose process was killed (not `running`)."""
         settled = self.settled()
         jobs = [job for job in self.jobs if job not in settled and (self.directory / job / LOCK).exists()]
         return [job for job in jobs if is_locked(self.directory / job / LOCK) == running]
 
     def steps_taken(self) -> dict[str, float]:
-        """By job, the share of its steps that it has taken, as far as its files tell."""
+        """Job -> the share of its steps that it has taken, according to its files."""
         return {job: _share(self.directory / job) for job in self.jobs}
 
     def seconds_left(self) -> float | None:
-        """By the pace of this command so far, as if all jobs were as long; None where that says nothing yet."""
+        """Seconds left by the pace of this command so far, if all jobs take equally long; None if it is too early."""
         shares, failed = self.steps_taken(), self.failures()
         taken = [shares[job] - self.before[job] for job in self.jobs]
         if max(taken, default=0) < TELLING:
@@ -75,7 +76,7 @@ class Sweep:
         return left * (time.time() - self.started) / sum(max(each, 0) for each in taken)
 
     def progress(self) -> str:
-        """One line: done, running, waiting, failed, time left."""
+        """One line with the numbers of jobs that are done, running, waiting and failed, and the time left."""
         done, failed, running = len(self.finished()), len(self.failures()), len(self.begun(running=True))
         if self.stopped:
             saved = sum((self.directory / job / LAST).exists() for job in self.jobs.keys() - self.settled())
@@ -103,12 +104,12 @@ def _share(job: Path) -> float:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process that is alive holds this lock; a finished job is left without the file."""
+    """Whether a living process holds this lock. A finished job has no lock file."""
     if not path.exists():
         return False
     try:
         with FileLock(path, timeout=0):
-            if (path.parent / METRICS).exists():  # finished a moment ago, and FileLock has made the file again
+            if (path.parent / METRICS).exists():  # the job finished just now, and FileLock made the file again
                 path.unlink(missing_ok=True)
             return False
     except Timeout:
