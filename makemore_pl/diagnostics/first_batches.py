@@ -115,16 +115,16 @@ class FirstBatches:
         self._find("copies", self._keep_later)
 
     def _keep_later(self) -> None:
-        later = {name: share for name, share in self._hidden_copies().items() if share >= 0.5}
+        later = {name: share for name, share in self._hidden_copies(zeros=True).items() if share >= 0.5}
         self.copies = later | (self.copies or {})
 
-    def _hidden_copies(self) -> dict[str, float]:
+    def _hidden_copies(self, zeros: bool = False) -> dict[str, float]:
         """An embedding's rows are words, the last layer's are classes, which targets tell apart."""
         no_units = (nn.Embedding, nn.EmbeddingBag, *NORMALISATIONS)
         aside = {p for m in self.module.modules() if isinstance(m, no_units) for p in m.parameters(recurse=False)}
         if self.seen.output is not None:
             aside |= set(self.seen.output.parameters(recurse=False))
-        return copies_of_units({name: p for name, p in matrices(self.module).items() if p not in aside})
+        return copies_of_units({name: p for name, p in matrices(self.module).items() if p not in aside}, zeros)
 
     # gradients of earlier steps
 

@@ -214,7 +214,13 @@ def vanishing_activations(evidence: Evidence) -> Iterator[Finding]:
     layers = {name: each.start for name, each in measured.items() if name not in facts.final}
     faded = {name: std for name, std in layers.items() if std < (FADED_TANH if name in bounded else FADED) and std >= 0}
     gone = {name: std for name, std in facts.signals.items() if std < GONE and name not in facts.final}
-    if faded := faded | gone:
+    faded |= gone
+    stuck = {name: each.start for name, each in evidence.of("stuck_units").items()}
+    silent = next((name for name, share in stuck.items() if share > 0.9 and name not in faded), None)
+    if silent is not None:  # behind a layer that is dead nothing can arrive
+        names = list(stuck)
+        faded = {name: std for name, std in faded.items() if name in names[: names.index(silent)]}
+    if faded:
         worst = min(faded, key=lambda name: faded[name])
         bound = GONE if worst in gone else FADED_TANH if worst in bounded else FADED
         yield Finding(

@@ -293,8 +293,12 @@ def examples_vary(x: Tensor, size: int) -> bool | None:
     return any(bool((x != x.narrow(axis, 0, 1)).any()) for axis in axes)
 
 
-def copies_of_units(named: Mapping[str, nn.Parameter]) -> dict[str, float]:
-    """Matrix -> share of its rows that equal another row which is not all zeros."""
+def copies_of_units(named: Mapping[str, nn.Parameter], zeros: bool = False) -> dict[str, float]:
+    """Matrix -> share of its rows that equal another row which is not all zeros.
+
+    Args:
+        zeros: count those of a matrix that is zero throughout. At the start that may be meant, as in a residual branch.
+    """
     found = {}
     for name, parameter in named.items():
         if (
@@ -306,7 +310,7 @@ def copies_of_units(named: Mapping[str, nn.Parameter]) -> dict[str, float]:
         ):
             continue
         rows = parameter.detach().flatten(1).float()
-        rows = rows[rows.any(1)]
+        rows = rows if zeros and not rows.any() else rows[rows.any(1)]
         if len(rows) > 1 and rows.size(1) > 1:  # rows of one number are scales, which can well be equal
             found[name] = 1 - len(torch.unique(rows, dim=0)) / len(rows)
             found[name] *= len(rows) / (len(rows) - 1)  # so that the share is 1 if all rows are equal

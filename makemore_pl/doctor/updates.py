@@ -152,7 +152,7 @@ def update_too_small(evidence: Evidence) -> Iterator[Finding]:
         lowest = min(ratios, key=lambda name: ratios[name] if math.isfinite(ratios[name]) else math.inf)
         yield Finding(
             "update_too_small", "warning", lowest, evidence.last_step, ratio, bound, "",
-            f"A step changes a typical weight by {_percent(ratio)} of its size: at this rate it takes "
+            f"A step changes a typical weight by {_of_its_size(ratio)}: at this rate it takes "
             f"{10**-ratio:,.0f} steps in one direction to double it. The learning rate is too low"
             + (f" for {evidence.last_step + 1:,} steps." if ratio >= LOW else "."),
         )  # fmt: skip
