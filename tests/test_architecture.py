@@ -162,7 +162,7 @@ ELSEWHERE = {
     "diagnostics/unit_axis.py": {"_ConvNd", "_InstanceNorm"},
     "doctor/inspection.py": {"_ConvNd", "_InstanceNorm", "_DropoutNd", "_version"},
     "doctor/mixed_examples.py": {"_python_dispatch"},
-    "doctor/loss_graph.py": {"_saved_ignore_index", "_saved_reduction"},
+    "doctor/loss_graph.py": {"_saved_ignore_index", "_saved_exponent"},
 }
 """Private names that are used where they are needed, and nowhere else."""
 PUBLIC = {"_BatchNorm", "_replace", "_exit"}

@@ -1,7 +1,7 @@
 """Inspects a module while it runs: which layer follows which, in which mode they are, and what they get."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 from weakref import ReferenceType, ref
@@ -13,8 +13,6 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
-
-from makemore_pl.doctor.facts import Scale
 
 NORMALISATIONS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 LINEAR = (nn.Linear, _ConvNd)
@@ -265,34 +263,6 @@ def _only_linear(before: nn.Module, after: nn.Module) -> bool:
     return False
 
 
-def scale_of(x: Tensor, per_feature: bool = True) -> Scale | None:
-    """Size of the numbers of a minibatch (N, ...); None if it is empty, not of real floats, or not finite."""
-    if x.numel() < 2 or not x.is_floating_point() or x.ndim == 0:
-        return None
-    x = x.detach().double()
-    if not bool(torch.isfinite(x).all()):
-        return None
-    spread = 1.0
-    if per_feature and x.ndim == 2 and x.size(0) > 7 and x.size(1) > 1:
-        stds = x.std(0)
-        stds = stds[stds > 0]
-        if len(stds) > 1:
-            spread = float(stds.max() / stds.median())
-    varies = bool((x != x[:1]).any()) if x.size(0) > 1 else True
-    return Scale(float(x.mean()), float(x.std()), float(x.abs().max()), float(x.min()), spread, varies)
-
-
-def examples_vary(x: Tensor, size: int) -> bool | None:
-    """Whether examples differ in a minibatch of this size; None where nobody can tell along which dimension they lie.
-
-    With two dimensions of this size it is enough that numbers differ along one of them.
-    """
-    axes = [axis for axis in range(x.ndim) if x.size(axis) == size]
-    if size < 2 or not axes:
-        return None
-    return any(bool((x != x.narrow(axis, 0, 1)).any()) for axis in axes)
-
-
 def copies_of_units(named: Mapping[str, nn.Parameter], zeros: bool = False) -> dict[str, float]:
     """Matrix -> share of its rows that equal another row which is not all zeros.
 
@@ -315,19 +285,3 @@ def copies_of_units(named: Mapping[str, nn.Parameter], zeros: bool = False) -> d
             found[name] = 1 - len(torch.unique(rows, dim=0)) / len(rows)
             found[name] *= len(rows) / (len(rows) - 1)  # so that the share is 1 if all rows are equal
     return found
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [tensor for each in value for tensor in tensors_in(each)]
-    return []
-
-
-def examples_in(batch: Any) -> int | None:
-    """The length of the first dimension of a batch's first tensor."""
-    found = [each for each in tensors_in(batch) if each.ndim]
-    return found[0].size(0) if found else None

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from makemore_pl.doctor.inspection import Inspection, tensors_in
+from makemore_pl.doctor.inspection import Inspection
+from makemore_pl.doctor.minibatch import tensors_in
 from makemore_pl.module_copy import copy_without_hooks
 
 LARGEST = 50_000_000

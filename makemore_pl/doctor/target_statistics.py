@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from makemore_pl.doctor.facts import Scale
-from makemore_pl.doctor.inspection import scale_of
 from makemore_pl.doctor.loss_graph import LossGraph
+from makemore_pl.doctor.minibatch import scale_of
 
 
 class TargetStatistics:
