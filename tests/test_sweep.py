@@ -274,8 +274,10 @@ def test_a_sweep_ends_with_cards_coloured_by_what_was_swept(
     best = min(sweep.jobs, key=lambda job: losses(tmp_path / job)["val/loss"])
     (line,) = (line for line in out.splitlines() if line.startswith("best "))
     assert shlex.split(line)[-2:] == list(sweep.jobs[best])
-    (line,) = (line for line in out.splitlines() if line.startswith("TensorBoard "))
-    assert line.endswith("tensorboard --logdir .  (cards pinned by dashboard.url)")
+    (place,) = (place for place, line in enumerate(out.splitlines()) if line.startswith("TensorBoard "))
+    command, pinned = out.splitlines()[place : place + 2]
+    assert command.endswith("tensorboard --logdir .")
+    assert pinned.strip() == "and open the address in dashboard.url: the main charts, pinned"
     address = unquote((tmp_path / "dashboard.url").read_text().splitlines()[0])
     assert '"tag":"train/loss' in address
     assert "runColorGroup=regex:gain=(.+?)" in address
