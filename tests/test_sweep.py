@@ -58,7 +58,8 @@ def alone(compose: Compose, words_file: Path, run_dir: Path, *overrides: str) ->
 
 
 def times(directory: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in directory.rglob("*")}
+    """When each file of a job was last written, but for its page, which is made at the end of a sweep."""
+    return {str(path): path.stat().st_mtime_ns for path in directory.rglob("*") if path.name != "report.html"}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -27,4 +28,4 @@ def test_a_run_needs_no_metadata_of_ours_and_nothing_for_downloads_and_compiling
     assert done.code == 0, done.err
     versions = json.loads((tmp_path / "run" / "metrics.json").read_text())["versions"]
     assert versions["makemore_pl"] is None
-    assert versions["torch"] == torch.__version__
+    assert versions["torch"] == version("torch")
