@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -81,8 +82,12 @@ def _sentence(error: BaseException) -> str:
         first_line = str(omegaconf_error).partition("\n")[0]
         if re.search(r"^Key '.*' (not in|is not in struct)", first_line):
             return unknown_key(key)
+        if number := re.match(r"Value '(.*)' of type '\w+' could not be converted to (Integer|Float)", first_line):
+            return _no_number(key, *number.groups())
         return f"{key}: {first_line}"
     text = str(error)
+    if added := re.match(r"Could not override .* No match in the defaults list\.\nTo append .* use (\S+)", text):
+        return f"Type {added[1]}: the defaults have none that it could take the place of."
     if ambiguous := re.match(r"Ambiguous value for argument '(.*)'\n", text):
         key, _, value = ambiguous[1].partition("=")
         return f"{ambiguous[1]} is several values: add -m for a sweep, or quote it, {_as_text(key, value)}"
@@ -96,6 +101,14 @@ def _sentence(error: BaseException) -> str:
         listed = f" Available: {', '.join(options)}." if options else ""
         return f"There is no {group}={name}.{did_you_mean(name, options)}{listed}"
     return re.split(r"\n(?:Config search path:|full_key: )", text)[0]
+
+
+def _no_number(key: str, value: str, kind: str) -> str:
+    if kind == "Float":
+        return f"{key} must be a number, got {value!r}."
+    whole = re.fullmatch(r"-?\d+\.0|-?\d(\.\d+)?e\+\d+", value)
+    instead = f" as {int(float(value))}" if whole and abs(float(value)) < 1e15 else ""
+    return f"{key} must be a whole number: type it{instead} without a point or an exponent, not {value}."
 
 
 def _as_text(key: str, value: str) -> str:
@@ -125,12 +138,26 @@ def _of_the_system(error: OSError) -> str:
     return f"{name} can't be used: {error.strerror}."
 
 
+def quiet_threads() -> None:
+    """Show no traceback of a mistake that ends a thread, such as a full disk under TensorBoard's writer.
+
+    That raises it again where something more is to be written.
+    """
+
+    def end(ended: threading.ExceptHookArgs) -> None:
+        if TRACEBACKS or ended.exc_value is None or not is_mistake(ended.exc_value):
+            threading.__excepthook__(ended)
+
+    threading.excepthook = end
+
+
 @contextmanager
 def one_sentence() -> Iterator[None]:
     """Print the sentence of a user's mistake on standard error and exit with 1.
 
     With HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead.
     """
+    quiet_threads()
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
     logging.raiseExceptions = False  # a log line that can't be written must not end a run

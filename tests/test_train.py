@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import EXPERIMENTS, ROOT, WORDS, Compose, Finished
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -838,6 +839,25 @@ def test_the_command_that_is_printed_goes_on(small: Compose, words_file: Path, t
     assert json.loads((here / "a run" / "metrics.json").read_text())["steps"] == 30
 
 
+def test_a_refused_run_leaves_what_the_first_one_wrote(train_script: Callable[..., Finished], tmp_path: Path) -> None:
+    """`.hydra` too, in which Hydra itself writes before anything can be refused; the log has both commands."""
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    first = ["trainer=cpu", "trainer.max_steps=20", "callbacks=none", "logger=none", "report=false"]
+    assert train_script(*first, "hydra.run.dir=run").code == 0
+    before = content()
+    assert yaml.safe_load((tmp_path / "run" / ".hydra" / "overrides.yaml").read_text()) == first
+    last = "ckpt_path=run/checkpoints/last.ckpt"
+    code, _, err = train_script(*first, "model.n_hidden=3", last, "hydra.run.dir=run")
+    assert code == 1
+    assert "is of another run" in err
+    log = tmp_path / "run" / "train.log"
+    assert content() == before | {log: log.read_bytes()}
+    assert log.read_bytes().startswith(before[log])
+
+
 def test_one_run_at_a_time_in_a_directory(small: Compose, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     holding = "import sys; from pathlib import Path; from makemore_pl.running.run_lock import alone_in"
@@ -1031,10 +1051,16 @@ def test_a_parameter_that_tanh_hides_is_found(small: Compose, watch_every: int) 
         assert said.startswith("step 10: ")
 
 
-def test_a_run_that_has_diverged_says_so(small: Compose, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_has_diverged_says_so_once(
+    small: Compose, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with caplog.at_level(logging.WARNING, logger="makemore_pl"):
         run(small("optim.lr=1e5"))
-    assert caplog.messages[-1].startswith("The run has diverged: its validation loss is ")
+        assert caplog.messages[-1].startswith("The run has diverged: its validation loss is ")
+        caplog.clear()
+        run(small("optim.lr=1e5", "callbacks=diagnostics", "trainer.max_steps=200", run_dir=tmp_path / "watched"))
+    assert not [each for each in caplog.messages if "diverged" in each]
+    assert capsys.readouterr().out.count("diverged") == 1
 
 
 # --- several processes -----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from makemore_pl.errors import quiet_threads
 from makemore_pl.running.signals import Stopped, handle
 
 GRACE = 10.0
@@ -52,6 +53,7 @@ def set_up_worker() -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
+    quiet_threads()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     handle(end_worker)
 
