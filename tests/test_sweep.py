@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,7 +34,7 @@ from makemore_pl.sweep.directory_names import job_name, sweep_name
 from makemore_pl.sweep.gpu import take_gpu
 from makemore_pl.sweep.job import _run_locked, decisive, fail, read_failure, refuse_other_run, run_job
 from makemore_pl.sweep.launch import launch
-from makemore_pl.sweep.stopping import stop_on_signals
+from makemore_pl.sweep.stopping import set_up_worker, stay_if_leaving, stop_on_signals
 from makemore_pl.sweep.tally import Sweep, is_locked
 from makemore_pl.train import run
 
@@ -360,6 +361,14 @@ def test_signals_that_are_ignored_stay_ignored() -> None:
 def test_a_stop_keeps_its_exit_status_between_processes() -> None:
     stopped = pickle.loads(pickle.dumps(Stopped("at step 3", 129)))
     assert (str(stopped), stopped.code) == ("at step 3", 129)
+
+
+def test_a_worker_that_is_told_to_end_finishes_what_it_sends_and_takes_nothing_more() -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=set_up_worker) as worker:
+        worker.submit(exec, "from makemore_pl.sweep import stopping; stopping.GRACE = 0.5").result()
+        worker.submit(exec, "import os, signal; os.kill(os.getpid(), signal.SIGTERM)").result()
+        with pytest.raises(BrokenProcessPool):
+            worker.submit(stay_if_leaving).result(timeout=60)
 
 
 def test_workers_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -776,11 +776,11 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("uninterrupted")
 
 
-@pytest.mark.parametrize(("number", "at"), [("SIGINT", 5), ("SIGTERM", 20), ("SIGHUP", 35)])
+@pytest.mark.parametrize(("number", "at"), [("SIGINT", 5), ("SIGTERM", 20), ("SIGHUP", 35), ("SIGINT", 59)])
 def test_a_signal_saves_where_the_run_stands(
     small: Compose, tmp_path: Path, uninterrupted: Path, number: str, at: int
 ) -> None:
-    """Before the first validation, at one, after one; going on gives the bits and the lines of a whole run."""
+    """Before the first validation, at one, after one, at the last step; going on gives the bits of a whole run."""
     if not (uninterrupted / "metrics.json").exists():
         run(small(*SIGNALLED, run_dir=uninterrupted))
     handlers = [signal.getsignal(each) for each in SIGNALS]
@@ -791,6 +791,7 @@ def test_a_signal_saves_where_the_run_stands(
     assert [signal.getsignal(each) for each in SIGNALS] == handlers
     run_dir = tmp_path / "run"
     assert checkpoint(run_dir)["global_step"] == at + 1
+    assert checkpoint(run_dir)["epoch"] == 0
     assert not (run_dir / "metrics.json").exists()
     assert not (run_dir / "running.lock").exists()
     steps = [json.loads(line)["step"] for line in (run_dir / "diagnostics.jsonl").read_text().splitlines()]
