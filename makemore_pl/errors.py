@@ -15,7 +15,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from makemore_pl.command_line import typed
-from makemore_pl.config.choices import did_you_mean
+from makemore_pl.config.choices import GROUPS, did_you_mean
 from makemore_pl.config.schema import unknown_key
 
 USERS_MISTAKES = (ValueError, FloatingPointError, HydraException, OmegaConfBaseException)
@@ -95,11 +95,16 @@ def _sentence(error: BaseException) -> str:
         return unknown_key(in_file[1])
     if "raised while composing config" in text:
         return " ".join(line.strip() for line in text.splitlines()[:2])
-    if missing := re.match(r"(?:In '.*': )?Could not find '(\S+)/(\S+)'", text):
+    if missing := re.match(r"(?:In '.*': )?Could not find '(\S+?)/(\S*)'", text):
         group, name = missing.groups()
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         listed = f" Available: {', '.join(options)}." if options else ""
         return f"There is no {group}={name}.{did_you_mean(name, options)}{listed}"
+    if text.startswith("Could not override "):
+        return text.replace("\n", " ")
+    if "Config group override must be a string or a list" in text:
+        given = [each for each in sys.argv[1:] if each.lstrip("+").partition("=")[0].partition("@")[0] in GROUPS]
+        return f"A group takes one of its names, not {' '.join(given)}."
     return re.split(r"\n(?:Config search path:|full_key: )", text)[0]
 
 
@@ -108,7 +113,8 @@ def _no_number(key: str, value: str, kind: str) -> str:
         return f"{key} must be a number, got {value!r}."
     whole = re.fullmatch(r"-?\d+\.0|-?\d(\.\d+)?e\+\d+", value)
     instead = f" as {int(float(value))}" if whole and abs(float(value)) < 1e15 else ""
-    return f"{key} must be a whole number: type it{instead} without a point or an exponent, not {value}."
+    given = value or "an empty text"
+    return f"{key} must be a whole number: type it{instead} without a point or an exponent, not {given}."
 
 
 def _as_text(key: str, value: str) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import shlex
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -154,9 +155,18 @@ def test_what_hydra_can_t_read_is_shown_quoted(override: str) -> None:
         ),
         ("seed=1e400", "seed must be a whole number: type it without a point or an exponent, not inf."),
         ("model.gain=5/3", "model.gain must be a number, got '5/3'."),
+        ("seed=", "seed must be a whole number: type it without a point or an exponent, not an empty"),
+        ("optim=", "There is no optim=. Available: adam, adamw, rmsprop, sgd."),
+        ("optim=a/b", "There is no optim=a/b. Available: adam, adamw, rmsprop, sgd."),
+        (
+            "optim@x=adam",
+            "Could not override 'optim@x'. Did you mean to override optim? To append to your default list",
+        ),
+        ("data=1", "A group takes one of its names, not data=1."),
     ],
 )
-def test_what_should_have_been_typed(override: str, said: str) -> None:
+def test_what_should_have_been_typed(override: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1", override])
     sentence = explain(caught(lambda: hydra.compose("train", overrides=[override])))
     assert sentence.startswith(said)
     assert "\n" not in sentence

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,6 +43,7 @@ from makemore_pl.module import learning_rate
 from makemore_pl.running.accelerator import choose_accelerator
 from makemore_pl.running.execution import acts_on_every_step, choose_engine, choose_watch_every
 from makemore_pl.running.signals import ONE, SIGNALS, Stopped
+from makemore_pl.stride import compiling
 from makemore_pl.train import build, run
 
 # What must survive resuming and must not feel watching: momentum buffers, Adam's moments and step count, running
@@ -357,13 +359,18 @@ def test_resumed_equals_uninterrupted(small: Compose, tmp_path: Path, network: s
     assert json.loads((broken / "metrics.json").read_text()) == got
 
 
-def test_compiled_runs(small: Compose, tmp_path: Path) -> None:
+def test_compiled_runs(small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What holds for eager ones holds for the engine of every long run: watched, resumed, beside plain Lightning."""
     overrides = (
         *NETWORKS["adamw_dropout_batchnorm"], "trainer.max_steps=60", "trainer.val_check_interval=13",
         "trainer.watch_every=8", "trainer.engine=compile",
     )  # fmt: skip
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(compiling, "_packages", {})
     run(small(*overrides, run_dir=tmp_path / "bare"))
+    assert not list((tmp_path / "tmp").glob("aotinductor*")), "a kill would leave it"
     run(small(*overrides, "callbacks=diagnostics", "logger=jsonl", run_dir=tmp_path / "watched"))
     assert_same_bits(essence(tmp_path / "watched"), essence(tmp_path / "bare"))
     broken = tmp_path / "broken"

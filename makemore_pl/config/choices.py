@@ -38,6 +38,7 @@ stride/optimizers.py."""
 
 SINGLE = ("data", "model", "optim", "trainer", "experiment")
 """Groups of conf/ of which one choice is made. Those of callbacks and logger add up."""
+GROUPS = (*SINGLE, "callbacks", "logger")
 
 
 def refuse_several(overrides: Iterable[str]) -> None:
