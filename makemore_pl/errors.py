@@ -139,6 +139,7 @@ def _of_the_system(error: OSError) -> str:
         return f"{error.strerror}: make room, or write elsewhere."
     if name is None:
         return f"{error.strerror}."
+    name = os.fsdecode(name)
     if isinstance(error, FileExistsError):
         return f"{name} can't be made a directory: something else of this name is there."
     return f"{name} can't be used: {error.strerror}."

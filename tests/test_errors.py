@@ -1,6 +1,7 @@
 """What of an error reaches the user: a sentence for a mistake, a traceback for a fault of the program."""
 
 import errno
+import os
 import shlex
 import sys
 import threading
@@ -104,6 +105,7 @@ def test_a_callback_s_fault_keeps_its_traceback(small: Compose) -> None:
         (lambda here: (here / "file").mkdir(), "file can't be made a directory: something else of this name is there."),
         (lambda here: (here / "loop").read_text(), "loop can't be used: Too many levels of symbolic links."),
         (lambda here: here.read_text(), " can't be used: Is a directory."),
+        (lambda here: os.stat(bytes(here / "missing")), "/missing can't be used: No such file or directory."),
         (lambda here: (here / "file").rename(here / "folder"), "folder can't be used: Is a directory."),
         (
             lambda here: Path("/dev/full").write_text("x" * 10**6),

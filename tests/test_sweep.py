@@ -29,7 +29,7 @@ from omegaconf import DictConfig
 
 from makemore_pl.checkpoint import read_checkpoint
 from makemore_pl.report.summary import write_summary
-from makemore_pl.running.signals import SIGNALS, Stopped
+from makemore_pl.running.signals import SIGNALS, Stopped, again
 from makemore_pl.sweep.directory_names import job_name, sweep_name
 from makemore_pl.sweep.gpu import take_gpu
 from makemore_pl.sweep.job import _run_locked, decisive, fail, read_failure, refuse_other_run, run_job
@@ -184,7 +184,7 @@ def test_time_left_follows_the_steps_of_this_command(four: Sweep) -> None:
         assert four.seconds_left() == pytest.approx(left, rel=1e-3)
         finish(four.directory / "a")
         fail(four.directory / "d", four.command, "the value is wrong")
-        four.started = time.time() - 70
+        four.started = time.monotonic() - 70
         assert four.seconds_left() == pytest.approx(70 / 1.75 * 1.25, rel=1e-3)
         assert four.progress() == "1 of 4 jobs done, 2 running, 0 waiting, 1 failed, about 51 s left"
     resumed = Sweep(four.directory, four.jobs)
@@ -361,6 +361,21 @@ def test_signals_that_are_ignored_stay_ignored() -> None:
 def test_a_stop_keeps_its_exit_status_between_processes() -> None:
     stopped = pickle.loads(pickle.dumps(Stopped("at step 3", 129)))
     assert (str(stopped), stopped.code) == ("at step 3", 129)
+
+
+def test_a_command_to_go_on_with_is_for_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "it's here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PWD", str(here))
+    argv = ["scripts/train.py", "-m", "seed=1,2", "hydra.sweep.dir=a b", "data.path=words.txt", "run_dir=x"]
+    command = again(argv, {"hydra.sweep.dir": "/there", "run_dir": ""})
+    assert shlex.split(command) == [
+        "cd", str(here), "&&", sys.executable, str(here / "scripts" / "train.py"), "-m", "seed=1,2",
+        "data.path=words.txt", "hydra.sweep.dir=/there",
+    ]  # fmt: skip
+    here.rmdir()
+    assert again(argv, {"hydra.sweep.dir": "/there", "run_dir": ""}) == command
 
 
 def test_a_worker_that_is_told_to_end_finishes_what_it_sends_and_takes_nothing_more() -> None:

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -62,5 +61,8 @@ def again(argv: Sequence[str], places: Mapping[str, str]) -> str:
     script, *given = argv
     kept = [each for each in given if each.lstrip("+~").partition("=")[0] not in places]
     settings = [f"{key}={typed(place)}" for key, place in places.items() if place]
-    whole = shlex.join([sys.executable, str(Path(script).absolute()), *kept, *settings])
-    return f"cd {shlex.quote(os.getcwd())} && {whole}"
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it has been removed
+        here = os.environ.get("PWD", "/")
+    return f"cd {shlex.quote(here)} && {shlex.join([sys.executable, os.path.join(here, script), *kept, *settings])}"
