@@ -325,6 +325,16 @@ def test_a_launcher_that_fails_says_why(four: Sweep, capsys: pytest.CaptureFixtu
     assert "The launcher gave up. OSError: no space left" in capsys.readouterr().err.splitlines()
 
 
+def test_a_directory_that_cannot_be_written_is_said_once(four: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        (four.directory / "a").touch()
+        (four.directory / "a" / "checkpoints").mkdir()
+
+    with pytest.raises(NotADirectoryError):
+        launch(main)
+    assert "The launcher gave up" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("moment", ["jobs", "summary"])
 def test_a_signal_at_any_moment_ends_in_a_sentence(
     four: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], moment: str

@@ -23,6 +23,7 @@ import pytest
 import torch
 import yaml
 from conftest import EXPERIMENTS, ROOT, WORDS, Compose, Finished
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint, Timer, TQDMProgressBar
@@ -42,6 +43,8 @@ from makemore_pl.losses import split_loss
 from makemore_pl.module import learning_rate
 from makemore_pl.running.accelerator import choose_accelerator
 from makemore_pl.running.execution import acts_on_every_step, choose_engine, choose_watch_every
+from makemore_pl.running.interruption import how_to_go_on
+from makemore_pl.running.run_lock import alone_in
 from makemore_pl.running.signals import ONE, SIGNALS, Stopped
 from makemore_pl.stride import compiling
 from makemore_pl.train import build, run
@@ -883,6 +886,24 @@ def test_one_run_at_a_time_in_a_directory(small: Compose, tmp_path: Path) -> Non
         other.wait()
     run(small())
     assert not (tmp_path / "run" / "running.lock").exists()
+
+
+def test_a_sweep_that_looks_whether_a_run_goes_on_does_not_refuse_it(tmp_path: Path) -> None:
+    looking = FileLock(tmp_path / "running.lock", thread_local=False)
+    looking.acquire()
+    threading.Timer(0.1, looking.release).start()
+    with alone_in(tmp_path):
+        assert not looking.is_locked
+
+
+def test_several_processes_do_not_save_at_a_signal(small: Compose, tmp_path: Path) -> None:
+    config = small("trainer.max_steps=2")
+    run(config)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert how_to_go_on(config, last).startswith("stopped at step 2; go on with: cd ")
+    config.trainer.devices = 2
+    said = how_to_go_on(config, last)
+    assert said.startswith("stopped at step 2, its last validation, for several processes save nothing at a signal; go")
 
 
 # --- damaged ---------------------------------------------------------------------------------------------------------
