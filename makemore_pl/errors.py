@@ -152,7 +152,7 @@ def quiet_threads() -> None:
     """
 
     def end(ended: threading.ExceptHookArgs) -> None:
-        if TRACEBACKS or ended.exc_value is None or not is_mistake(ended.exc_value):
+        if ended.exc_value is None or not is_mistake(ended.exc_value):
             threading.__excepthook__(ended)
 
     threading.excepthook = end
@@ -164,7 +164,8 @@ def one_sentence() -> Iterator[None]:
 
     With HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead.
     """
-    quiet_threads()
+    if not TRACEBACKS:
+        quiet_threads()
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
     logging.raiseExceptions = False  # a log line that can't be written must not end a run

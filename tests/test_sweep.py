@@ -388,12 +388,18 @@ def test_a_command_to_go_on_with_is_for_any_directory(tmp_path: Path, monkeypatc
     assert again(argv, {"hydra.sweep.dir": "/there", "run_dir": ""}) == command
 
 
-def test_a_worker_that_is_told_to_end_finishes_what_it_sends_and_takes_nothing_more() -> None:
+def test_a_worker_that_is_told_to_end_finishes_what_it_sends_and_takes_nothing_more(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # as the sweep itself sets it, so that Hydra raises
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=set_up_worker) as worker:
         worker.submit(exec, "from makemore_pl.sweep import stopping; stopping.GRACE = 0.5").result()
+        full = "import threading; thread = threading.Thread(target=open, args=['/no/such/file']); "
+        worker.submit(exec, full + "thread.start(); thread.join()").result()
         worker.submit(exec, "import os, signal; os.kill(os.getpid(), signal.SIGTERM)").result()
         with pytest.raises(BrokenProcessPool):
             worker.submit(stay_if_leaving).result(timeout=60)
+    assert "no/such/file" not in capfd.readouterr().err, "threads end in no traceback of a mistake"
 
 
 def test_workers_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
