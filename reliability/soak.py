@@ -31,7 +31,7 @@ OPTIMIZERS = (
 )
 MEMORY = Path("/dev/shm")
 """A second file system that is always mounted on Linux."""
-GONE = 12.0
+GONE = 40.0
 """The processes of a stopped sweep must end within these seconds."""
 Record = dict[str, Any]
 

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from conftest import ROOT, WORDS, Compose, Finished
+from conftest import ROOT, WORDS, Compose, Finished, python
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -366,6 +366,13 @@ def test_signals_that_are_ignored_stay_ignored() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_signal_after_all_is_done_ends_the_process_without_a_word() -> None:
+    code = "import os, signal; from makemore_pl.running.signals import end_at_once, handle; "
+    code += "handle(lambda number: print('heard')); end_at_once(); os.kill(os.getpid(), signal.SIGTERM)"
+    done = python("-c", code, cwd=ROOT)
+    assert done == (-signal.SIGTERM, "", "")
 
 
 def test_a_stop_keeps_its_exit_status_between_processes() -> None:

@@ -51,6 +51,13 @@ def handle(handler: Callable[[int], None]) -> dict[int, Any]:
     return {number: signal.signal(number, hear) for number in heard}
 
 
+def end_at_once() -> None:
+    """Let a signal end the process without a word from now on, because all is done but Python's own clean-up."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def again(argv: Sequence[str], places: Mapping[str, str]) -> str:
     """A shell command with other values of some overrides, for any working directory.
 
