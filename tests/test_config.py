@@ -123,7 +123,7 @@ def test_help_names_the_groups_and_the_project(train_script: TrainScript) -> Non
         ),
         ("optim.name=rmspropp", "optim.name must be one of sgd, adam, adamw, rmsprop, got 'rmspropp'. Did you mean"),
         ("optim.schedule=linear", "optim.schedule must be one of constant, step_decay, cosine, got 'linear'."),
-        ("trainer.engine=fast", "trainer.engine must be one of auto, compile, eager, got 'fast'."),
+        ("trainer.engine=fast", "trainer.engine must be one of auto, compile, eager, record, got 'fast'."),
         ("trainer.precision=16", "trainer.precision must be one of 32-true, bf16-mixed, 16-mixed, got '16'."),
         ("data.source=mine", "data.source must be one of names, lecture, got 'mine'."),
         ("data.block_size=0", "data.block_size must be at least 1, got 0."),
