@@ -114,7 +114,7 @@ def test_every_activation_is_a_module_of_its_own() -> None:
 
 
 def test_every_choice_is_in_its_table() -> None:
-    """A name in choices.py alone would do nothing, or what another name stands for."""
+    """A name that is only in choices.py would do nothing, or the same as another name."""
     tables = {
         "activations.ACTIVATIONS": (choices.ACTIVATIONS, ACTIVATIONS),
         "initialization.INITS": (choices.INITS, INITS),
@@ -147,7 +147,7 @@ def test_every_optimizer_gets_its_settings() -> None:
 
 
 def test_dropout_takes_the_random_numbers_of_torch_s_own() -> None:
-    """On the CPU, to the bit."""
+    """The masks are equal on the CPU, bit by bit."""
     x = torch.randn(32, 200, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(5)
     theirs = nn.Dropout(0.3)(x)
@@ -275,7 +275,7 @@ def names_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def first_loss(config: Config) -> float:
-    """On the first minibatch."""
+    """The losses are those of the first minibatch."""
     _, module, datamodule = build(config)
     assert len(datamodule.vocabulary) == 27
     x, y = datamodule.minibatches(1, torch.device("cpu"))
