@@ -74,7 +74,7 @@ def test_one_kind_of_jobs_needs_no_label(tmp_path: Path) -> None:
 
 
 def test_correlations_are_within_equal_batch_sizes(tmp_path: Path) -> None:
-    """Small batches saturate more and end worse, but within a batch size more saturation is better: that is reported."""
+    """Small batches saturate more and end worse; within a batch size more saturation is better, which is reported."""
     for batch_size, base in ((8, 2.5), (128, 2.0)):
         for place in range(8):
             job = tmp_path / f"{batch_size}_{place}"
