@@ -33,7 +33,7 @@ from makemore_pl.files import remove_parts, write_atomically
 from makemore_pl.lightning_internals import without_cuda
 from makemore_pl.module import MakemoreModule
 from makemore_pl.running.accelerator import choose_accelerator
-from makemore_pl.running.announcement import say_end, say_next, say_start, say_verdict
+from makemore_pl.running.announcement import say_breakdown, say_end, say_start
 from makemore_pl.running.ending import FinalLosses, say_divergence, stopped_by
 from makemore_pl.running.execution import choose_watch_every, engine_of
 from makemore_pl.running.interruption import Interruption, how_to_go_on
@@ -180,8 +180,7 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
             _fit(trainer, module, datamodule, config.ckpt_path)
         except FloatingPointError:
             if doctor and tells:
-                say_verdict(doctor.diagnosis)
-                say_next(config, doctor.diagnosis)
+                say_breakdown(config, doctor.diagnosis)
             raise
         metrics = _metrics(config, trainer, module, datamodule, finals.losses)
         if trainer.is_global_zero:

@@ -81,6 +81,8 @@ def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str
     from matplotlib.figure import Figure
     from PIL import Image
 
+    import makemore_pl.doctor.diagnosis  # noqa: F401  # registers the rules
+    from makemore_pl.doctor.rule import RULES
     from makemore_pl.figures import lecture_pictures
     from makemore_pl.report import evolution, health
     from makemore_pl.report.section import Pictures
@@ -133,6 +135,10 @@ def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str
         figure.savefig(path, dpi=100, facecolor="white", metadata={"Software": None})
         return f"![{alt}]({path.relative_to(page.parent).as_posix()})"
 
+    def doctor(name: str) -> str:
+        found = ", ".join(f"{RULES[each].title} (`{each}`)" for each in runs[name].roots)
+        return f"The doctor found: {found}." if found else "The doctor found nothing wrong."
+
     def look(seen: bool, sentence: str) -> str:
         if not seen:
             unseen.append(sentence)
@@ -141,7 +147,7 @@ def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str
     def numbers(text: str) -> list[float]:
         return [float(each) for each in re.findall(r"-?\d+(?:\.\d+)?", text)]
 
-    return {each.__name__: each for each in (at, end, layers, kept, drawn, beside, four, look, numbers)}
+    return {each.__name__: each for each in (at, end, layers, kept, drawn, beside, four, doctor, look, numbers)}
 
 
 def main() -> None:
@@ -155,6 +161,7 @@ def main() -> None:
     made = {name: run(name, commands[name], arguments.output) for name in list(commands)[: arguments.commands]}
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from makemore_pl.doctor.updates import HIGH, LOW
     from makemore_pl.files import write_atomically
     from makemore_pl.report.run_directory import is_run, read_run
     from makemore_pl.report.wording import number, significant
@@ -167,6 +174,7 @@ def main() -> None:
     )
     environment.filters |= {"n": number, "s": significant, "listed": lambda values: ", ".join(map(significant, values))}
     environment.globals |= instruments(runs, arguments.page, unseen)
+    environment.globals |= {"low": LOW, "high": HIGH}
     text = environment.get_template("lecture.md.j2").render(
         made=made, runs=runs, early=min(SHORT, arguments.steps), long=LONG, short=SHORT
     )

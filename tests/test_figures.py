@@ -17,6 +17,7 @@ from PIL import Image
 from makemore_pl.figures import canvas, comparisons, curves, lecture_pictures, series
 from makemore_pl.figures.fonts import drawable
 
+BAND = (-3.5, -1.0)
 UNIT = ([-1.0, -0.5, 0.0, 0.5, 1.0], [1, 1, 2, 4])
 LAYERS = {"layers.0": UNIT, "layers.1": ([-1.0, 0.0, 1.0], [3, 1])}
 STEPS = [0, 1, 2, 5, 10, 20]
@@ -160,18 +161,18 @@ def test_distributions_cut_long_tails() -> None:
 
 
 def test_update_ratios() -> None:
-    ax = panel(lecture_pictures.update_ratios(STEPS, UPDATES))
+    ax = panel(lecture_pictures.update_ratios(STEPS, UPDATES, BAND))
     band = ax.patches[0].get_window_extent().transformed(ax.transData.inverted())
-    assert (band.y0, band.y1) == pytest.approx((-4, -1.5))
+    assert (band.y0, band.y1) == pytest.approx(BAND)
     assert -3 in [line.get_ydata()[0] for line in ax.lines]
     assert labels(ax) == ["embedding", "layer 1"]
     low, high = ax.get_ylim()
-    assert low <= -4.5
-    assert high >= -1
+    assert low <= -4
+    assert high >= -0.5
 
 
 def test_update_ratios_of_skipped_steps() -> None:
-    ax = panel(lecture_pictures.update_ratios([0, 1], {"layers.0": [-np.inf, None]}))
+    ax = panel(lecture_pictures.update_ratios([0, 1], {"layers.0": [-np.inf, None]}, BAND))
     assert np.isfinite(ax.get_ylim()).all()
 
 
@@ -197,11 +198,39 @@ def test_lines_leave_gaps_and_show_zero_and_the_bound() -> None:
     assert panel(curves.lines(STEPS, {"a": [-1, 0, 0, 0, 0, 0]}, "")).get_ylim()[0] < -1
 
 
+@pytest.mark.parametrize("worst", [30.0, 1.6e4, 3e17])
+def test_losses_of_a_run_that_diverged_have_ticks_apart(worst: float) -> None:
+    figure = curves.loss_curve(
+        STEPS, [3.3, worst, worst, worst, worst, 5], [20], [4.0], {"uniform": 3.3, "bigram": 2.4}
+    )
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
+    ax = panel(figure)
+    boxes = [label.get_window_extent() for label in ax.get_yticklabels() if label.get_text()]
+    low, high = ax.get_window_extent().y0, ax.get_window_extent().y1
+    seen = [box for box in boxes if low <= (box.y0 + box.y1) / 2 <= high]
+    assert len(seen) >= 3
+    assert not [pair for pair in combinations(seen, 2) if pair[0].overlaps(pair[1])]
+    assert seen[-1].y1 > low + 0.6 * (high - low), "not at the foot of the axis alone"
+
+
+def test_baselines_are_not_named_over_each_other() -> None:
+    names = {"uniform": 3.3, "unigram": 2.8, "bigram": 2.4}
+    close_up = panel(curves.loss_curve(STEPS, [1e4] * 6, [20], [1e4], names, log=False))
+    assert [text.get_text() for text in close_up.texts] == ["uniform"]
+
+
+def test_two_drops_are_named_below_each_other() -> None:
+    figure = curves.lines(STEPS, {"a": STEPS}, "", drops=[18, 19])
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
+    one, other = (text.get_window_extent() for text in panel(figure).texts)
+    assert not one.overlaps(other)
+
+
 def test_drops_are_marked() -> None:
     for ax in (
         panel(curves.lines(STEPS, {"a": STEPS}, "", drops=[10])),
         panel(curves.loss_curve(STEPS, STEPS, [], [], {}, drops=[10])),
-        panel(lecture_pictures.update_ratios(STEPS, UPDATES, drops=[10])),
+        panel(lecture_pictures.update_ratios(STEPS, UPDATES, BAND, drops=[10])),
         panel(comparisons.overlaid_curves({"a": (STEPS, STEPS)}, "", "", {"a": "a"}, [10])),
     ):
         assert [10.0, 10.0] in [np.asarray(line.get_xdata()).tolist() for line in ax.lines]
@@ -330,13 +359,13 @@ class TestFilm:
         assert [each.count("<path") for each in moving.moves.values()] == [2, 1]
 
     def test_updates_go_as_far_as_the_step(self) -> None:
-        moving = lecture_pictures.update_film(STEPS, UPDATES, [0, 2, 20])
+        moving = lecture_pictures.update_film(STEPS, UPDATES, [0, 2, 20], BAND)
         points = [len(re.findall("[ML]", each)) for each in moving.moves.values()]
         assert points == [0, 6, 12]
         assert [each.count("<circle") for each in moving.moves.values()] == [2, 2, 2]
 
     def test_a_gap_stays_a_gap(self) -> None:
-        moving = lecture_pictures.update_film([0, 1, 2, 3], {"layers.0": [-2, None, -2, -np.inf]}, [3])
+        moving = lecture_pictures.update_film([0, 1, 2, 3], {"layers.0": [-2, None, -2, -np.inf]}, [3], BAND)
         (path,) = re.findall(r'<path d="([^"]+)"', moving.moves[3])
         assert [letter for letter in path if letter in "ML"] == ["M", "M"]
         assert not re.search("nan|inf", moving.moves[3])
@@ -376,7 +405,7 @@ def test_spread_over_depth() -> None:
 
 
 def test_four_pictures() -> None:
-    figure = lecture_pictures.four_pictures(LAYERS, LAYERS, {"embedding.weight": UNIT}, STEPS, UPDATES, "step 20")
+    figure = lecture_pictures.four_pictures(LAYERS, LAYERS, {"embedding.weight": UNIT}, STEPS, UPDATES, BAND, "step 20")
     assert [ax.get_title(loc="left") for ax in figure.axes] == [
         "activations, step 20",
         "activation gradients, step 20",
@@ -389,7 +418,7 @@ def test_four_pictures() -> None:
 
 
 def test_four_pictures_of_nothing_say_so() -> None:
-    figure = lecture_pictures.four_pictures({}, {}, {}, [], {})
+    figure = lecture_pictures.four_pictures({}, {}, {}, [], {}, BAND)
     assert [ax.texts[0].get_text() for ax in figure.axes[:3]] == ["not measured"] * 3
     canvas.svg(figure)
 
@@ -483,7 +512,7 @@ def test_svg_is_the_same_every_time() -> None:
 
 
 def test_inline_svg_belongs_to_its_page() -> None:
-    text = canvas.inline(canvas.svg(lecture_pictures.update_ratios(STEPS, UPDATES)), "mine", "what it says")
+    text = canvas.inline(canvas.svg(lecture_pictures.update_ratios(STEPS, UPDATES, BAND)), "mine", "what it says")
     assert text.startswith("<svg viewBox=")
     assert 'role="img" aria-label="what it says"' in text
     assert "http" not in text

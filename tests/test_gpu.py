@@ -102,7 +102,9 @@ def test_matrix_products_keep_the_bits_of_float32(small: Compose, tmp_path: Path
     assert here["initial_loss"] == pytest.approx(cpu["initial_loss"], rel=3e-6)
 
 
-def test_first_diagnostics_are_those_of_the_cpu(small: Compose, tmp_path: Path) -> None:
+def test_first_diagnostics_are_those_of_the_cpu(
+    small: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     measured = []
     for name, device in BOTH.items():
         run_dir = tmp_path / name
@@ -113,6 +115,7 @@ def test_first_diagnostics_are_those_of_the_cpu(small: Compose, tmp_path: Path) 
             row = json.loads(line)
             values |= row.get("values", {}) if row["step"] == 0 else {}
         measured.append(values)
+    assert "leaves out" not in caplog.text, "a diagnostic that fails ends no training"
     here, cpu = measured
     assert len(cpu) > 30
     assert here == pytest.approx(cpu, rel=1e-3, abs=1e-5)

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -27,14 +27,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from test_command_line import paste
 
 from makemore_pl.command_line import typed
 from makemore_pl.config import Config
+from makemore_pl.doctor import forward, normalisation
+from makemore_pl.doctor.finding import Diagnosis, Finding
+from makemore_pl.doctor.plain_words import verdict
+from makemore_pl.doctor.recorded_run import read_evidence
+from makemore_pl.doctor.updates import HIGH, LOW, typical_ratio
 from makemore_pl.report import evolution, health, page, pair_story
 from makemore_pl.report.command import differences, overrides
 from makemore_pl.report.heat_map_grid import grids
 from makemore_pl.report.run_directory import Run, read_diagnostics, read_embedding, read_overrides, read_run
-from makemore_pl.report.section import Frames, Table
+from makemore_pl.report.section import Frames, Note, Pictures, Table
 from makemore_pl.report.summary import Ranking, write_summary
 from makemore_pl.report.sweep_directory import (
     Mean,
@@ -49,6 +55,7 @@ from makemore_pl.report.sweep_directory import (
     unfinished,
     varied_keys,
 )
+from makemore_pl.report.wording import number, signed
 from makemore_pl.sweep.conclusion import pin_cards
 from makemore_pl.sweep.job import decisive
 
@@ -150,13 +157,13 @@ def write_run(directory: Path, watched: bool = True, finished: bool = True, fina
 
 def write_sweep(directory: Path) -> Path:
     """Gain x batch size x two seeds; of the last setting one job failed and one never began."""
-    for number, (gain, batch_size, seed) in enumerate(
+    for place, (gain, batch_size, seed) in enumerate(
         (gain, batch_size, seed) for gain in (0.5, 3.0) for batch_size in (8, 32) for seed in (1, 2)
     ):
         final = 2.1 + 0.1 * (gain == 0.5) + 0.05 * (batch_size == 8) + 0.01 * seed
         write_run(
-            directory / str(number),
-            finished=number < 7,
+            directory / str(place),
+            finished=place < 7,
             final=final,
             model__gain=gain,
             data__batch_size=batch_size,
@@ -212,6 +219,11 @@ class Parsed(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for each, attributes in self.elements if each == tag]
+
+
+def commands(parsed: Parsed) -> list[str]:
+    """What stands on a page to be pasted."""
+    return [words for words in parsed.words if words.startswith(sys.executable)]
 
 
 def told(directory: Path) -> Parsed:
@@ -348,17 +360,17 @@ def test_page_of_a_run(tmp_path: Path, layers: int, batchnorm: str) -> None:
 
 def test_final_losses_stand_beside_the_lectures(tmp_path: Path) -> None:
     parsed = told(write_run(tmp_path / "run", watched=False, final=2.1080))
-    assert "the lecture 2.0377 2.107 difference +0.0203 +0.0010" in parsed.text
-    assert "data.source=names and 2,000 steps" in parsed.text
+    assert "the lecture 2.0377 2.1070 difference +0.0203 +0.0010" in parsed.text
+    assert "this run with data.source=names for 2,000: the losses need not agree." in parsed.text
 
 
 @pytest.mark.parametrize(
     ("typed_in", "said"),
     [
-        (["+experiment=kaiming", "data.source=lecture"], "number of steps. Its"),
+        (["+experiment=kaiming", "data.source=lecture"], "number of steps. Embeddings"),
         (
             ["data=lecture", "model.gain=3", "optim=adam"],
-            "number of steps. Other settings differ: model.gain, optim. Its",
+            "number of steps. Other settings differ: model.gain, optim. Embeddings",
         ),
     ],
 )
@@ -376,14 +388,13 @@ def test_an_experiment_that_the_lecture_has_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("initial", "said"),
-    [(3.29, "it began as it should"), (3.6, "a little too sure"), (27.0, "confidently wrong")],
+    ("loss", "shown"),
+    [(2.10801, "2.1080"), (31.04501, "31.0450"), (1811.5298, "1812"), (-3e17, "−3e+17"), (1e5, "1e+05")],
 )
-def test_the_beginning_is_judged(tmp_path: Path, initial: float, said: str) -> None:
-    run = write_run(tmp_path / "run", watched=False)
-    metrics = json.loads((run / "metrics.json").read_text())
-    (run / "metrics.json").write_text(json.dumps(metrics | {"initial_loss": initial}))
-    assert said in told(run).text
+def test_large_losses_fit_their_cells(loss: float, shown: str) -> None:
+    assert number(loss) == shown
+    assert str(Mean(loss, 0.5 * abs(loss), 3)) == f"{shown} ± {number(0.5 * abs(loss))}"
+    assert Table("", ["", "loss"], [["a", signed(loss)], ["b", "–"]]).numeric() == [False, True]
 
 
 def test_page_without_diagnostics_says_what_is_missing(tmp_path: Path) -> None:
@@ -426,7 +437,7 @@ class TestVerdict:
     FINDINGS = [
         {
             "id": "dead_units", "severity": "warning", "where": "layers.0, layers.1", "step": 5, "value": 0.5,
-            "bound": 0.0, "source": "folklore", "message": "Half of the units are dead.", "because_of": "init_gain",
+            "bound": 0.0, "source": "folklore", "message": "Half of layers.0 is dead.", "because_of": "init_gain",
         },
         {"id": "lr_low", "severity": "info", "where": "", "step": 0, "value": None, "bound": None,
          "source": "", "message": "It learns slowly.", "because_of": None},
@@ -446,10 +457,10 @@ class TestVerdict:
         parsed = self.told(tmp_path, self.FINDINGS)
         assert parsed.all("section")[0]["id"] == "verdict"
         assert (
-            "1 cause, 1 that follows, 1 note. critical The weights are <too> wide. layer 1 weight · step 1,000 · 3.14, "
-            "bound 2 · calibrated · init_gain From this follows: warning Half of the units are dead. "
-            "layer 1, layer 2 · step 5 · 0.5, bound 0 · folklore · dead_units info It learns slowly. step 0 · lr_low"
-            in parsed.text
+            "1 cause, 1 finding that follows, 1 to know. critical ( init_gain ). The weights are <too> wide. layer 1 "
+            "weight · step 1,000 · measured 3.14, bound 2 · calibrated From this follows: warning Units are dead ( "
+            "dead_units ). Half of layer 1 is dead. layer 1, layer 2 · step 5 · measured 0.5, bound 0 · folklore info "
+            "( lr_low ). It learns slowly. step 0" in parsed.text
         )
         links = [each["href"] or "" for each in parsed.all("a") if "doctor" in (each["href"] or "")]
         assert [link.partition("#")[2] for link in links] == ["init_gain", "dead_units", "lr_low"]
@@ -464,14 +475,30 @@ class TestVerdict:
         elsewhere = {"finding": "dead_units", "overrides": [], "rationale": "Draw them narrower."}
         text = self.told(tmp_path, self.FINDINGS, prescriptions=[remedy, refuted, elsewhere]).text
         typed_in = shlex.join(remedy["overrides"])
-        assert f"init_gain Try {typed_in} : It is 3. From this" in text
-        assert "dead_units Draw them narrower." in text
+        assert f"calibrated Change {typed_in} : It is 3. From this" in text
+        assert "folklore Draw them narrower." in text
+        assert (
+            f"Run it with these changes: {sys.executable} {ROOT / 'scripts' / 'train.py'} +experiment=kaiming " in text
+        )
+        assert f"{typed_in} What was run" in text
         assert "Luck" not in text
 
     def test_nothing_found_is_said(self, tmp_path: Path) -> None:
         abstained = [{"id": "batchnorm_lag", "reason": "there is no BatchNorm"}]
-        parsed = self.told(tmp_path, [], abstentions=abstained)
-        assert "Nothing found that harms this run. Not judged batchnorm_lag: there is no BatchNorm" in parsed.text
+        parsed = self.told(tmp_path, [], abstentions=abstained, checked=["a", "b"])
+        assert "Healthy: 2 checks found nothing wrong. Not judged batchnorm_lag: there is no BatchNorm" in parsed.text
+
+    def test_nothing_checked_is_not_called_healthy(self, tmp_path: Path) -> None:
+        assert "Nothing could be checked." in self.told(tmp_path, []).text
+
+    def test_findings_are_called_as_the_terminal_calls_them(self, tmp_path: Path) -> None:
+        each = Finding("saturation", "warning", "layers.0", 0, 0.5, 0.36, "ours", "Half of them are.")
+        diagnosis = Diagnosis((each,), (), ("saturation",))
+        run = write_run(tmp_path / "run", watched=False)
+        (run / "findings.json").write_text(json.dumps(diagnosis.as_json()))
+        (line,) = verdict(diagnosis)
+        title, id, severity = re.findall(r"1\. (.+) \((\w+), (\w+)\)\.", line)[0]
+        assert f"{severity} {title} ( {id} ). Half of them are." in told(run).text
 
     def test_no_verdict_where_no_doctor_was(self, tmp_path: Path) -> None:
         assert "verdict" not in [each["id"] for each in told(write_run(tmp_path / "run", watched=False)).all("section")]
@@ -497,7 +524,10 @@ class TestPair:
 
     def test_page(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         parsed = check(page.write_pair(*pair, tmp_path / "pair.html").read_text())
-        assert "kaiming beside batchnorm" in parsed.text
+        assert (
+            "kaiming beside batchnorm batchnorm differs from kaiming in data.batch_size, model.n_layers and "
+            "model.batchnorm. Its validation loss is 2.1000 instead of 2.2000, 0.1000 better. What" in parsed.text
+        )
         assert (
             "setting kaiming batchnorm data.batch_size 32 64 model.n_layers 3 5 model.batchnorm none pre" in parsed.text
         )
@@ -514,7 +544,25 @@ class TestPair:
         ]
         assert stages[8:10] == ["saturation-layers-0-a-stage", "saturation-layers-0-b-stage"]
         assert len(stages) == 8 + 3 + 5
-        assert "layer 5 – 0.57 → 0.57" in parsed.text
+        assert "activation std, layer 5 – 0.57 → 0.57" in parsed.text
+        assert "parameters 11,897 11,897 +0" in parsed.text
+
+    def test_both_verdicts(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        found = {"id": "init_gain", "severity": "critical", "message": "The weights are wide."}
+        for directory, findings in zip(pair, ([found, found], []), strict=True):
+            (directory / "findings.json").write_text(json.dumps({"findings": findings, "checked": ["init_gain"]}))
+        text = check(page.write_pair(*pair, tmp_path / "pair.html").read_text()).text
+        assert "The doctor found init_gain in kaiming and nothing wrong in batchnorm." in text
+        assert "Verdicts kaiming: 2 causes. critical ( init_gain ). The weights are wide." in text
+        assert "batchnorm: Healthy: 1 checks found nothing wrong." in text
+
+    def test_other_steps_make_losses_incomparable(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        longer = write_run(tmp_path / "longer", experiment="batchnorm", trainer__max_steps=9000)
+        text = check(page.render(pair_story.tell(read_run(pair[0]), read_run(longer)))).text
+        assert (
+            "Its validation loss is 2.1000 instead of 2.2000. Their trainer.max_steps differs, so the losses tell "
+            "nothing of the other settings." in text
+        )
 
     def test_both_have_the_same_axes(self, pair: tuple[Path, Path]) -> None:
         runs = {"one": read_run(pair[0]), "other": read_run(pair[1])}
@@ -533,7 +581,7 @@ class TestPair:
     def test_runs_that_measured_nothing(self, tmp_path: Path) -> None:
         runs = [read_run(write_run(tmp_path / name, watched=False, finished=False)) for name in "ab"]
         parsed = check(page.render(pair_story.tell(*runs)))
-        assert "Neither run has anything on losses, distributions, the layers and updates." in parsed.text
+        assert "Neither run has anything on losses, distributions, the layers and the weights." in parsed.text
 
     def test_script(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         done = script(*pair)
@@ -567,7 +615,8 @@ class TestUpdatesAreJudgedInTime:
         return read_run(directory)
 
     def test_start_before_the_drop_and_end(self, run: Run) -> None:
-        (table,) = [each for each in health.updates(run) if isinstance(each, Table)]
+        (table,) = health.updates_table(run)
+        assert isinstance(table, Table)
         assert table.columns == [
             "weight",
             "start, to step 1,000",
@@ -575,10 +624,19 @@ class TestUpdatesAreJudgedInTime:
             "end",
             "grad:data, first → last",
         ]
-        assert [row[1:4] for row in table.rows] == [
-            ["−2.00 inside", "−2.00 inside", "−3.01 inside"],
-            ["−1.20 above", "−1.20 above", "−2.20 above"],
-        ]
+        assert [row[1:4] for row in table.rows] == [["−2.00", "−2.00", "−3.01"], ["−1.20", "−1.20", "−2.20"]]
+
+    @pytest.mark.parametrize(("shift", "judged"), [(0.0, "inside"), (0.7, "above"), (-2.0, "below")])
+    def test_the_judgement_is_the_doctors(self, run: Run, shift: float, judged: str) -> None:
+        """At full rate, the median of both weights: (-2.00 - 1.20) / 2, whatever the end is."""
+        for tag, by in run.diagnostics.values.items():
+            if tag.startswith("update_data_ratio"):
+                by.update({step: value + shift for step, value in by.items()})
+        evidence, _ = read_evidence(run.directory)
+        assert health.typical(run) == pytest.approx(typical_ratio(evidence) + shift)
+        said = f"Here it is {number(-1.6 + shift, 2)}, {judged} the band of {LOW:.1f} to {HIGH:.1f}.".replace("-", "−")
+        (note,) = [each for each in health.updates(run) if isinstance(each, Note)]
+        assert said in note.text
 
     def test_means_do_not_foretell_the_drop(self, run: Run) -> None:
         steps, values = run.diagnostics.quantity("update_data_ratio")
@@ -598,24 +656,61 @@ class TestUpdatesAreJudgedInTime:
         assert evolution.drops_of(read_run(constant)).size == 0
 
 
-def test_a_fact_has_one_number(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run")
-    values = {step: 0.6 + 0.001 * place for place, step in enumerate((0, 1900, 1950, 1999))}
-    write_lines(run, [{"step": step, "values": {"saturation/layers.0": value}} for step, value in values.items()])
-    text = told(run).text
-    assert "layer 1 (0.603)" in text
-    assert "0.6 → 0.603" in text
+def test_bounds_in_pictures_are_the_doctors(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", model__n_layers=5, model__batchnorm="pre"))
+    drawn = {
+        picture.name: {
+            float(line.get_ydata()[0]) for line in picture.figure.axes[0].lines if len(line.get_xdata()) == 2
+        }
+        for section in (health.layers(run), health.updates(run), health.batchnorm(run))
+        for block in section
+        if isinstance(block, Pictures)
+        for picture in block.pictures
+    }
+    assert drawn["saturation_over_steps"] == {forward.FIRST, forward.LATER}
+    assert drawn["batchnorm_mean_lag_over_steps"] == {1.0, normalisation.LAG}
+    assert drawn["update_data_ratio_over_steps"] == {-3.0}
 
 
 def test_how_to_run_it_again(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", watched=False, data__path="my names.txt")
-    assert (
-        "python scripts/train.py +experiment=kaiming 'data.path=\"my names.txt\"' trainer.max_steps=2000"
-        in told(run).text
-    )
+    train = f"{sys.executable} {ROOT / 'scripts' / 'train.py'}"
+    assert f"{train} +experiment=kaiming 'data.path=\"my names.txt\"' trainer.max_steps=2000" in told(run).text
     (run / ".hydra").mkdir()
     (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(["+experiment=kaiming", "seed=7"]))
-    assert "python scripts/train.py +experiment=kaiming seed=7 Versions" in told(run).text
+    assert f"{train} +experiment=kaiming seed=7 Versions" in told(run).text
+
+
+def test_every_command_of_a_page_is_pasted_from_another_directory(tmp_path: Path) -> None:
+    there, elsewhere = tmp_path / "where it was typed", tmp_path / "elsewhere"
+    for directory in (there, elsewhere):
+        directory.mkdir()
+    (there / "a b.txt").write_text("\n".join("abcdefghij"))
+    record = yaml.safe_dump(
+        {"hydra": {"runtime": {"cwd": str(there)}, "overrides": {"task": ["data.path='a b.txt'", "seed=1,2"]}}}
+    )
+    run = write_run(tmp_path / "run", watched=False, data__path="a b.txt")
+    (run / ".hydra").mkdir()
+    (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(["+experiment=kaiming", "data.path='a b.txt'"]))
+    (run / ".hydra" / "hydra.yaml").write_text(record)
+    remedy = {"finding": "update_too_large", "overrides": ["optim.lr=0.05"], "rationale": "x"}
+    (run / "findings.json").write_text(json.dumps({"checked": ["a"], "prescriptions": [remedy]}))
+    for seed in (1, 2):
+        write_run(tmp_path / "sweep" / f"seed={seed}", watched=False, data__path="a b.txt", seed=seed)
+    (tmp_path / "sweep" / "multirun.yaml").write_text(record)
+    write_summary(tmp_path / "sweep", DEFAULTS)
+
+    changed, again = commands(told(run))
+    (sweep,) = commands(told(tmp_path / "sweep"))
+    job, whole = commands(check((tmp_path / "sweep" / "seed=1" / "report.html").read_text()))
+    assert sweep.endswith(" seed=1,2")
+    one = sweep.replace(" -m ", " ").removesuffix(",2")  # --cfg shows the config of one job only
+    for line, lr in ((changed, 0.05), (again, 0.1), (one, 0.1), (job, 0.1)):
+        config = yaml.safe_load(paste(f"{line} --cfg job", cwd=elsewhere))
+        assert (config["data"]["path"], config["optim"]["lr"]) == (str(there / "a b.txt"), lr)
+    paste(whole, cwd=elsewhere)
+    assert "All pictures" not in (tmp_path / "sweep" / "seed=1" / "report.html").read_text()
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_versions_of_the_run_come_before_the_installed_ones(tmp_path: Path) -> None:
@@ -679,7 +774,8 @@ def test_a_run_from_its_command_is_the_same_run(compose: Compose, tmp_path: Path
     directory = Path(run.run_dir)
     directory.mkdir(parents=True)
     (directory / "config.yaml").write_text(yaml.safe_dump(asdict(run), sort_keys=False))
-    (tmp_path / "sweep" / "multirun.yaml").touch()
+    record = {"hydra": {"runtime": {"cwd": str(tmp_path / "there")}}}
+    (tmp_path / "sweep" / "multirun.yaml").write_text(yaml.safe_dump(record))
     command = overrides(asdict(run), start)
     assert "trainer.enable_progress_bar" not in " ".join(command)
     assert decisive(compose("+experiment=original", *command, run_dir=directory)) == decisive(run)
@@ -688,7 +784,9 @@ def test_a_run_from_its_command_is_the_same_run(compose: Compose, tmp_path: Path
     done = script(directory)
     assert done.returncode == 0, done.stderr
     shown = check((directory / "report.html").read_text()).text
-    assert shlex.join(["+experiment=original", "hydra.mode=RUN", *command]) in shown
+    placed = [each.replace("a, b.txt", str(tmp_path / "there" / "a, b.txt")) for each in command]
+    assert placed != command
+    assert shlex.join(["+experiment=original", "hydra.mode=RUN", *placed]) in shown
 
 
 def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
@@ -838,9 +936,9 @@ def test_layer_mean_takes_the_last_watched_step(tmp_path: Path) -> None:
 
 
 def test_correlations_with_the_final_loss(tmp_path: Path) -> None:
-    for number in range(8):
-        final = 2 + number / 10
-        run = write_run(tmp_path / str(number), final=final)
+    for place in range(8):
+        final = 2 + place / 10
+        run = write_run(tmp_path / str(place), final=final)
         values = {"saturation/layers.0": final, "linear_share/layers.0": -final, "train/loss": 3.0}
         write_lines(run, [{"step": 200, "values": values}])
     runs = read_runs(tmp_path)
@@ -877,7 +975,7 @@ def test_page_of_a_sweep(sweep: Path) -> None:
     assert "9 jobs, 7 of them finished" in parsed.text
     assert "Lowest validation loss: data.batch_size=32 model.gain=3" in parsed.text
     assert "layers.0 is not finite." in parsed.text
-    assert "python scripts/train.py -m model.gain=0.5,3 data.batch_size=8,32 seed=1,2" in parsed.text
+    assert f"{ROOT / 'scripts' / 'train.py'} -m model.gain=0.5,3 data.batch_size=8,32 seed=1,2" in parsed.text
     assert "Not finished These jobs run, or were interrupted" in parsed.text
     assert "data.batch_size=32 model.gain=3 seed=2 –" in parsed.text
     assert "out of memory" not in parsed.text
@@ -888,7 +986,7 @@ def test_page_of_a_sweep(sweep: Path) -> None:
 
 def test_pins_of_a_sweep_have_a_colour_for_each_value(sweep: Path, tmp_path: Path) -> None:
     won = Ranking("", ["model.gain", "val loss"], [], "0")
-    assert pin_cards(sweep / "0", won) == "  (cards pinned by dashboard.url)"
+    assert pin_cards(sweep / "0", won)
     query = parse_qs(urlsplit((sweep / "dashboard.url").read_text()).query)
     assert {card["plugin"] for card in json.loads(query["pinnedCards"][0])} == {"scalars"}
     (colours,) = query["runColorGroup"]
@@ -900,7 +998,7 @@ def test_pins_of_a_sweep_have_a_colour_for_each_value(sweep: Path, tmp_path: Pat
         found = re.search(colours.removeprefix("regex:"), name)
         assert found
         assert found[1] == value
-    assert pin_cards(write_run(tmp_path / "job", watched=False), won) == ""
+    assert not pin_cards(write_run(tmp_path / "job", watched=False), won)
 
 
 def test_what_was_swept_is_in_order(tmp_path: Path) -> None:
@@ -919,10 +1017,10 @@ def test_page_of_a_sweep_of_nothing(tmp_path: Path) -> None:
 def test_jobs_refused_before_they_had_a_config(tmp_path: Path) -> None:
     (tmp_path / "gain=-1").mkdir()
     (tmp_path / "gain=-1" / "failure.json").write_text(json.dumps({"reason": "model.gain must be greater than 0."}))
-    assert "1 job, 0 of them finished" in told(tmp_path).text
+    assert "1 run, 0 of them finished" in told(tmp_path).text
     write_run(tmp_path / "gain=1", watched=False)
     parsed = told(tmp_path)
-    assert "2 jobs, 1 of them finished" in parsed.text
+    assert "2 runs, 1 of them finished" in parsed.text
     assert "gain=-1 refused before it had a config – model.gain must be greater than 0." in parsed.text
 
 
@@ -931,7 +1029,8 @@ def test_script_writes_the_summary_of_a_sweep(tmp_path: Path) -> None:
     assert script(sweep, "--output", tmp_path / "elsewhere" / "page.html").returncode == 0
     assert not (sweep / "summary.md").exists()
     done = script(sweep)
-    assert done.stdout.splitlines() == [str(sweep / name) for name in ("report.html", "summary.md", "summary.csv")]
+    written = [str(sweep / name) for name in ("report.html", "summary.md", "summary.csv", "figures")]
+    assert done.stdout.splitlines()[1:-1] == written
     check((sweep / "report.html").read_text())
     text = (sweep / "summary.md").read_text()
     linked = re.findall(r"^!\[.*\]\((figures/.*\.png)\)$", text, re.MULTILINE)
@@ -946,11 +1045,64 @@ def test_script_writes_the_summary_of_a_sweep(tmp_path: Path) -> None:
     assert "Failed:\n\n- 7: step 3: layers.0 is not finite.\n\nNot finished:\n\n- 8\n" in text
 
 
+def test_each_job_of_a_sweep_can_be_opened_from_its_row(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep of #1")
+    whole = page.write_report(sweep / "0", defaults=DEFAULTS)
+    was = whole.read_text()
+    write_summary(sweep, DEFAULTS)
+    parsed = check((sweep / "report.html").read_text())
+    linked = [unquote(each["href"] or "") for each in parsed.all("a") if "report.html" in (each["href"] or "")]
+    assert sorted({*linked}) == [f"{place}/report.html" for place in range(8)]
+    assert "2.2650 ± 0.0071 8 0.5 seed 1 , seed 2 2.2150" in parsed.text
+    assert whole.read_text() == was, "a page that is up to date stays"
+    short = check((sweep / "1" / "report.html").read_text())
+    assert f"{ROOT / 'scripts' / 'report.py'} {shlex.quote(str(sweep / '1'))}" in short.text
+    assert "activation std" in short.text
+    assert len(short.all("svg")) == 2, "the losses, for pictures take time"
+    made = (sweep / "1" / "report.html").stat().st_mtime_ns
+    write_summary(sweep, DEFAULTS)
+    assert (sweep / "1" / "report.html").stat().st_mtime_ns == made
+    os.utime(sweep / "1" / "metrics.json", ns=(made + 10**9, made + 10**9))
+    write_summary(sweep, DEFAULTS)
+    assert (sweep / "1" / "report.html").stat().st_mtime_ns != made, "the job was run again"
+
+
+def test_runs_that_only_lie_together(tmp_path: Path) -> None:
+    """`report.py outputs`: compared where steps and words are the same, and nothing is called a sweep."""
+    for name, steps, experiment, final in (
+        ("kaiming/a", 2000, "kaiming", 2.1), ("kaiming/b", 2000, "kaiming", 2.3), ("deep/a", 2000, "deep", 2.0),
+        ("kaiming/long", 9000, "kaiming", 1.9),
+    ):  # fmt: skip
+        write_run(
+            tmp_path / "outputs" / name, watched=False, trainer__max_steps=steps, experiment=experiment, final=final
+        )
+    done = script(tmp_path / "outputs")
+    assert done.returncode == 0, done.stderr
+    parsed = check((tmp_path / "outputs" / "report.html").read_text())
+    assert "Runs in outputs 4 runs, 4 of them finished" in parsed.text
+    assert "Losses are compared only where steps and words are the same." in parsed.text
+    assert "2.0000 deep seed 2147483647 " in parsed.text
+    assert "2.2000 ± 0.1414 kaiming kaiming/a , kaiming/b " in parsed.text
+    assert "1.9000 kaiming trainer.max_steps=9000 seed 2147483647" in parsed.text
+    assert "Lowest validation loss: experiment=deep." in parsed.text
+    assert "train.py -m" not in parsed.text
+    jobs = re.findall(r"^(.+?),", (tmp_path / "outputs" / "summary.csv").read_text(), re.MULTILINE)
+    assert sorted(jobs) == ["deep/a", "job", "kaiming/a", "kaiming/b", "kaiming/long"]
+
+
+def test_a_sparse_grid_has_no_map(tmp_path: Path) -> None:
+    for place in range(4):
+        write_run(tmp_path / str(place), watched=False, model__gain=float(place + 1), optim__lr=0.1 * (place + 1))
+    text = told(tmp_path).text
+    assert "map_val_loss" not in text
+    assert "val loss, nats" in told(write_sweep(tmp_path / "sweep")).text
+
+
 def test_versions_of_the_jobs(tmp_path: Path) -> None:
-    for number, torch_version in enumerate(("2.1", "2.2")):
-        run = write_run(tmp_path / str(number), watched=False, seed=number)
+    for place, torch_version in enumerate(("2.1", "2.2")):
+        run = write_run(tmp_path / str(place), watched=False, seed=place)
         metrics = json.loads((run / "metrics.json").read_text())
-        recorded = {"commit": None if number else "v1-3-gabc", "versions": {"torch": torch_version, "numpy": "2.0"}}
+        recorded = {"commit": None if place else "v1-3-gabc", "versions": {"torch": torch_version, "numpy": "2.0"}}
         (run / "metrics.json").write_text(json.dumps(metrics | recorded))
     assert "Versions of the jobs package version commit v1-3-gabc torch 2.1, 2.2 numpy 2.0" in told(tmp_path).text
 

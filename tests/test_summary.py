@@ -40,7 +40,7 @@ def test_only_equal_steps_and_words_are_compared(tmp_path: Path) -> None:
         for gain in (1.0, 2.0):
             write(
                 tmp_path / f"{steps}{words}{gain}",
-                gain + steps,
+                gain + steps / 1e6,
                 words=words * 64,
                 trainer_max_steps=steps,
                 model_gain=gain,
@@ -48,17 +48,17 @@ def test_only_equal_steps_and_words_are_compared(tmp_path: Path) -> None:
     write(tmp_path / "unfinished", None, trainer_max_steps=3000, model_gain=3.0)
     groups = comparable(read_runs(tmp_path))
     assert {label: len(runs) for label, runs in groups.items()} == {
-        "trainer.max_steps=200000, words=aaaaaaaa": 2,
-        "trainer.max_steps=200000, words=bbbbbbbb": 2,
-        "trainer.max_steps=3000, words=aaaaaaaa": 3,
+        "trainer.max_steps=200000, words=names aaaaaaaa": 2,
+        "trainer.max_steps=200000, words=names bbbbbbbb": 2,
+        "trainer.max_steps=3000, words=names aaaaaaaa": 3,
     }
-    assert next(iter(groups)) == "trainer.max_steps=3000, words=aaaaaaaa", "the largest first"
+    assert next(iter(groups)) == "trainer.max_steps=3000, words=names aaaaaaaa", "the largest first"
     rankings = write_summary(tmp_path)
     assert [ranking.columns[0] for ranking in rankings] == ["model.gain"] * 3
     assert [[row[:2] for row in ranking.cells] for ranking in rankings] == [
-        [["1", "3001.0000"], ["2", "3002.0000"], ["3", "–"]],
-        [["1", "200001.0000"], ["2", "200002.0000"]],
-        [["1", "200001.0000"], ["2", "200002.0000"]],
+        [["1", "1.0030"], ["2", "2.0030"], ["3", "–"]],
+        [["1", "1.2000"], ["2", "2.2000"]],
+        [["1", "1.2000"], ["2", "2.2000"]],
     ]
     assert [ranking.best for ranking in rankings] == ["3000a1.0", "200000a1.0", "200000b1.0"]
     page = render(tell_directory(tmp_path))

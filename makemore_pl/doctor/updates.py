@@ -103,7 +103,7 @@ def update_too_large(evidence: Evidence) -> Iterator[Finding]:
     if ratio > HIGH:
         yield Finding(
             "update_too_large", "critical", worst_name, step, ratio, HIGH, "",
-            f"A step changes a typical weight by {_percent(ratio)} of its size, and the loss {went}: the learning rate "
+            f"A step changes a typical weight by {_of_its_size(ratio)}, and the loss {went}: the learning rate "
             f"is too high.{why}",
         )  # fmt: skip
     else:
@@ -132,8 +132,8 @@ def _hurt(losses: Series, start: float, ratio: float, several: bool) -> bool:
     return bool(late > 1.5 * abs(start) or far.sum() >= 3 or (late >= start and (ratio > HIGH or far.any())))
 
 
-def _percent(ratio: float) -> str:
-    return f"{10**ratio:.2g} times" if ratio > 0 else f"{100 * 10**ratio:.2g} %"
+def _of_its_size(ratio: float) -> str:
+    return f"{10**ratio:.2g} times its size" if ratio > 0 else f"{100 * 10**ratio:.2g} % of its size"
 
 
 @rule(
@@ -164,7 +164,7 @@ def update_too_small(evidence: Evidence) -> Iterator[Finding]:
         lowest = min(ratios, key=lambda name: ratios[name] if math.isfinite(ratios[name]) else math.inf)
         yield Finding(
             "update_too_small", "warning", lowest, evidence.last_step, ratio, LOW if ratio < LOW else SLOW, "",
-            f"A step changes a typical weight by {_percent(ratio)} of its size: at this rate it takes "
+            f"A step changes a typical weight by {_of_its_size(ratio)}: at this rate it takes "
             f"{10**-ratio:,.0f} steps in one direction to double it. The learning rate is too low"
             + (f" for {evidence.last_step + 1:,} steps." if ratio >= LOW else "."),
         )  # fmt: skip

@@ -125,7 +125,9 @@ class Table:
     """Index of a row to mark."""
 
     def cells(self) -> list[list[tuple[str, float | str]]]:
-        return [[cell if isinstance(cell, tuple) else (cell, cell) for cell in row] for row in self.rows]
+        return [
+            [cell if isinstance(cell, tuple) else (cell, Markup(cell).striptags()) for cell in row] for row in self.rows
+        ]
 
     def numeric(self) -> list[bool]:
         """For each column, whether all cells are numbers or dashes."""

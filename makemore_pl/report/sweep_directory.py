@@ -127,7 +127,10 @@ def words(runs: Sequence[Run]) -> list[str]:
     sources = [show(run.get("data.path") or run.get("data.source")) for run in runs]
     prints = [str(run.metrics.get("words_sha256") or "") for run in runs]
     data = [repr(run.config.get("data")) for run in runs]
-    known = {settings: fingerprint for settings, fingerprint in zip(data, prints, strict=True) if fingerprint}
+    known: dict[str, str] = {}
+    for settings, fingerprint in zip(data, prints, strict=True):
+        if fingerprint:
+            known.setdefault(settings, fingerprint)
     prints = [fingerprint or known.get(settings, "") for settings, fingerprint in zip(data, prints, strict=True)]
     called: dict[str, str] = {}
     for fingerprint, source in zip(prints, sources, strict=True):

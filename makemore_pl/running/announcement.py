@@ -36,6 +36,7 @@ NEXT = {
     "deep_batchnorm": "lr_low",
 }
 """Experiment -> the next one in the order of the lecture."""
+PINNED = ": the main charts, pinned"
 LABEL = 13
 """Width of the label before each line, in characters."""
 
@@ -50,7 +51,7 @@ def say_start(config: Config, parameters: int, words: int, first: int) -> None:
     model, steps = config.model, f"{config.trainer.max_steps:,} steps"
     layers = f"{model.n_layers} hidden {'layer' if model.n_layers == 1 else 'layers'} of {model.n_hidden}"
     taken = f"resumed at step {first:,} of {steps}" if first else steps
-    _line("training", f"{config.experiment}: {layers}, {parameters:,} parameters; {words:,} words; {taken}")
+    _prose("training", f"{config.experiment}: {layers}, {parameters:,} parameters; {words:,} words; {taken}")
     _line("written to", _quoted(run_dir))
     if "tensorboard" in config.logger:
         _line("watch live", tensorboard(run_dir))
@@ -84,12 +85,17 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str], diag
     _line("page", _quoted(page) if page else command("report.py", near(run_dir)))
     if "tensorboard" in config.logger:
         address = url(tags, runs=(".", f"{run_dir.parent.name}/{run_dir.name}"))
-        dashboard = run_dir / "dashboard.url"
-        write_atomically(dashboard, f"{address}\n{custom_scalars_url()}\n")
+        write_atomically(run_dir / "dashboard.url", f"{address}\n{custom_scalars_url()}\n")
         _line("TensorBoard", tensorboard(run_dir))
-        link = Text(_quoted(dashboard), Style(link=address))
-        _line("", "its main charts stand together at the address in ", link)
-    say_next(config, diagnosis)
+        _line("", "and open ", Text.assemble(("the address in dashboard.url", Style(link=address)), PINNED))
+    following = NEXT.get(config.experiment)
+    if diagnosis and (overrides := _remedied(config, diagnosis)):
+        script, rest = "train.py", overrides
+    elif following:
+        script, rest = "train.py", [f"+experiment={following}"]
+    else:
+        script, rest = "sample.py", [near(run_dir)]
+    _line("try next", command(script, *rest))
 
 
 def say_verdict(diagnosis: Diagnosis) -> None:
@@ -101,20 +107,21 @@ def say_verdict(diagnosis: Diagnosis) -> None:
         _line("doctor", f"healthy: {len(diagnosis.checked)} checks found nothing wrong")
 
 
-def say_next(config: Config, diagnosis: Diagnosis | None) -> None:
-    """What to try next: this run with what the doctor prescribes, or the lecture's next experiment, or its names."""
+def say_breakdown(config: Config, diagnosis: Diagnosis) -> None:
+    """Of a run that could not go on: the verdict, and the run that the doctor prescribes instead."""
+    say_verdict(diagnosis)
+    if overrides := _remedied(config, diagnosis):
+        _line("try next", command("train.py", *overrides))
+
+
+def _remedied(config: Config, diagnosis: Diagnosis) -> list[str]:
+    """What runs it with all that is prescribed; nothing where nothing is, or nobody knows what was typed."""
     from makemore_pl.report.command import applied
     from makemore_pl.report.run_directory import read_overrides
 
-    run_dir = Path(config.run_dir)
-    changes = [override for each in diagnosis.prescriptions for override in each.overrides] if diagnosis else []
-    overrides = read_overrides(run_dir) if changes else None
-    if overrides is not None:
-        _line("try next", command("train.py", *applied(overrides, changes)))
-    elif following := NEXT.get(config.experiment):
-        _line("try next", command("train.py", f"+experiment={following}"))
-    elif (run_dir / "metrics.json").exists():
-        _line("try next", command("sample.py", near(run_dir)))
+    changes = [override for each in diagnosis.prescriptions for override in each.overrides]
+    typed = read_overrides(Path(config.run_dir))
+    return applied(typed, changes) if changes and typed is not None else []
 
 
 def _write_page(run_dir: Path) -> Path | None:

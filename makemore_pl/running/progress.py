@@ -28,7 +28,7 @@ def line(width: int, step: int, steps: int, train: float, val: float, pace: floa
     """
     parts = [f"step {step:,}/{steps:,}"]
     parts += [busy] if busy else []
-    parts += [f"{name} {loss:.2f}" for name, loss in (("train", train), ("val", val)) if not math.isnan(loss)]
+    parts += [f"{name} {_short(loss)}" for name, loss in (("train", train), ("val", val)) if not math.isnan(loss)]
     if pace and not busy:
         minutes, seconds = divmod(math.ceil((steps - step) / pace), 60)
         hours, minutes = divmod(minutes, 60)
@@ -40,6 +40,10 @@ def line(width: int, step: int, steps: int, train: float, val: float, pace: floa
             break
         shown += f"  {part}"
     return shown[:width]
+
+
+def _short(loss: float) -> str:
+    return f"{loss:.2f}" if loss < 1000 else f"{loss:.4g}"
 
 
 class StepProgressBar(ProgressBar):

@@ -17,6 +17,7 @@ from rich.text import Text
 from makemore_pl.command_line import near, program, tensorboard
 from makemore_pl.config import Config
 from makemore_pl.files import write_atomically
+from makemore_pl.running.announcement import PINNED
 from makemore_pl.sweep.job import in_a_line
 from makemore_pl.sweep.tally import Sweep
 
@@ -51,7 +52,7 @@ def _summarize(sweep: Sweep) -> str:
 
         rankings = write_summary(sweep.directory, asdict(Config(run_dir="")))
         won = next((ranking for ranking in rankings if ranking.best in sweep.jobs), None)
-        pinned = pin_cards(sweep.directory / won.best, won) if won else ""
+        pinned = won is not None and pin_cards(sweep.directory / won.best, won)
     except Exception as error:  # an error here must not hide the failures of jobs
         return f"There is no summary. {in_a_line(error)}"
     seen, text = Console(), io.StringIO()
@@ -59,28 +60,29 @@ def _summarize(sweep: Sweep) -> str:
     for ranking in rankings:
         console.print(_table(ranking))
     lines = [("best", command(sweep.jobs[won.best]))] if won else []
-    lines += [("page", shlex.quote(near(sweep.directory / "report.html"))), ("TensorBoard", look(sweep) + pinned)]
+    lines += [("page", shlex.quote(near(sweep.directory / "report.html"))), ("TensorBoard", look(sweep))]
+    lines += [("", f"and open the address in dashboard.url{PINNED}")] if pinned else []
     lines += [("summary", shlex.quote(near(sweep.directory / name))) for name in ("summary.csv", "summary.md")]
     _print(text.getvalue() + "".join(f"{label:<13}{line}\n" for label, line in lines))
     return ""
 
 
-def pin_cards(best: Path, ranking: "Ranking") -> str:
-    """Write dashboard.url beside the best job. Runs are coloured by the value of the first setting.
+def pin_cards(best: Path, ranking: "Ranking") -> bool:
+    """Write dashboard.url beside the best job, with a colour for each value of the first setting.
 
     Returns:
-        a remark for the line that is printed about TensorBoard; empty, and no file, if the job logged nothing.
+        False, and writes no file, if the job logged nothing.
     """
     from makemore_pl.report.run_directory import read_diagnostics
     from makemore_pl.running.pins import url
 
     tags = read_diagnostics(best / "diagnostics.jsonl", ("values",)).values
     if not tags:
-        return ""
+        return False
     swept = ranking.columns[0].rpartition(".")[2]
     address = url(tags, runs=(), colour_by="" if swept == "val loss" else f"{swept}=(.+?)(?:_[a-z.]+=|$)")
     write_atomically(best.parent / "dashboard.url", address + "\n")
-    return "  (cards pinned by dashboard.url)"
+    return True
 
 
 def say(line: str, start: str = "", end: str = "\n") -> None:
