@@ -133,12 +133,10 @@ def test_every_optimizer_gets_its_settings() -> None:
     values = {
         "momentum": 0.3, "nesterov": True, "beta1": 0.4, "beta2": 0.5, "eps": 1e-3, "alpha": 0.6, "weight_decay": 0.7,
     }  # fmt: skip
-    classes = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW,
-               "rmsprop": torch.optim.RMSprop}  # fmt: skip
     for name, settings in choices.OPTIMIZERS.items():
         config = OptimConfig(name=name, lr=0.2, **{setting: values[setting] for setting in settings})
         optimizer = build_optimizer(mlp().parameters(), config)
-        assert type(optimizer) is classes[name]
+        assert type(optimizer).__name__.lower() == name
         expected = {setting: values[setting] for setting in settings} | {"lr": 0.2}
         if "beta1" in expected:
             expected["betas"] = (expected.pop("beta1"), expected.pop("beta2"))
