@@ -1,4 +1,4 @@
-"""Where things run; a GPU is pretended. What holds on a real one: tests/test_gpu.py."""
+"""Which device a run takes. The GPU is pretended here; tests/test_gpu.py needs a real one."""
 
 import logging
 import multiprocessing
@@ -21,7 +21,7 @@ from makemore_pl.train import run
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with one GPU, on which nobody may begin anything."""
+    """Pretends a machine with one GPU, and fails if CUDA is initialized."""
 
     def begin() -> None:
         raise AssertionError("CUDA is initialized")

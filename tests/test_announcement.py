@@ -51,7 +51,7 @@ class TestLine:
 
 @pytest.mark.parametrize("columns", [30, 80])
 def test_bar_in_a_terminal(columns: int) -> None:
-    """In a pseudoterminal: one line that is never wider than it, with both losses, and messages above it."""
+    """In a pseudoterminal the bar is one line with both losses, never wider than the terminal, below log lines."""
     program = (
         "import sys, logging, math, hydra; from types import SimpleNamespace as N; import torch;"
         "logging.basicConfig(level='INFO', stream=sys.stdout, format='%(message)s');"

@@ -29,7 +29,7 @@ def test_what_watching_adds_is_a_mean_over_pairs() -> None:
 
 
 def cells(width: int, times: dict[int, tuple[float, float]]) -> list[gpu.Cell]:
-    """Of our eager engine: µs on the GPU and on the CPU by batch size."""
+    """Cells of our eager engine. `times`: batch size -> µs on the GPU and on the CPU."""
     return [
         {"batch_size": batch_size, "n_hidden": width, "contender": "3e", "device": device, "us": us}
         for batch_size, both in times.items()

@@ -1,4 +1,4 @@
-"""What is printed to be pasted is taken as printed: by a real shell, by Hydra, from any directory."""
+"""Printed commands work as printed: in a real shell, with Hydra, from any directory."""
 
 import re
 import shlex
@@ -26,7 +26,7 @@ NASTY = (
 
 
 def paste(line: str, cwd: Path) -> str:
-    """What a POSIX shell that knows no program of this environment prints for it."""
+    """The output of a command in a POSIX shell whose PATH lacks this environment."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/nowhere", "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["sh", "-c", line], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What of an error reaches the user: a sentence for a mistake, a traceback for a fault of the program."""
+"""A user's mistake is shown as a sentence, a fault of the program as a traceback."""
 
 import errno
 import os

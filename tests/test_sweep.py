@@ -150,7 +150,7 @@ def test_config_hash_is_of_what_decides_the_result(compose: Compose, tmp_path: P
 
 
 def finish(job: Path) -> None:
-    """As a job that has just ended."""
+    """The files of a job that has just ended."""
     job.mkdir(parents=True)
     (job / "metrics.json").write_text('{"val/loss": 2.0}')
     (job / "config.yaml").write_text("seed: 1\n")
@@ -165,7 +165,7 @@ def four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
 
 
 def reach(job: Path, step: int) -> None:
-    """As a job of 1,000 steps that runs."""
+    """The files of a job of 1,000 steps that is running."""
     job.mkdir(exist_ok=True)
     (job / "config.yaml").write_text("trainer:\n  max_steps: 1000\n")
     with (job / "diagnostics.jsonl").open("a") as file:

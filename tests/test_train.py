@@ -49,8 +49,8 @@ from makemore_pl.running.signals import ONE, SIGNALS, Stopped
 from makemore_pl.stride import compiling
 from makemore_pl.train import build, run
 
-# What must survive resuming and must not feel watching: momentum buffers, Adam's moments and step count, running
-# statistics, dropout's stream, clipping.
+# These networks have all that resuming must restore and watching must not change: momentum buffers, Adam's moments and
+# step count, running statistics, the random numbers of dropout, clipping.
 NETWORKS = {
     "batchnorm_momentum": ("model.batchnorm=pre_output", "optim.momentum=0.9", "optim.lr=0.02"),
     "adam_clipped": ("optim=adam", "optim.lr=0.01", "trainer.gradient_clip_val=0.5"),
@@ -363,7 +363,7 @@ def test_resumed_equals_uninterrupted(small: Compose, tmp_path: Path, network: s
 
 
 def test_compiled_runs(small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What holds for eager ones holds for the engine of every long run: watched, resumed, beside plain Lightning."""
+    """A compiled run has the bits of a watched, a resumed, and a plain Lightning run, as an eager one has."""
     overrides = (
         *NETWORKS["adamw_dropout_batchnorm"], "trainer.max_steps=60", "trainer.val_check_interval=13",
         "trainer.watch_every=8", "trainer.engine=compile",
@@ -828,7 +828,7 @@ def test_a_signal_to_the_process_and_to_its_group_is_one(small: Compose, tmp_pat
 
 
 def test_the_command_that_is_printed_goes_on(small: Compose, words_file: Path, tmp_path: Path) -> None:
-    """As a shell gets it, from another directory, into a directory with a name that has to be quoted twice."""
+    """A shell runs the command from another directory; the run directory's name must be quoted twice."""
     here = tmp_path / "it's [here], a=b ~ é"
     here.mkdir()
     shutil.copy(words_file, here / "words.txt")
@@ -1045,7 +1045,7 @@ def test_callbacks_that_act_on_each_step_see_each_step(small: Compose, caplog: p
 
     class Impatient(Timer):
         def on_train_batch_end(self, *arguments: Any, **named: Any) -> None:
-            """What a class of the user's does there, nobody knows."""
+            """A hook of a user's class can do anything."""
 
     assert acts_on_every_step(Impatient())
 

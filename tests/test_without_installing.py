@@ -1,4 +1,4 @@
-"""Where this repository has been copied to and can't be installed, as on a machine without network."""
+"""The project works from a copy of the repository without being installed, as on a machine without network."""
 
 import json
 import shutil

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 BINS = 50
 EXAMPLES, UNITS = 64, 200
-"""A raster has at most so many examples and units."""
+"""A raster has at most this many examples and units."""
 Raster = np.ndarray[Any, np.dtype[np.bool_]]
 Measurement = tuple[Callable[..., Tensor], Tensor, tuple[Any, ...]]
 """A statistic, its tensor, and its other arguments."""

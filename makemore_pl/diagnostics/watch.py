@@ -232,7 +232,7 @@ class Watch:
         self._complete = True
 
     def _tell_calls(self) -> None:
-        """Warn once a run about modules of which nothing, or only one of several calls, is measured."""
+        """Warn once a run about modules that are not measured, or only in one of several calls."""
         if self._counted:
             return
         self._counted = True

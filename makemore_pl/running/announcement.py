@@ -104,14 +104,14 @@ def say_verdict(diagnosis: Diagnosis) -> None:
 
 
 def say_breakdown(config: Config, diagnosis: Diagnosis) -> None:
-    """Of a run that could not go on: the verdict, and the run that the doctor prescribes instead."""
+    """Print the verdict on a run that could not go on, and the command with what the doctor prescribes."""
     say_verdict(diagnosis)
     if overrides := _remedied(config, diagnosis):
         _line("try next", command("train.py", *overrides))
 
 
 def _remedied(config: Config, diagnosis: Diagnosis) -> list[str]:
-    """What runs it with all that is prescribed; nothing where nothing is, or nobody knows what was typed."""
+    """The typed overrides with all that is prescribed; empty if nothing is, or if they are not known."""
     from makemore_pl.report.command import applied
     from makemore_pl.report.run_directory import read_overrides
 
