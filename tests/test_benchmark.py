@@ -61,12 +61,21 @@ def test_table_of_the_gpu() -> None:
 
 
 def test_foreign_ratios_are_medians_of_rounds() -> None:
-    records = [
-        {"network": "mlp", "contender": contender, "round": turn, "steps": 1000, "seconds": seconds, "memory_mb": 400.0}
-        for turn, both in enumerate([(2.0, 2.2), (4.0, 4.2), (2.0, 3.0)])
-        for contender, seconds in zip(("plain", "stats"), both, strict=True)
+    ratios = [1.1, 1.05, 1.5]
+    records = [{"network": "mlp", "contender": "plain", "round": turn, "ms": ms} for turn, ms in enumerate([2, 4, 2])]
+    records += [
+        {"network": "mlp", "contender": "stats", "round": turn, "ms": 3 * ratio, "ratio": ratio}
+        for turn, ratio in enumerate(ratios)
     ]
-    assert [row[2:] for row in foreign.rows(records)] == [
-        ["2.00", "1.000", "400"],
-        ["3.00", "1.100 (goal 1.05)", "400"],
-    ]
+    memory = [("plain", 700.0), ("stats", 750.0)]
+    records += [{"contender": name, "peak_mb": peak, "tapped_mb": 40.0} for name, peak in memory]
+    assert [row[2:] for row in foreign.rows(records)] == [["2.00", "1.000", ""], ["3.30", "1.100", "≤ 1.05"]]
+    assert [row[1:] for row in foreign.memory_rows(records)] == [["700", "0.0", ""], ["750", "1.2", "≤ 2"]]
+
+
+def test_foreign_trains_in_turns(tmp_path: Path) -> None:
+    found = foreign.train_in_turns("cnn", ["plain", "stats"], 2, str(tmp_path))
+    assert len(found["cpu_seconds"]) == 2
+    assert found["tapped_mb"] == (64 * 8 * 12 * 12 + 64 * 16 * 6 * 6) * 4 / 2**20
+    assert "zero_share/2" in (tmp_path / "1" / "diagnostics.jsonl").read_text()
+    assert "zero_share" not in (tmp_path / "0" / "diagnostics.jsonl").read_text()
