@@ -4,7 +4,6 @@ import copy
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,7 @@ def odd_names() -> Case:
         def __init__(self) -> None:
             super().__init__()
             self.parts = nn.ModuleDict({"a/b": nn.Linear(36, 8), "a b": nn.Tanh(), "weights/": nn.BatchNorm1d(8)})
-            self.parts["ü/../x"] = nn.Linear(8, 3)
+            self.parts["ü//x"] = nn.Linear(8, 3)
 
         def forward(self, x: Tensor) -> Tensor:
             x = x.flatten(1)
@@ -175,7 +174,7 @@ def changed_in_place() -> Case:
     class InPlace(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.body, self.act, self.drop = net()[:3], nn.ReLU(inplace=True), nn.Dropout(0.3, inplace=True)
+            self.body, self.act, self.drop = net()[:3], nn.SiLU(), nn.Dropout(0.3, inplace=True)
             self.out = nn.Linear(8, 3)
 
         def forward(self, x: Tensor) -> Tensor:
@@ -227,13 +226,6 @@ def scaled() -> Case:
     """A gradient scaler whose first steps overflow and are skipped."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=2)
     return Classifier(net()), {"plugins": MixedPrecision("16-mixed", "cpu", scaler), "max_steps": 8, "max_epochs": 4}
-
-
-def scripted() -> Case:
-    body = net()
-    body[3] = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.Tanh()))
-    body[5] = torch.jit.trace(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), torch.zeros(2, 8))
-    return Classifier(body), {}
 
 
 def traced() -> Case:
@@ -383,7 +375,7 @@ def trial() -> Case:
 
 CASES: list[Callable[[], Case]] = [
     spectral, orthogonal, tied, odd_names, dataclasses_between, changed_in_place, checkpointed_loss, saved_elsewhere,
-    inference_mode_inside, bfloat16, float64, scaled, scripted, traced, sparse, toggled, frozen_and_thawed, finetuned,
+    inference_mode_inside, bfloat16, float64, scaled, traced, sparse, toggled, frozen_and_thawed, finetuned,
     averaged, moving_average, accumulated, batches_without_tensors, endless, no_loss_at_times, copied_with_difficulty,
     draws_by_itself, anomalies, one_batch, no_batch, trial,
 ]  # fmt: skip
@@ -406,9 +398,98 @@ def outcome(case: Callable[[], Case], directory: Path, watch: list[DiagnosticsCa
 def test_watching_changes_no_bit(case: Callable[[], Case], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     watched = outcome(case, tmp_path / "watched", instruments())
     said = [record.getMessage() for record in caplog.records if record.name.startswith("makemore_pl")]
-    print("\n".join(said))
     plain = outcome(case, tmp_path / "plain", [])
     assert watched.keys() == plain.keys()
     for name, tensor in plain.items():
         assert torch.equal(watched[name].nan_to_num(), tensor.nan_to_num()), name
     assert not [each for each in said if "Error" in each]
+
+
+def scripted() -> nn.Sequential:
+    body = net()
+    body[3] = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.Tanh()))
+    body[5] = torch.jit.trace(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), torch.zeros(2, 8))
+    return body
+
+
+def test_what_is_not_scripted_is_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    doctor, stats = Doctor(announce=False), [ActivationStats(), BatchNormStats(), GradientStats(r"5|6")]
+    found = values(fit(tmp_path, Classifier(scripted()), doctor, *stats))
+    assert {"zero_share/6", "batchnorm_mean_lag/2", "activation_grad_std/6"} <= found.keys()
+    assert "bias_before_batchnorm" in [finding.id for finding in doctor.findings]
+    (said,) = (each.getMessage() for each in caplog.records if each.name.startswith("makemore_pl"))
+    assert said.startswith(
+        "GradientStats leaves out net.5, net.5.0, net.5.1: torch.compile has taken it over, or Torch"
+    )
+
+
+def unspoilt(loss: Tensor, _: int) -> Tensor:
+    return loss
+
+
+class TestOneCallbackInManyHands:
+    def test_the_same_objects_in_two_trainers(self, tmp_path: Path) -> None:
+        watch = instruments()
+        first = values(fit(tmp_path / "1", Classifier(net()), *watch))
+        torch.manual_seed(5)
+        fit(tmp_path / "2", Classifier(cnn(3)), *reversed(watch), max_steps=7)
+        assert values(fit(tmp_path / "3", Classifier(net()), *watch)) != {}
+        again = values(fit(tmp_path / "4", Classifier(net()), *instruments()))
+        assert first.keys() == again.keys()
+
+    @pytest.mark.parametrize("how", ["copied", "pickled"])
+    def test_copies_of_used_ones(self, tmp_path: Path, how: str) -> None:
+        module, watch = Classifier(net(), optimizer=torch.optim.Adam), instruments()
+        module.spoil = unspoilt
+        torch.manual_seed(1)
+        first = values(fit(tmp_path / "1", module, *watch))
+        copies = copy.deepcopy(watch) if how == "copied" else pickle.loads(pickle.dumps(watch))
+        again = Classifier(net(), optimizer=torch.optim.Adam)
+        torch.manual_seed(1)
+        assert values(fit(tmp_path / "2", again, *copies)) == first
+
+    def test_copied_while_it_looks(self, tmp_path: Path) -> None:
+        class Copies(Callback):
+            def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+                self.copy = copy.deepcopy(pl_module)
+
+        watch, copies = instruments(), Copies()
+        fit(tmp_path / "1", Classifier(net()), *watch, copies, max_steps=3)
+        assert pickle.loads(pickle.dumps(copies.copy.net)).state_dict().keys() == copies.copy.net.state_dict().keys()
+        copied = copies.copy.net.get_submodule("3")
+        assert hooks_on(copied) > 0, "which are the copies of hooks"
+        assert copied(torch.ones(2)).tolist() == torch.ones(2).tanh().tolist()
+        assert list(values(fit(tmp_path / "2", copies.copy, *instruments()))["unmoved/share"]) == [0, 1, 2, 3]
+
+    def test_fit_again_after_an_exception_in_a_step(self, tmp_path: Path) -> None:
+        def fails(module: Classifier, batch_idx: int) -> None:
+            if module.global_step == 2 and armed.pop():
+                raise ArithmeticError("on purpose")
+
+        armed = [False, True]
+        watch, module = instruments(), Classifier(net(), before=fails)
+        with pytest.raises(ArithmeticError, match="on purpose"):
+            fit(tmp_path / "1", module, *watch)
+        assert hooks_on(module) == 0
+        assert all(each.watch is None for each in watch)
+        found = values(fit(tmp_path / "2", module, *watch))
+        assert list(found["unmoved/share"]) == [0, 1, 2, 3]
+
+    def test_without_fit_they_do_nothing(self, tmp_path: Path) -> None:
+        class Predicts(Validated):
+            test_step = Validated.validation_step
+
+            def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+                return self.net(batch[0])  # type: ignore[no-any-return]
+
+        trainer = Trainer(
+            callbacks=instruments(), logger=False, default_root_dir=tmp_path, accelerator="cpu",  # type: ignore[arg-type]
+            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        )  # fmt: skip
+        module = Predicts(net())
+        before = copy.deepcopy(module.state_dict())
+        trainer.validate(module, loader(), verbose=False)
+        trainer.test(module, loader(), verbose=False)
+        trainer.predict(module, loader())
+        assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+        assert not list(tmp_path.iterdir())

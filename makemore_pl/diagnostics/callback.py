@@ -239,8 +239,8 @@ class PatternCallback(DiagnosticsCallback):
         if within := [name for name, module in chosen.items() if module in hidden]:
             self.leave_out(
                 listed(within),
-                "torch.compile has taken it over, and compiled code ignores hooks (pytorch#117758). Train without "
-                "torch.compile for the steps you want to look into; parameters are measured all the same",
+                "torch.compile has taken it over, or TorchScript, and compiled code ignores hooks (pytorch#117758). "
+                "Train without it for the steps you want to look into; parameters are measured all the same",
             )
         names = layer_names(pl_module, chosen)
         return {names[name]: module for name, module in chosen.items() if module not in hidden}

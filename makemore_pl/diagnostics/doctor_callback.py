@@ -268,6 +268,8 @@ class Doctor(DiagnosticsCallback):
                 except Exception as error:
                     self._facts.unknown["examples_mixed"] = str(error).splitlines()[0] if str(error) else "it failed"
             self._inspection.forget()
+            if self._graph:
+                self._graph = replace(self._graph, output=None, targets=None, weight=None)
         self._most_backwards = max(self._most_backwards, self._backwards)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if pl_module.automatic_optimization and isinstance(loss, Tensor) and loss.numel() == 1 and self.watch:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.diagnostics.unit_axis import KNOWN, unit_axis_of
+from makemore_pl.module_copy import Hook
 
 
 class Reader(Protocol):
@@ -83,11 +84,11 @@ class Tap:
             for layer, module in modules.items():
                 self.passages.setdefault(module, Passage([])).readers.append((layer, reader))
         for module, passage in self.passages.items():
-            before, after = partial(self._spare, self._before, passage), partial(self._spare, self._after, passage)
+            before, after = (Hook(partial(self._spare, look, passage)) for look in (self._before, self._after))
             self._spare(self._hook, passage, module, before, after)
         if self.passages:
             known = (module for module in root.modules() if isinstance(module, KNOWN))
-            self._handles += [module.register_forward_hook(self._remember_axis) for module in known]
+            self._handles += [module.register_forward_hook(Hook(self._remember_axis)) for module in known]
 
     def close(self) -> None:
         """Remove the hooks and forget everything."""
@@ -223,9 +224,9 @@ def dense(x: Tensor) -> Tensor:
 
 
 def compiled_modules(root: nn.Module) -> set[nn.Module]:
-    """The modules that torch.compile has compiled, in any of its ways, and their submodules.
+    """The modules that torch.compile has compiled, in any of its ways, or TorchScript, and their submodules.
 
-    Compiled code ignores hooks that are added after it was traced (pytorch#117758).
+    Compiled code ignores hooks that are added after it was traced (pytorch#117758); TorchScript refuses them.
     """
     found: set[nn.Module] = set()
     for module in root.modules():
@@ -238,8 +239,13 @@ def _is_compiled(module: nn.Module) -> bool:
     # By attribute, because importing OptimizedModule for isinstance takes more than a second.
     functions = [getattr(type(module), name, None) for name in ("forward", "training_step")]
     functions += [value for value in vars(module).values() if callable(value)]
-    return module._compiled_call_impl is not None or any(
-        hasattr(each, "_torchdynamo_orig_callable") and not hasattr(each, "_torchdynamo_disable") for each in functions
+    return (
+        isinstance(module, torch.jit.ScriptModule)
+        or module._compiled_call_impl is not None
+        or any(
+            hasattr(each, "_torchdynamo_orig_callable") and not hasattr(each, "_torchdynamo_disable")
+            for each in functions
+        )
     )
 
 

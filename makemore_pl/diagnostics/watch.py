@@ -54,7 +54,7 @@ class Watch:
         self.looking: list[DiagnosticsCallback] = []
         """The callbacks that measure this batch."""
         self.hidden: set[nn.Module] = set()
-        """Modules that torch.compile has taken over, so that hooks on them do nothing."""
+        """Modules that are compiled, so that hooks on them do nothing."""
         self._shared: dict[object, Tensor] = {}
         self._updates: dict[Optimizer, Update] = {}
         """The updates of this batch."""
