@@ -128,7 +128,12 @@ def log_histograms(trainer: Trainer, histograms: Mapping[str, Histogram], step: 
 
 
 def card(picture: Image.Image) -> Image.Image:
-    """The picture padded with white to the shape of TensorBoard's cards, which stretch other shapes."""
+    """The picture padded with white to the shape of TensorBoard's cards, which stretch other shapes.
+
+    A picture whose shape differs by less than 1 % is returned as it is, so that its PNG serves for both.
+    """
+    if abs(picture.width / picture.height / CARD - 1) < 0.01:
+        return picture
     width = max(picture.width, round(picture.height * CARD))
     whole = Image.new("RGB", (width, round(width / CARD)), "white")
     whole.paste(picture, ((width - picture.width) // 2, 0))
