@@ -233,16 +233,16 @@ def measure_sampling(arguments: argparse.Namespace) -> None:
 
 
 def measure_watching(arguments: argparse.Namespace) -> None:
+    surroundings, steps = environment(), arguments.command_steps
+    count, say = 2 if arguments.quick else 8, partial(console.print, highlight=False)
     with tempfile.TemporaryDirectory() as scratch:
-        settings = {
-            "network": NETWORKS["batchnorm"],
-            "steps": arguments.command_steps,
-            "cache": Path(scratch) / "cache",
-        }
-        pairs, say = 2 if arguments.quick else 8, partial(console.print, highlight=False)
-        measured = environment() | watching.measure(partial(command, **settings), pairs, say)
-    write_text(arguments.output, measured, [])
-    console.print_json(data=measured)
+        run_one = partial(command, network=NETWORKS["kaiming"], steps=steps, cache=Path(scratch) / "cache")
+        pairs = watching.measure(run_one, count, say)
+    when = f"{surroundings['date']}, commit {surroundings['commit']}"
+    title, rows = f"kaiming, {steps:,} steps, medians of {count} pairs ({when})", watching.rows(pairs)
+    content = surroundings | {"cpu_seconds": pairs}
+    write_text(arguments.output, content, [title, tables.markdown(watching.HEADER, rows)])
+    console.print(tables.screen(title, watching.HEADER, rows))
 
 
 def measure_gpu(arguments: argparse.Namespace) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import foreign, gpu
-from benchmarks.watching import added
+from benchmarks import foreign, gpu, watching
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
@@ -24,8 +23,15 @@ def test_quick_measures_a_case_end_to_end(tmp_path):
     assert "| 3e |" in output.with_suffix(".md").read_text(encoding="utf-8")
 
 
-def test_what_watching_adds_is_a_mean_over_pairs() -> None:
-    assert added([12.0, 13.0], [10.0, 10.0]) == {"seconds": 2.5, "standard_error": 0.5, "share": 0.25}
+def test_what_watching_adds_is_a_median_over_pairs() -> None:
+    taken = iter([99, 11, 10, 20, 21, 12, 10])
+
+    def command(contender: str) -> dict[str, float]:
+        return {"cpu_seconds": next(taken)}
+
+    pairs = watching.measure(command, 3, lambda _: None)
+    assert pairs == [(10, 11), (20, 21), (10, 12)], "each begins with the other one"
+    assert watching.rows(pairs) == [["10.0", "12.0", "10.0% (5.0% to 20.0%)", "≤ 5%"]]
 
 
 def cells(width: int, times: dict[int, tuple[float, float]]) -> list[gpu.Cell]:
