@@ -214,6 +214,23 @@ def inference_mode_inside() -> Case:
     return Teacher(net()), {}
 
 
+def teacher() -> Case:
+    """A frozen encoder, whose layers run as one fused call as long as no hook is on them."""
+
+    class Distilled(Classifier):
+        def __init__(self) -> None:
+            super().__init__(net())
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.teacher = nn.Sequential(nn.Linear(6, 8), nn.TransformerEncoder(layer, 2), nn.Linear(8, 3))
+            self.teacher.eval().requires_grad_(False)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            assert hooks_on(self.teacher[1]) == 0
+            return cross_entropy(self.net(batch[0]), self.teacher(batch[0][:, 0]).mean(1).softmax(-1))
+
+    return Distilled(), {}
+
+
 def bfloat16() -> Case:
     return Classifier(net()), {"precision": "bf16-true"}
 
@@ -375,7 +392,7 @@ def trial() -> Case:
 
 CASES: list[Callable[[], Case]] = [
     spectral, orthogonal, tied, odd_names, dataclasses_between, changed_in_place, checkpointed_loss, saved_elsewhere,
-    inference_mode_inside, bfloat16, float64, scaled, traced, sparse, toggled, frozen_and_thawed, finetuned,
+    inference_mode_inside, teacher, bfloat16, float64, scaled, traced, sparse, toggled, frozen_and_thawed, finetuned,
     averaged, moving_average, accumulated, batches_without_tensors, endless, no_loss_at_times, copied_with_difficulty,
     draws_by_itself, anomalies, one_batch, no_batch, trial,
 ]  # fmt: skip

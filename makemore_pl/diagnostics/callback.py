@@ -236,12 +236,8 @@ class PatternCallback(DiagnosticsCallback):
             return {}
         assert self.watch
         hidden = self.watch.hidden
-        if within := [name for name, module in chosen.items() if module in hidden]:
-            self.leave_out(
-                listed(within),
-                "torch.compile has taken it over, or TorchScript, and compiled code ignores hooks (pytorch#117758). "
-                "Train without it for the steps you want to look into; parameters are measured all the same",
-            )
+        for why in dict.fromkeys(hidden[module] for module in chosen.values() if module in hidden):
+            self.leave_out(listed(name for name, module in chosen.items() if hidden.get(module) == why), why)
         names = layer_names(pl_module, chosen)
         return {names[name]: module for name, module in chosen.items() if module not in hidden}
 

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from makemore_pl.diagnostics import dashboard
 from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.offers import offer
-from makemore_pl.diagnostics.taps import Tap, compiled_modules
+from makemore_pl.diagnostics.taps import Tap, hidden_modules
 from makemore_pl.diagnostics.update import Update
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class Watch:
         """Steps taken so far."""
         self.looking: list[DiagnosticsCallback] = []
         """The callbacks that measure this batch."""
-        self.hidden: set[nn.Module] = set()
-        """Modules that are compiled, so that hooks on them do nothing."""
+        self.hidden: dict[nn.Module, str] = {}
+        """Modules that take no hooks, and why."""
         self._shared: dict[object, Tensor] = {}
         self._updates: dict[Optimizer, Update] = {}
         """The updates of this batch."""
@@ -137,12 +137,12 @@ class Watch:
             self._open(pl_module)
 
     def _open(self, pl_module: LightningModule) -> None:
-        self.looking, self.hidden = list(self._due), compiled_modules(pl_module)
+        self.looking, self.hidden = list(self._due), hidden_modules(pl_module)
         for callback in self.looking:
             callback.values, callback.step, callback.last = {}, self._step, self._last
             callback.attempt("this step", callback.begin, self.trainer, pl_module)
             callback.attempt("modules", self._choose, callback, pl_module)
-        self.tap.open(pl_module, self._modules)
+        self.tap.open(pl_module, self._modules, self.hidden)
 
     def _choose(self, callback: "DiagnosticsCallback", pl_module: LightningModule) -> None:
         self._modules.append((callback, callback.modules(pl_module)))
