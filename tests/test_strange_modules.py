@@ -225,7 +225,7 @@ def teacher() -> Case:
             self.teacher.eval().requires_grad_(False)
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            assert hooks_on(self.teacher[1]) == 0
+            assert all(hooks_on(layer) == 0 for layer in self.teacher[1].layers)
             return cross_entropy(self.net(batch[0]), self.teacher(batch[0][:, 0]).mean(1).softmax(-1))
 
     return Distilled(), {}

@@ -233,8 +233,8 @@ def dense(x: Tensor) -> Tensor:
 
 
 COMPILED = (
-    "torch.compile has taken it over, or TorchScript, and compiled code ignores hooks (pytorch#117758). Train without it "
-    "for the steps you want to look into; parameters are measured all the same"
+    "torch.compile has taken it over, or TorchScript, and compiled code ignores hooks (pytorch#117758). Train without "
+    "it for the steps you want to look into; parameters are measured all the same"
 )
 FUSED = (
     "it is frozen or in eval mode and runs as one fused call, which a hook would replace by others with other rounding"
