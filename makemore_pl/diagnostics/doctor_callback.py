@@ -15,9 +15,9 @@ from makemore_pl.diagnostics import dashboard
 from makemore_pl.diagnostics.callback import DiagnosticsCallback
 from makemore_pl.diagnostics.gathering import instruments, of_inspection, of_loss, of_optimizers
 from makemore_pl.diagnostics.host import LightningModule, Trainer
-from makemore_pl.diagnostics.offers import configuration_of
+from makemore_pl.diagnostics.offers import configuration_of, offer
 from makemore_pl.diagnostics.tag_names import matrices
-from makemore_pl.diagnostics.taps import compiled_modules
+from makemore_pl.diagnostics.taps import hidden_modules
 from makemore_pl.diagnostics.update import Update
 from makemore_pl.diagnostics.watch import Arrays
 from makemore_pl.doctor.diagnosis import diagnose
@@ -212,7 +212,7 @@ class Doctor(DiagnosticsCallback):
             losses = self._series.setdefault("train/loss", {})
             for at, loss in zip(self._fetched, arrays["doctor/losses"].tolist(), strict=True):
                 losses.setdefault(at, loss)
-        if (mean := getattr(pl_module, "mean_loss", None)) is not None and hasattr(pl_module, "watched_step"):
+        if (mean := getattr(pl_module, "mean_loss", None)) is not None and offer(pl_module, "watched_step", None):
             self._series.setdefault("train/loss_mean", {})[step] = float(mean)
 
     # the beginning
@@ -225,7 +225,7 @@ class Doctor(DiagnosticsCallback):
         if self._batches > INSPECTED or trainer.barebones:
             return
         if self._inspection is None:
-            self._inspection = Inspection(pl_module, compiled_modules(pl_module))
+            self._inspection = Inspection(pl_module, hidden_modules(pl_module))
             self._at_start = copies_of_units(matrices(pl_module)) if self.watch and not self.watch.taken else {}
         self._inspection.open()
         for optimizer in trainer.optimizers:
@@ -262,12 +262,14 @@ class Doctor(DiagnosticsCallback):
                 if self._graph and self._graph.targets is None:
                     self._targets.see_batch(self._graph, batch)
                 try:
-                    strided = hasattr(pl_module, "watched_step")
+                    strided = offer(pl_module, "watched_step", None)
                     where = None if strided else mixed_examples(self._inspection, batch, size or 0)
                     self._facts.examples_mixed = where
                 except Exception as error:
                     self._facts.unknown["examples_mixed"] = str(error).splitlines()[0] if str(error) else "it failed"
             self._inspection.forget()
+            if self._graph:
+                self._graph = replace(self._graph, output=None, targets=None, weight=None)
         self._most_backwards = max(self._most_backwards, self._backwards)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if pl_module.automatic_optimization and isinstance(loss, Tensor) and loss.numel() == 1 and self.watch:

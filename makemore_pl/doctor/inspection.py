@@ -14,6 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.doctor.facts import Scale
+from makemore_pl.module_copy import Hook
 
 NORMALISATIONS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 LINEAR = (nn.Linear, _ConvNd)
@@ -61,8 +62,8 @@ class Inspection:
     def open(self) -> None:
         self.close()
         for module in self.names:
-            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._after, always_call=True))
+            self._handles.append(module.register_forward_pre_hook(Hook(self._before), with_kwargs=True))
+            self._handles.append(module.register_forward_hook(Hook(self._after), always_call=True))
 
     def close(self) -> None:
         while self._handles:
@@ -161,7 +162,7 @@ class Inspection:
             for module, before in self.follows.items()
             if isinstance(module, _BatchNorm)
             and isinstance(before, LINEAR)
-            and before.bias is not None
+            and any("bias" in name for name, _ in before.named_parameters())  # .bias may be a parametrization
             and module.training
         ]
 
