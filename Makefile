@@ -37,22 +37,22 @@ format: install  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test-compile: install  ## Every optimizer, placement and clipping, compiled (about 30 minutes)
+test-compile: install  ## Test every optimizer, placement and clipping, compiled (about 30 minutes)
 	$(BIN)/python -m pytest -m compile tests/test_stride.py $(ARGS)
 
-readme: install  ## Every command of README.md, as written, in a fresh clone (about 10 minutes)
+readme: install  ## Run every command of README.md in a fresh clone (about 10 minutes)
 	$(BIN)/python -m pytest -m readme -s tests/test_readme.py $(ARGS)
 
-test-browser: install  ## The report pages in headless chromium, where it is installed
+test-browser: install  ## Test the report pages in headless chromium, which must be installed
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
-test-distributed: install  ## Sweeps on a two-node Ray cluster and through submitit; installs both
+test-distributed: install  ## Install Ray and submitit, and test sweeps with both
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[ray,slurm]"
 	$(BIN)/python -m pytest -m distributed $(ARGS)
 
 TORCH ?= 2.14.1
 
-test-torch: .venv-torch-$(TORCH)/installed  ## The tests with another torch, in an environment of its own: TORCH=2.14.1
+test-torch: .venv-torch-$(TORCH)/installed  ## Run the tests with another torch, in its own environment: TORCH=2.14.1
 	.venv-torch-$(TORCH)/bin/python -m pytest -n 2 $(ARGS)
 
 .venv-torch-$(TORCH)/installed: requirements.lock pyproject.toml
@@ -62,31 +62,31 @@ test-torch: .venv-torch-$(TORCH)/installed  ## The tests with another torch, in 
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-test-gpu: install  ## The tests that need a GPU; elsewhere they are skipped
+test-gpu: install  ## Run the tests that need a GPU; without one they are skipped
 	$(BIN)/python -m pytest -m gpu -rs -W default $(ARGS) tests/test_gpu.py
 
 gpu: install  ## On a machine with a GPU: its tests, then its figures, in 20 minutes (docs/gpu.md)
 	$(BIN)/python scripts/gpu.py $(ARGS)
 
-config: install  ## docs/config.md again, from the docstrings of makemore_pl/config/schema.py
+config: install  ## Write docs/config.md from the docstrings of makemore_pl/config/schema.py
 	$(BIN)/python scripts/document.py
 
-lecture: install  ## docs/lecture.md again, with its pictures (about 5 minutes)
+lecture: install  ## Write docs/lecture.md with its pictures (about 5 minutes)
 	$(BIN)/python scripts/lecture.py $(ARGS)
 
-benchmark: install  ## Speed and memory beside the lecture's loop and plain Lightning (about 30 minutes)
+benchmark: install  ## Measure speed and memory beside the lecture's loop and plain Lightning (about 30 minutes)
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
-parity: install  ## The lecture's published losses and panel, again (about 10 minutes)
+parity: install  ## Compare with the lecture's published losses and panel (about 10 minutes)
 	$(BIN)/python scripts/parity.py $(ARGS)
 
-soak: install  ## 200 kills of runs and 30 of sweeps at random moments, nothing lost (about 20 minutes)
+soak: install  ## Kill 200 runs and 30 sweeps at random moments, and compare what they lose (about 20 minutes)
 	$(BIN)/python -m reliability.soak $(ARGS)
 
-fuzz: install  ## 20,000 generated cases: no traceback, no hang, no silently wrong number (about 15 minutes)
+fuzz: install  ## Try 20,000 generated inputs: no traceback, hang or silently wrong number (about 15 minutes)
 	$(BIN)/python -m reliability.fuzz $(ARGS)
 
-endurance: install  ## 500 jobs in one process and a long run: memory, files and threads; the same numbers everywhere
+endurance: install  ## Run 500 jobs in one process and a long run: memory, files and threads; compare losses everywhere
 	$(BIN)/python -m reliability.endurance $(ARGS)
 
 .venv-audit/installed:
@@ -94,5 +94,5 @@ endurance: install  ## 500 jobs in one process and a long run: memory, files and
 	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	touch $@
 
-audit: .venv-audit/installed  ## requirements.lock against known advisories, where there is a network
+audit: .venv-audit/installed  ## Check requirements.lock for known advisories; needs a network
 	.venv-audit/bin/python reliability/audit.py

@@ -1,7 +1,9 @@
 """What the instruments cost on networks that are not this project's, beside torchinstruments and torchmortem.
 
 Three networks of two to four milliseconds a step, trained by plain Lightning with the JSON-lines logger; every
-contender as its defaults have it. Each training is a fresh process with one thread.
+contender as its defaults have it. A round is one process for each network, with one thread: plain Lightning before and
+after each contender, in CPU time of the process, so that what else the machine does falls on both. Memory is the peak
+of a process of its own, on a ResNet-18.
 """
 
 import json
@@ -13,7 +15,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,62 +22,101 @@ CONTENDERS = {
     "plain": "plain Lightning",
     "stats": "ActivationStats, GradientStats, UpdateStats, BatchNormStats",
     "all": "the same, Histograms and Figures",
+    "doctor": "Doctor",
     "torchinstruments": "torchinstruments",
     "torchmortem": "torchmortem",
 }
 NETWORKS = ("mlp", "cnn", "transformer")
-GOALS = {"stats": 1.05, "all": 1.15}
+GOALS = {"stats": 1.05, "all": 1.15, "doctor": 1.03}
 """Times plain Lightning."""
-STEPS = 2_000
+COPIES = 2.0
+"""Of all tapped outputs, that the instruments may add to peak memory."""
+STEPS, MEMORY_STEPS, WARMUP = 2_000, 4, 20
 BATCH = 64
-HEADER = ["network", "contender", "ms a step", "times plain", "peak memory, MiB"]
+HEADER = ["network", "with", "ms of CPU time a step", "times plain Lightning", "goal"]
+MEMORY_HEADER = ["with", "peak memory, MiB", "more than plain, in copies of the tapped outputs", "goal"]
+Record = dict[str, Any]
 
 
-def measure(rounds: int, steps: int, scratch: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Of each network and contender: seconds, CPU seconds and peak memory, round by round and in turns."""
-    from benchmarks.process import run
-
+def measure(rounds: int, steps: int, scratch: Path, say: Callable[[str], None]) -> list[Record]:
+    """One record for each training of a round with its CPU seconds, and for each of memory with its peak."""
     missing = [name for name in ("torchinstruments", "torchmortem") if find_spec(name) is None]
     if missing:
         say(f"Not installed, left out: {', '.join(missing)} (pip install -e '.[benchmark]')")
-    records = []
+    there = [name for name in CONTENDERS if name not in ("plain", *missing)]
+    records: list[Record] = []
     for turn in range(rounds):
         for network in NETWORKS:
-            contenders = [name for name in CONTENDERS if name not in missing]
-            for name in contenders[turn % len(contenders) :] + contenders[: turn % len(contenders)]:
-                with tempfile.TemporaryDirectory(dir=scratch) as directory:
-                    result = Path(directory) / "result.json"
-                    case = {"network": network, "contender": name, "steps": steps, "directory": directory}
-                    process = run(["-m", "benchmarks.foreign", json.dumps(case), str(result)], scratch / "cache")
-                    record = {**case, "round": turn, **json.loads(result.read_text())}
-                record["memory_mb"] = process["memory_mb"]
-                del record["directory"]
+            first = turn % len(there)
+            order = ["plain", *(each for name in there[first:] + there[:first] for each in (name, "plain"))]
+            found, _ = _process(network, order, steps, scratch)
+            for place, (name, seconds) in enumerate(zip(order, found["cpu_seconds"], strict=True)):
+                record = {"network": network, "contender": name, "round": turn, "ms": 1e3 * seconds / steps}
+                if name != "plain":
+                    beside = found["cpu_seconds"][place - 1] + found["cpu_seconds"][place + 1]
+                    record["ratio"] = 2 * seconds / beside
+                    say(f"round {turn + 1}/{rounds}: {network} {name} {record['ratio']:.3f} times plain")
                 records.append(record)
-                say(f"round {turn + 1}/{rounds}: {network} {name} {1e3 * record['seconds'] / steps:.3f} ms a step")
+    for name in ("plain", *(each for each in there if each != "torchmortem")):  # which fails on a ReLU in place
+        found, peak = _process("resnet18", [name], MEMORY_STEPS, scratch)
+        records.append({"contender": name, "peak_mb": peak, "tapped_mb": found["tapped_mb"]})
+        say(f"{name}: peak memory {peak:.0f} MiB")
     return records
 
 
-def rows(records: list[dict[str, Any]]) -> list[list[str]]:
-    """Medians over the rounds, of the ratios to plain Lightning in the same round too."""
+def rows(records: list[Record]) -> list[list[str]]:
+    """Medians over the rounds, of CPU time and of its ratio to plain Lightning's just before and after."""
     found = []
     for network in NETWORKS:
-        mine = [record for record in records if record["network"] == network]
-        plain = {record["round"]: record["seconds"] for record in mine if record["contender"] == "plain"}
-        for name in CONTENDERS:
-            runs = [record for record in mine if record["contender"] == name]
+        for name, words in CONTENDERS.items():
+            runs = [each for each in records if (each.get("network"), each["contender"]) == (network, name)]
             if runs:
-                median = statistics.median(1e3 * run["seconds"] / run["steps"] for run in runs)
-                ratio = statistics.median(run["seconds"] / plain[run["round"]] for run in runs)
-                memory = statistics.median(run["memory_mb"] for run in runs)
-                goal = f" (goal {GOALS[name]})" if name in GOALS else ""
-                found.append([network, CONTENDERS[name], f"{median:.2f}", f"{ratio:.3f}{goal}", f"{memory:.0f}"])
+                ms = statistics.median(each["ms"] for each in runs)
+                ratio = statistics.median(each.get("ratio", 1.0) for each in runs)
+                goal = f"≤ {GOALS[name]}" if name in GOALS else ""
+                found.append([network, words, f"{ms:.2f}", f"{ratio:.3f}", goal])
     return found
 
 
-def train(case: dict[str, Any]) -> dict[str, float]:
-    """Seconds and CPU seconds of one training, without its first 20 steps but with its end."""
-    import warnings
+def memory_rows(records: list[Record]) -> list[list[str]]:
+    peaks = {each["contender"]: each for each in records if "peak_mb" in each}
+    return [
+        [
+            CONTENDERS[name],
+            f"{each['peak_mb']:.0f}",
+            f"{(each['peak_mb'] - peaks['plain']['peak_mb']) / each['tapped_mb']:.1f}",
+            f"≤ {COPIES:g}" if name in GOALS else "",
+        ]
+        for name, each in peaks.items()
+    ]
 
+
+def _process(network: str, order: list[str], steps: int, scratch: Path) -> tuple[dict[str, Any], float]:
+    """What a fresh process has written, and its peak memory in MiB."""
+    from benchmarks.process import run
+
+    with tempfile.TemporaryDirectory(dir=scratch) as directory:
+        result = Path(directory) / "result.json"
+        case = {"network": network, "order": order, "steps": steps, "directory": directory}
+        process = run(["-m", "benchmarks.foreign", json.dumps(case), str(result)], scratch / "cache")
+        return json.loads(result.read_text()), process["memory_mb"]
+
+
+def train_in_turns(network: str, order: list[str], steps: int, directory: str) -> dict[str, Any]:
+    """CPU seconds of one training after the other, and MiB of the outputs that the instruments tap in the last."""
+    import gc
+
+    if len(order) > 1:
+        train(network, "plain", WARMUP, f"{directory}/warmup")
+    seconds = []
+    for place, contender in enumerate(order):
+        gc.collect()
+        seconds.append(train(network, contender, steps, f"{directory}/{place}"))
+    return {"cpu_seconds": seconds, "tapped_mb": tapped_mb(network)}
+
+
+def train(network: str, contender: str, steps: int, directory: str) -> float:
+    """CPU seconds of one fit."""
     import torch
     from lightning.pytorch import Callback, LightningModule, Trainer
     from torch import Tensor
@@ -86,15 +126,10 @@ def train(case: dict[str, Any]) -> dict[str, float]:
     from makemore_pl import diagnostics
     from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
     torch.manual_seed(0)
-    net, x = network(case["network"])
-    contender, steps, directory = case["contender"], case["steps"], case["directory"]
+    net, x = networks()[network]()
 
     class Module(LightningModule):
-        after_step: Callable[[Tensor], Any] | None = None
-
         def __init__(self) -> None:
             super().__init__()
             self.net = net
@@ -109,33 +144,32 @@ def train(case: dict[str, Any]) -> dict[str, float]:
             self.adam = torch.optim.Adam(self.parameters())
             return self.adam
 
-    class Clock(Callback):
-        def on_train_start(self, *_: Any) -> None:
-            self.started = time.perf_counter(), time.process_time()
-
+    module = Module()
     stats = [getattr(diagnostics, f"{name}Stats") for name in ("Activation", "Gradient", "Update", "BatchNorm")]
-    watch = {"stats": stats, "all": [*stats, diagnostics.Histograms, diagnostics.Figures]}.get(contender, [])
-    clock, module = Clock(), Module()
-    callbacks: list[Callback] = [clock, *(each() for each in watch)]
+    watch = {
+        "stats": stats,
+        "all": [*stats, diagnostics.Histograms, diagnostics.Figures],
+        "doctor": [partial(diagnostics.Doctor, announce=False)],
+    }
+    callbacks: list[Callback] = [each() for each in watch.get(contender, [])]
     if contender == "torchmortem":
         callbacks.append(mortem(module))
     end: Callable[[], Any] = lambda: None  # noqa: E731
-    if contender == "torchinstruments":
-        from torchinstruments import inject_observer, remove_observer
-
-        inject_observer(net, output_dir=f"{directory}/observed")
-        end = partial(remove_observer, net)
     trainer = Trainer(
         accelerator="cpu", max_steps=steps, callbacks=callbacks, logger=JSONLinesLogger(directory),
         default_root_dir=directory, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
     y = torch.randint(10, (len(x),))
-    trainer.fit(module, DataLoader(TensorDataset(x, y), batch_size=BATCH, shuffle=True))
+    loader = DataLoader(TensorDataset(x, y), batch_size=BATCH, shuffle=True)
+    started = time.process_time()
+    if contender == "torchinstruments":
+        from torchinstruments import inject_observer, remove_observer
+
+        inject_observer(net, output_dir=f"{directory}/observed")
+        end = partial(remove_observer, net)
+    trainer.fit(module, loader)
     end()
-    return {
-        "seconds": time.perf_counter() - clock.started[0],
-        "cpu_seconds": time.process_time() - clock.started[1],
-    }
+    return time.process_time() - started
 
 
 def mortem(module: Any) -> Any:
@@ -158,45 +192,46 @@ def mortem(module: Any) -> Any:
     return Mortem()
 
 
-def network(name: str) -> tuple[Any, Any]:
-    """A network for ten classes, and 4,096 examples for it."""
+def networks() -> dict[str, Callable[[], tuple[Any, Any]]]:
+    """By name: a network for ten classes, and examples for it."""
+    import torch
+
+    from benchmarks import modules
+
+    return {
+        "mlp": lambda: (modules.image_mlp(), torch.randn(4096, 784)),
+        "cnn": lambda: (modules.cnn(), torch.randn(4096, 1, 12, 12)),
+        "transformer": lambda: (modules.Transformer(), torch.randint(50, (4096, 8))),
+        "resnet18": lambda: (modules.resnet18(), torch.randn(2 * BATCH, 3, 64, 64)),
+    }
+
+
+def tapped_mb(network: str) -> float:
+    """MiB of what comes out of the first call of each activation function."""
     import torch
     from torch import nn
 
-    if name == "mlp":
-        sizes = [784, 256, 256, 256, 256]
-        hidden = [[nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()] for a, b in pairwise(sizes)]
-        return nn.Sequential(*[layer for block in hidden for layer in block], nn.Linear(256, 10)), torch.randn(
-            4096, 784
-        )
-    if name == "cnn":
-        return nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(), nn.Linear(64, 10),
-        ), torch.randn(4096, 1, 12, 12)  # fmt: skip
+    from makemore_pl.diagnostics.activation_stats import is_activation
 
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm, self.attention = nn.LayerNorm(32), nn.MultiheadAttention(32, 2, batch_first=True)
-            self.feed = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 128), nn.GELU(), nn.Linear(128, 32))
+    net, x = networks()[network]()
+    sizes: dict[nn.Module, int] = {}
 
-        def forward(self, x: Any) -> Any:
-            normal = self.norm(x)
-            x = x + self.attention(normal, normal, normal, need_weights=False)[0]
-            return x + self.feed(x)
+    def hook(module: nn.Module, _: Any, out: torch.Tensor) -> None:
+        sizes.setdefault(module, out.nbytes)
 
-    class Classes(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embedding, self.blocks, self.out = nn.Embedding(50, 32), nn.Sequential(Block()), nn.Linear(32, 10)
-
-        def forward(self, x: Any) -> Any:
-            return self.out(self.blocks(self.embedding(x)).mean(1))
-
-    return Classes(), torch.randint(50, (4096, 8))
+    for module in net.modules():
+        if is_activation(module):
+            module.register_forward_hook(hook)
+    with torch.no_grad():
+        net(x[:BATCH])
+    return sum(sizes.values()) / 2**20
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(json.dumps(train(json.loads(sys.argv[1]))))
+    import warnings
+
+    import torch
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    Path(sys.argv[2]).write_text(json.dumps(train_in_turns(**json.loads(sys.argv[1]))))

@@ -1,9 +1,9 @@
-"""The network of nn modules, and the fastest simple loop that a good user would write for it."""
+"""Networks of nn modules: the lecture's, with the fastest simple loop for it, and those of other people's projects."""
 
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.networks import BLOCK_SIZE, N_EMBD, VOCAB_SIZE, Network
@@ -68,3 +68,65 @@ def matrix_products(network: Network, steps: int, tick: Tick) -> None:
         for left, right, out in products:
             torch.mm(left, right, out=out)
         tick(step + 1)
+
+
+def image_mlp() -> nn.Sequential:
+    """Four hidden layers with BatchNorm, (N, 784) to ten classes."""
+    sizes = [784, 256, 256, 256, 256]
+    hidden = [[nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()] for a, b in pairwise(sizes)]
+    return nn.Sequential(*[layer for block in hidden for layer in block], nn.Linear(256, 10))
+
+
+def cnn() -> nn.Sequential:
+    """Two convolutions, (N, 1, 12, 12) to ten classes."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+class Transformer(nn.Module):
+    """One block of two heads, (N, T) tokens of 50 kinds to ten classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(50, 32), nn.Linear(32, 10)
+        self.norm, self.attention = nn.LayerNorm(32), nn.MultiheadAttention(32, 2, batch_first=True)
+        self.feed = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 128), nn.GELU(), nn.Linear(128, 32))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        normal = self.norm(x)
+        x = x + self.attention(normal, normal, normal, need_weights=False)[0]
+        logits: Tensor = self.out((x + self.feed(x)).mean(1))
+        return logits
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, one ReLU for both, in place, as torchvision has it."""
+
+    def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(fan_in, fan_out, 3, stride, 1, bias=False), nn.BatchNorm2d(fan_out)
+        self.conv2, self.bn2 = nn.Conv2d(fan_out, fan_out, 3, 1, 1, bias=False), nn.BatchNorm2d(fan_out)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or fan_in != fan_out:
+            self.shortcut.append(nn.Conv2d(fan_in, fan_out, 1, stride, bias=False)).append(nn.BatchNorm2d(fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        activated: Tensor = self.relu(out + self.shortcut(x))
+        return activated
+
+
+def resnet18() -> nn.Sequential:
+    """ResNet-18 (He et al. 2015), (N, 3, H, W) to ten classes."""
+    sizes = [64, 64, 128, 256, 512]
+    blocks = [ResidualBlock(a if first else b, b, 2 if first and a != b else 1)
+              for a, b in pairwise(sizes) for first in (True, False)]  # fmt: skip
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1),
+        *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10),
+    )  # fmt: skip

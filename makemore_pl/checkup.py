@@ -21,6 +21,7 @@ from makemore_pl.report.command import applied
 from makemore_pl.report.command import overrides as differing
 from makemore_pl.report.run_directory import read_overrides
 from makemore_pl.report.sweep_directory import is_sweep
+from makemore_pl.running.output import wrapped
 from makemore_pl.train import run
 
 STEPS = {"trainer.max_steps": "2000", "trainer.watch_every": "50", "trainer.val_check_interval": "500"}
@@ -47,7 +48,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """The diagnosis in sentences, and the commands that apply the prescriptions."""
-        lines = [self.name, *verdict(self.diagnosis)]
+        lines = [self.name, *(line for words in verdict(self.diagnosis) for line in wrapped(words))]
         changed = self.overrides is not None and mended(self.overrides, self.diagnosis.prescriptions)
         if changed:
             lines += ["Run it with these changes:", "    " + command("train.py", *changed)]

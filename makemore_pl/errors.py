@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from makemore_pl.command_line import typed
-from makemore_pl.config.choices import did_you_mean
+from makemore_pl.config.choices import GROUPS, did_you_mean
 from makemore_pl.config.schema import unknown_key
 
 USERS_MISTAKES = (ValueError, FloatingPointError, HydraException, OmegaConfBaseException)
@@ -81,8 +82,12 @@ def _sentence(error: BaseException) -> str:
         first_line = str(omegaconf_error).partition("\n")[0]
         if re.search(r"^Key '.*' (not in|is not in struct)", first_line):
             return unknown_key(key)
+        if number := re.match(r"Value '(.*)' of type '\w+' could not be converted to (Integer|Float)", first_line):
+            return _no_number(key, *number.groups())
         return f"{key}: {first_line}"
     text = str(error)
+    if added := re.match(r"Could not override .* No match in the defaults list\.\nTo append .* use (\S+)", text):
+        return f"Type {added[1]}: the defaults have none that it could take the place of."
     if ambiguous := re.match(r"Ambiguous value for argument '(.*)'\n", text):
         key, _, value = ambiguous[1].partition("=")
         return f"{ambiguous[1]} is several values: add -m for a sweep, or quote it, {_as_text(key, value)}"
@@ -90,12 +95,26 @@ def _sentence(error: BaseException) -> str:
         return unknown_key(in_file[1])
     if "raised while composing config" in text:
         return " ".join(line.strip() for line in text.splitlines()[:2])
-    if missing := re.match(r"(?:In '.*': )?Could not find '(\S+)/(\S+)'", text):
+    if missing := re.match(r"(?:In '.*': )?Could not find '(\S+?)/(\S*)'", text):
         group, name = missing.groups()
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         listed = f" Available: {', '.join(options)}." if options else ""
         return f"There is no {group}={name}.{did_you_mean(name, options)}{listed}"
+    if text.startswith("Could not override "):
+        return text.replace("\n", " ")
+    if "Config group override must be a string or a list" in text:
+        given = [each for each in sys.argv[1:] if each.lstrip("+").partition("=")[0].partition("@")[0] in GROUPS]
+        return f"A group takes one of its names, not {' '.join(given)}."
     return re.split(r"\n(?:Config search path:|full_key: )", text)[0]
+
+
+def _no_number(key: str, value: str, kind: str) -> str:
+    if kind == "Float":
+        return f"{key} must be a number, got {value!r}."
+    whole = re.fullmatch(r"-?\d+\.0|-?\d(\.\d+)?e\+\d+", value)
+    instead = f" as {int(float(value))}" if whole and abs(float(value)) < 1e15 else ""
+    given = value or "an empty text"
+    return f"{key} must be a whole number: type it{instead} without a point or an exponent, not {given}."
 
 
 def _as_text(key: str, value: str) -> str:
@@ -120,9 +139,23 @@ def _of_the_system(error: OSError) -> str:
         return f"{error.strerror}: make room, or write elsewhere."
     if name is None:
         return f"{error.strerror}."
+    name = os.fsdecode(name)
     if isinstance(error, FileExistsError):
         return f"{name} can't be made a directory: something else of this name is there."
     return f"{name} can't be used: {error.strerror}."
+
+
+def quiet_threads() -> None:
+    """Show no traceback of a mistake that ends a thread, such as a full disk under TensorBoard's writer.
+
+    That raises it again where something more is to be written.
+    """
+
+    def end(ended: threading.ExceptHookArgs) -> None:
+        if ended.exc_value is None or not is_mistake(ended.exc_value):
+            threading.__excepthook__(ended)
+
+    threading.excepthook = end
 
 
 @contextmanager
@@ -131,6 +164,8 @@ def one_sentence() -> Iterator[None]:
 
     With HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead.
     """
+    if not TRACEBACKS:
+        quiet_threads()
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
     logging.raiseExceptions = False  # a log line that can't be written must not end a run

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch import Trainer, seed_everything
 from omegaconf import OmegaConf
@@ -171,6 +173,7 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
             remove_parts(run_dir)
             write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
             (run_dir / "metrics.json").unlink(missing_ok=True)  # it marks a finished run
+            _record_command(run_dir)
         start_session(trainer, first)
         add_layout(trainer)
         if announce:
@@ -184,7 +187,7 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
             raise
         metrics = _metrics(config, trainer, module, datamodule, finals.losses)
         if trainer.is_global_zero:
-            if not (doctor and tells and doctor.diagnosis.roots):
+            if not (tells and doctor and any(each.id == "diverged" for each in doctor.findings)):
                 say_divergence(metrics["val/loss"], metrics["uniform_loss"])
             write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
             if announce:
@@ -225,6 +228,16 @@ def _metrics(
         "commit": _commit(),
         "versions": {package: _version(package) for package in ("makemore_pl", "torch", "lightning", "hydra-core")},
     }
+
+
+def _record_command(run_dir: Path) -> None:
+    """Write what Hydra would have written into .hydra before it was known whether this run is refused."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.RUN:
+        return
+    (run_dir / ".hydra").mkdir(exist_ok=True)
+    hydra = HydraConfig.get()
+    for name, part in {"overrides": hydra.overrides.task, "hydra": OmegaConf.create({"hydra": hydra})}.items():
+        write_atomically(run_dir / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part))
 
 
 def _version(package: str) -> str | None:

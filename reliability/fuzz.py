@@ -31,7 +31,7 @@ from reliability.process import ROOT
 
 SHARES = {"words": 0.3, "overrides": 0.2, "sampling": 0.1, "arguments": 0.1, "damaged": 0.2, "places": 0.1}
 HANG = 20
-"""A case that takes longer than these seconds counts as a hang."""
+"""Seconds of computing after which a case counts as hung; of waiting it takes 20 times as many."""
 
 
 class Hung(BaseException):
@@ -52,7 +52,8 @@ class Tally:
         self.examples: dict[str, str] = {}
 
     def take(self, target: Callable[[Any], None], case: Any) -> None:
-        signal.alarm(HANG)
+        signal.setitimer(signal.ITIMER_PROF, HANG)  # of this process alone, however busy the machine is
+        signal.alarm(20 * HANG)
         try:
             target(case)
             self.counts["used"] += 1
@@ -72,6 +73,7 @@ class Tally:
             self._fault(f"{type(error).__name__} at {at}", case)
         finally:
             signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
     def _fault(self, what: str, case: Any) -> None:
         self.counts["faults"] += 1
@@ -158,6 +160,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable()
     signal.signal(signal.SIGALRM, _hung)
+    signal.signal(signal.SIGPROF, _hung)
     scratch = Path(tempfile.mkdtemp(prefix="makemore_pl_fuzz_"))
     try:
         tallies = fuzz(arguments.cases, arguments.seed, scratch)

@@ -31,7 +31,7 @@ OPTIMIZERS = (
 )
 MEMORY = Path("/dev/shm")
 """A second file system that is always mounted on Linux."""
-GONE = 12.0
+GONE = 40.0
 """The processes of a stopped sweep must end within these seconds."""
 Record = dict[str, Any]
 
@@ -194,7 +194,11 @@ def sweep_trial(name: str, how: str, scratch: Path, words: Path, reference: Path
             time.sleep(draw.uniform(0, 0.3))
         if choose is _worker:
             process.wait(600)
-    record["code"] = process.wait(60)
+    try:
+        record["code"] = process.wait(60)
+    except subprocess.TimeoutExpired:
+        record["code"] = "does not end"
+        process.kill()
     deadline = time.monotonic() + GONE
     while of_session(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -202,7 +206,8 @@ def sweep_trial(name: str, how: str, scratch: Path, words: Path, reference: Path
     for pid in of_session(process.pid):
         os.kill(pid, KILL)
     again = start_sweep([*overrides, f"hydra.sweep.dir='{directory}'"], log, {})
-    record["lost"] = [] if again.wait(600) == 0 else [f"going on ends with {again.returncode}"]
+    record["lost"] = [record["code"]] if isinstance(record["code"], str) else []
+    record["lost"] += [] if again.wait(600) == 0 else [f"going on ends with {again.returncode}"]
     for job in sorted(path.parent.name for path in reference.glob("*/metrics.json")):
         record["lost"] += [f"{job}: {each}" for each in differences(directory / job, reference / job)]
     record["traceback"] = bool(TRACEBACK.search(log.read_text(errors="replace")))

@@ -233,16 +233,16 @@ def measure_sampling(arguments: argparse.Namespace) -> None:
 
 
 def measure_watching(arguments: argparse.Namespace) -> None:
+    surroundings, steps = environment(), arguments.command_steps
+    count, say = 2 if arguments.quick else 8, partial(console.print, highlight=False)
     with tempfile.TemporaryDirectory() as scratch:
-        settings = {
-            "network": NETWORKS["batchnorm"],
-            "steps": arguments.command_steps,
-            "cache": Path(scratch) / "cache",
-        }
-        pairs, say = 2 if arguments.quick else 8, partial(console.print, highlight=False)
-        measured = environment() | watching.measure(partial(command, **settings), pairs, say)
-    write_text(arguments.output, measured, [])
-    console.print_json(data=measured)
+        run_one = partial(command, network=NETWORKS["kaiming"], steps=steps, cache=Path(scratch) / "cache")
+        pairs = watching.measure(run_one, count, say)
+    when = f"{surroundings['date']}, commit {surroundings['commit']}"
+    title, rows = f"kaiming, {steps:,} steps, medians of {count} pairs ({when})", watching.rows(pairs)
+    content = surroundings | {"cpu_seconds": pairs}
+    write_text(arguments.output, content, [title, tables.markdown(watching.HEADER, rows)])
+    console.print(tables.screen(title, watching.HEADER, rows))
 
 
 def measure_gpu(arguments: argparse.Namespace) -> None:
@@ -273,9 +273,19 @@ def measure_foreign(arguments: argparse.Namespace) -> None:
     rounds, steps = (1, 60) if arguments.quick else (arguments.repeat, foreign.STEPS)
     with tempfile.TemporaryDirectory() as scratch:
         records = foreign.measure(rounds, steps, Path(scratch), lambda line: console.print(line, highlight=False))
-    title, rows = f"{surroundings['date']}, commit {surroundings['commit']}, {steps} steps", foreign.rows(records)
-    write_text(arguments.output, surroundings | {"records": records}, [title, tables.markdown(foreign.HEADER, rows)])
-    console.print(tables.screen(title, foreign.HEADER, rows))
+    when = f"{surroundings['date']}, commit {surroundings['commit']}"
+    sections = [
+        (
+            f"{steps:,} steps, batch {foreign.BATCH}, CPU time of one thread, medians of {rounds} rounds ({when})",
+            foreign.HEADER,
+            foreign.rows(records),
+        ),
+        (f"ResNet-18, batch {foreign.BATCH} ({when})", foreign.MEMORY_HEADER, foreign.memory_rows(records)),
+    ]
+    paragraphs = [part for title, header, rows in sections for part in (title, tables.markdown(header, rows))]
+    write_text(arguments.output, surroundings | {"records": records}, paragraphs)
+    for section in sections:
+        console.print(tables.screen(*section))
 
 
 def write_text(output: Path, content: dict[str, Any], paragraphs: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Runs the tests for GPUs and then measures on a GPU, in bounded time: python scripts/gpu.py [--minutes 20]
 
-Everything is written as it comes, to checks.txt, figures.json and figures.md: whoever is cut off keeps what there is.
+Results are written at once to checks.txt, figures.json and figures.md, so nothing is lost if the script is ended early.
 Needs no installed makemore_pl (docs/gpu.md). Exits with the code of the tests, or else of the figures.
 """
 

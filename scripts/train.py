@@ -1,12 +1,17 @@
 """Trains one network, or a sweep of them: python scripts/train.py +experiment=kaiming"""
 
 import math
+import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from makemore_pl.command_line import overrides_last
 from makemore_pl.config import resolve
+from makemore_pl.config.choices import refuse_several
 from makemore_pl.errors import is_mistake, one_sentence
+from makemore_pl.running.signals import end_at_once
 from makemore_pl.sweep.job import is_job, run_job
 from makemore_pl.sweep.launch import launch
 
@@ -19,6 +24,7 @@ def main(raw: DictConfig) -> float:
     if is_job():
         return run_job(raw)
     try:
+        refuse_several(HydraConfig.get().overrides.task)
         config = resolve(raw)
         from makemore_pl.train import run  # imported here, because torch would make --help and --cfg slow
 
@@ -31,7 +37,11 @@ def main(raw: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    with one_sentence():
-        launch(main)
-        if ended:
-            raise ended[0]
+    try:
+        with one_sentence():
+            sys.argv[1:] = overrides_last(sys.argv[1:])
+            launch(main)
+            if ended:
+                raise ended[0]
+    finally:
+        end_at_once()

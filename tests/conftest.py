@@ -38,7 +38,7 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    torch.set_num_threads(1)  # as in a run; more threads slow networks this small
+    torch.set_num_threads(1)  # as in a run; with more threads small networks are slower
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +79,7 @@ def composed_once(conf: None) -> Callable[[tuple[str, ...]], DictConfig]:
 
 @pytest.fixture
 def small(composed_once: Callable[[tuple[str, ...]], DictConfig], words_file: Path, tmp_path: Path) -> Compose:
-    """As compose, for a run of well below a second: few words, few neurons, nothing compiled, shown or logged.
+    """Like compose, for a run that takes much less than a second: few words and neurons, nothing compiled or logged.
 
     Groups and additions ("optim=adam", "+...") are composed by Hydra, once for all tests that share them; dotted keys
     are merged over the result, which spares 0.2 s a test.
@@ -111,7 +111,7 @@ def small(composed_once: Callable[[tuple[str, ...]], DictConfig], words_file: Pa
 
 @pytest.fixture
 def package_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where packages of compiled steps are kept, for this test alone; made when it is needed."""
+    """A cache directory for compiled packages that only this test uses."""
     monkeypatch.setattr(package_cache, "CHOSEN", str(tmp_path / "cache"))
     return tmp_path / "cache" / "strides"
 

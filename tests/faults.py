@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class Fault(Callback):
-    """At the first stride that starts at or after `step`; with `how=env` what the environment says of this job.
+    """Does something at the first stride that starts at or after `step`. With `how=env` the environment says what.
 
     The environment variable FAULT is like "seed=2:wait seed=3:wait". `wait` is for a file `go` in the sweep directory.
     `kill` waits for the job `beside`, which at its first try waits to be killed with it.

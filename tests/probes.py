@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class HaltedError(Exception):
-    """Stands for whatever ends a run in the middle."""
+    """Raised by tests to end a run in the middle."""
 
 
 class Halt(Callback):
@@ -120,7 +120,7 @@ class ValidationLosses(Callback):
 
 
 class Ranks(Callback):
-    """What each process of several has: its own loss, and the next numbers of the generator that draws masks."""
+    """Writes a process's own loss and the next numbers of its generator of masks."""
 
     watched_steps_suffice = True
 

@@ -44,7 +44,7 @@ ACTIVATIONS = {
     "sigmoid": lambda z: 1 / (1 + (-z).exp()),
     "identity": lambda z: z,
 }
-# of each 1 / sqrt(E[f(z)^2]); tanh's as the lecture has it
+# 1 / sqrt(E[f(z)^2]) of each activation; the gain of tanh is the lecture's
 OWN_GAINS = {
     "tanh": 5 / 3, "relu": 2**0.5, "leaky_relu": 2**0.5 / 1.0001**0.5, "gelu": 1.5335, "silu": 1.6765,
     "sigmoid": 1.8462, "identity": 1.0,
@@ -127,7 +127,7 @@ class Network:
         return (logits.logsumexp(1) - logits[torch.arange(len(y)), y]).mean()
 
     def state(self) -> dict[str, Tensor]:
-        """As model.state_dict() has it: nn.Linear keeps the transpose."""
+        """The parameters as in model.state_dict(), where nn.Linear keeps the transpose."""
         turned = {name: p.detach().T if "linear.weight" in name else p.detach() for name, p in self.parameters.items()}
         return turned | self.running
 
@@ -145,7 +145,7 @@ def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:
 
 
 def clip(gradients: dict[str, Tensor], bound: float | None, algorithm: str) -> bool:
-    """In place; returns whether anything was clipped."""
+    """Clip the gradients in place; returns whether anything was clipped."""
     if bound is None:
         return False
     if algorithm == "value":

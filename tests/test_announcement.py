@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Compose
 
-from makemore_pl.doctor.finding import Diagnosis, Finding
-from makemore_pl.running.announcement import NEXT, say_end
+from makemore_pl.doctor.finding import Diagnosis, Finding, Prescription
+from makemore_pl.running.announcement import NEXT, say_breakdown, say_end
+from makemore_pl.running.output import wrapped
 from makemore_pl.running.progress import line
 from makemore_pl.train import run
 
@@ -50,7 +51,7 @@ class TestLine:
 
 @pytest.mark.parametrize("columns", [30, 80])
 def test_bar_in_a_terminal(columns: int) -> None:
-    """In a pseudoterminal: one line that is never wider than it, with both losses, and messages above it."""
+    """In a pseudoterminal the bar is one line with both losses, never wider than the terminal, below log lines."""
     program = (
         "import sys, logging, math, hydra; from types import SimpleNamespace as N; import torch;"
         "logging.basicConfig(level='INFO', stream=sys.stdout, format='%(message)s');"
@@ -137,6 +138,64 @@ def test_a_run_that_breaks_off_has_its_verdict_too(
     with pytest.raises(FloatingPointError):
         run(small(*callbacks, "model.activation=relu", "optim.lr=1e30"))
     assert capsys.readouterr().out.count("Because of update_too_large: not_finite.") == 1
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_sentences_are_wrapped_at_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "   Change model.output_scale=0.02 model.output_bias=0: logits of this standard-deviation cost 0.02 nats."
+    assert wrapped(words) == [words], "a file has them whole"
+    monkeypatch.setattr(sys, "stdout", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = wrapped(words, 13)
+    assert " ".join(" ".join(lines).split()) == " ".join(words.split())
+    assert max(map(len, lines)) <= max(columns - 13, len("   model.output_scale=0.02"))
+    assert all(line.startswith("   ") and line[3] != " " for line in lines)
+    (first, second, *_) = wrapped("1. " + "word " * 60)
+    assert first.startswith("1. word")
+    assert second.startswith("   word")
+
+
+def prescribed(tmp_path: Path) -> Diagnosis:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("[+experiment=kaiming, optim.lr=20, hydra.run.dir=x, seed=3]")
+    finding = Finding("update_too_large", "critical", "x", 0, None, None, "", "They are.")
+    remedies = (
+        Prescription("update_too_large", ("optim.lr=0.1",), "x"),
+        Prescription("dead_units", ("optim.lr=1",), "y"),
+    )
+    return Diagnosis((finding,), (), ("update_too_large",), remedies)
+
+
+def test_what_the_doctor_prescribes_is_to_be_tried_next(
+    small: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, diagnosis = small("report=false", "+experiment=kaiming", run_dir=tmp_path), prescribed(tmp_path)
+    say_end(config, METRICS, [], diagnosis)
+    tried = ["+experiment=kaiming", "seed=3", "optim.lr=0.1"]
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-3:] == tried
+    say_breakdown(config, diagnosis)
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-3:] == tried
+    say_end(config, METRICS, [], Diagnosis((), (), ("update_too_large",)))
+    assert capsys.readouterr().out.splitlines()[-1].endswith("train.py +experiment=batchnorm"), "the lecture goes on"
+
+
+def test_large_losses_do_not_widen_the_table(
+    small: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    diverged = METRICS | {"train/loss": 1758.8446, "val/loss": 3e17, "val/perplexity": 30385243912657.74}
+    say_end(small("report=false", run_dir=tmp_path), diverged, [])
+    assert "│  1759 │ 3e+17 │ 2.2000 │      3.039e+13 │" in capsys.readouterr().out
+    assert line(80, 5, 20, 93407.65, 3e17, None) == "step 5/20  train 9.341e+04  val 3e+17"
+
+
+def test_a_divergence_is_told_once(
+    small: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run(small("callbacks=diagnostics", "report=false", "optim.lr=1000"))
+    assert "(update_too_large, critical)" in capsys.readouterr().out
+    assert "has diverged" not in caplog.text
+    run(small("callbacks=none", "optim.lr=1000", "report=false", run_dir=tmp_path / "other"))
+    assert "has diverged" in caplog.text, "where no doctor was"
 
 
 def test_what_comes_next_can_be_typed() -> None:

@@ -70,7 +70,7 @@ def test_config_and_errors_import_no_torch(name: str) -> None:
 
 
 def test_what_the_network_drags_in() -> None:
-    """Importing it, whatever way, brings no Lightning: in a process of its own."""
+    """In a fresh process, importing the network does not import Lightning, directly or indirectly."""
     code = (
         "import sys, makemore_pl.model; "
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'lightning', 'torchmetrics', 'torch'}))"
@@ -85,7 +85,7 @@ RANKS = {
     "stride": 3, "diagnostics": 3, "report": 3, "data": 4, "sample": 5, "module": 5, "checkpoint": 6, "callbacks": 6,
     "running": 6, "evaluate": 7, "train": 8, "sweep": 9, "checkup": 9,
 }  # fmt: skip
-"""Of each room and each file at the top: it imports what has a lower rank, and its own room."""
+"""Rank of each room and each top-level file. A file may import files of lower rank and those of its own room."""
 SHELTERED = {
     "figures": set(),
     "diagnostics": {"doctor", "figures", "files", "module_copy"},

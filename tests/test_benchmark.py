@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import foreign, gpu
-from benchmarks.watching import added
+from benchmarks import foreign, gpu, watching
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
@@ -24,12 +23,19 @@ def test_quick_measures_a_case_end_to_end(tmp_path):
     assert "| 3e |" in output.with_suffix(".md").read_text(encoding="utf-8")
 
 
-def test_what_watching_adds_is_a_mean_over_pairs() -> None:
-    assert added([12.0, 13.0], [10.0, 10.0]) == {"seconds": 2.5, "standard_error": 0.5, "share": 0.25}
+def test_what_watching_adds_is_a_median_over_pairs() -> None:
+    taken = iter([99, 11, 10, 20, 21, 12, 10])
+
+    def command(contender: str) -> dict[str, float]:
+        return {"cpu_seconds": next(taken)}
+
+    pairs = watching.measure(command, 3, lambda _: None)
+    assert pairs == [(10, 11), (20, 21), (10, 12)], "each begins with the other one"
+    assert watching.rows(pairs) == [["10.0", "12.0", "10.0% (5.0% to 20.0%)", "≤ 5%"]]
 
 
 def cells(width: int, times: dict[int, tuple[float, float]]) -> list[gpu.Cell]:
-    """Of our eager engine: µs on the GPU and on the CPU by batch size."""
+    """Cells of our eager engine. `times`: batch size -> µs on the GPU and on the CPU."""
     return [
         {"batch_size": batch_size, "n_hidden": width, "contender": "3e", "device": device, "us": us}
         for batch_size, both in times.items()
@@ -61,12 +67,21 @@ def test_table_of_the_gpu() -> None:
 
 
 def test_foreign_ratios_are_medians_of_rounds() -> None:
-    records = [
-        {"network": "mlp", "contender": contender, "round": turn, "steps": 1000, "seconds": seconds, "memory_mb": 400.0}
-        for turn, both in enumerate([(2.0, 2.2), (4.0, 4.2), (2.0, 3.0)])
-        for contender, seconds in zip(("plain", "stats"), both, strict=True)
+    ratios = [1.1, 1.05, 1.5]
+    records = [{"network": "mlp", "contender": "plain", "round": turn, "ms": ms} for turn, ms in enumerate([2, 4, 2])]
+    records += [
+        {"network": "mlp", "contender": "stats", "round": turn, "ms": 3 * ratio, "ratio": ratio}
+        for turn, ratio in enumerate(ratios)
     ]
-    assert [row[2:] for row in foreign.rows(records)] == [
-        ["2.00", "1.000", "400"],
-        ["3.00", "1.100 (goal 1.05)", "400"],
-    ]
+    memory = [("plain", 700.0), ("stats", 750.0)]
+    records += [{"contender": name, "peak_mb": peak, "tapped_mb": 40.0} for name, peak in memory]
+    assert [row[2:] for row in foreign.rows(records)] == [["2.00", "1.000", ""], ["3.30", "1.100", "≤ 1.05"]]
+    assert [row[1:] for row in foreign.memory_rows(records)] == [["700", "0.0", ""], ["750", "1.2", "≤ 2"]]
+
+
+def test_foreign_trains_in_turns(tmp_path: Path) -> None:
+    found = foreign.train_in_turns("cnn", ["plain", "stats"], 2, str(tmp_path))
+    assert len(found["cpu_seconds"]) == 2
+    assert found["tapped_mb"] == (64 * 8 * 12 * 12 + 64 * 16 * 6 * 6) * 4 / 2**20
+    assert "zero_share/2" in (tmp_path / "1" / "diagnostics.jsonl").read_text()
+    assert not (tmp_path / "0" / "diagnostics.jsonl").exists(), "it logs every 50 steps"

@@ -119,7 +119,7 @@ def chromium(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def requested(net: Path) -> list[str]:
-    """What the page asked the network for; what the browser wants for itself has no origin."""
+    """The network requests of the page. Requests of the browser itself have no origin and are left out."""
     events = json.loads(net.read_text())["events"]
     asked = [event["params"] for event in events if "initiator" in event.get("params", {})]
     return [
@@ -128,7 +128,7 @@ def requested(net: Path) -> list[str]:
 
 
 def look(tmp_path: Path, html: str, width: int = 1200, *flags: str) -> dict[str, Any]:
-    """What the probe saw in the page; fails on any message on the console and any request but for the page itself."""
+    """What the probe saw in the page. It fails on console messages and on requests other than for the page."""
     path, net = tmp_path / "page.html", tmp_path / "net.json"
     probed = html.replace("</body>", PROBE)
     if width < NARROWEST:

@@ -46,7 +46,7 @@ ALL = (*STATS, Baselines, Histograms, Figures, Samples)
 
 
 def train(config: Config, *more: Callback) -> tuple[Trainer, LightningModule, Any]:
-    """As makemore_pl.train.run, without evaluation."""
+    """Train as makemore_pl.train.run does, without evaluation."""
     torch.manual_seed(0)
     trainer, module, datamodule = build(config)
     trainer.callbacks[:0] = more  # type: ignore[attr-defined]

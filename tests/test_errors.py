@@ -1,7 +1,10 @@
-"""What of an error reaches the user: a sentence for a mistake, a traceback for a fault of the program."""
+"""A user's mistake is shown as a sentence, a fault of the program as a traceback."""
 
 import errno
+import os
 import shlex
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +16,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from makemore_pl.config import resolve
-from makemore_pl.errors import explain, is_mistake
+from makemore_pl.config.choices import refuse_several
+from makemore_pl.errors import explain, is_mistake, quiet_threads
 from makemore_pl.train import run
 
 EARLY = "lightning.pytorch.callbacks.EarlyStopping"
@@ -101,6 +105,7 @@ def test_a_callback_s_fault_keeps_its_traceback(small: Compose) -> None:
         (lambda here: (here / "file").mkdir(), "file can't be made a directory: something else of this name is there."),
         (lambda here: (here / "loop").read_text(), "loop can't be used: Too many levels of symbolic links."),
         (lambda here: here.read_text(), " can't be used: Is a directory."),
+        (lambda here: os.stat(bytes(here / "missing")), "/missing can't be used: No such file or directory."),
         (lambda here: (here / "file").rename(here / "folder"), "folder can't be used: Is a directory."),
         (
             lambda here: Path("/dev/full").write_text("x" * 10**6),
@@ -134,6 +139,65 @@ def test_what_hydra_can_t_read_is_shown_quoted(override: str) -> None:
     key, _, value = override.partition("=")
     assert quoted == f'{key}="{value}"'
     assert OverridesParser.create().parse_override(quoted).value() == value
+
+
+@pytest.mark.usefixtures("conf")
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("experiment=kaiming", "Type +experiment=kaiming: the defaults have none that it could take the place of."),
+        ("trainer.max_steps=1e5", "trainer.max_steps must be a whole number: type it as 100000 without a point or an "),
+        (
+            "data.batch_size=32.0",
+            "data.batch_size must be a whole number: type it as 32 without a point or an exponent",
+        ),
+        (
+            "model.n_layers=2.5",
+            "model.n_layers must be a whole number: type it without a point or an exponent, not 2.5",
+        ),
+        ("seed=1e400", "seed must be a whole number: type it without a point or an exponent, not inf."),
+        ("model.gain=5/3", "model.gain must be a number, got '5/3'."),
+        ("seed=", "seed must be a whole number: type it without a point or an exponent, not an empty"),
+        ("optim=", "There is no optim=. Available: adam, adamw, rmsprop, sgd."),
+        ("optim=a/b", "There is no optim=a/b. Available: adam, adamw, rmsprop, sgd."),
+        (
+            "optim@x=adam",
+            "Could not override 'optim@x'. Did you mean to override optim? To append to your default list",
+        ),
+        ("data=1", "A group takes one of its names, not data=1."),
+    ],
+)
+def test_what_should_have_been_typed(override: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1", override])
+    sentence = explain(caught(lambda: hydra.compose("train", overrides=[override])))
+    assert sentence.startswith(said)
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("override", ["optim=[sgd,adam]", "trainer=[]", "+experiment=[kaiming, adam]", "data=[a,b,c]"])
+def test_one_choice_of_a_group(override: str) -> None:
+    group = override.lstrip("+").partition("=")[0]
+    with pytest.raises(ValueError, match=rf"{group} takes one choice, not a list of \d\.$"):
+        refuse_several([override])
+
+
+def test_lists_of_what_adds_up() -> None:
+    refuse_several(["optim=[adam]", "callbacks=[diagnostics,none]", "logger=[]", "+callbacks.figures.steps=[0,5]"])
+
+
+def test_a_thread_ends_in_no_traceback_of_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    before = threading.excepthook
+    try:
+        quiet_threads()
+        for error in (OSError(errno.ENOSPC, "No space left on device"), KeyError("a fault")):
+            thread = threading.Thread(target=lambda error=error: (_ for _ in ()).throw(error).__next__())
+            thread.start()
+            thread.join()
+    finally:
+        threading.excepthook = before
+    err = capsys.readouterr().err
+    assert "No space left" not in err
+    assert "KeyError: 'a fault'" in err
 
 
 @pytest.mark.usefixtures("conf")

@@ -141,7 +141,7 @@ def test_nothing_to_recalibrate() -> None:
 
 
 def test_recalibrating_mends_a_short_memory(small: Compose, tmp_path: Path) -> None:
-    """What the lecture calibrates for: with momentum 1 the statistics are those of the last 8 examples only."""
+    """The reason for the lecture's calibration: with momentum 1 the statistics are those of the last 8 examples."""
     config = small("model.batchnorm=pre", "model.bn_momentum=1", "trainer.max_steps=200")
     metrics = run(config)
     module = load_module(tmp_path / "run" / "checkpoints" / "last.ckpt")

@@ -48,7 +48,7 @@ CLASSES: dict[str, type[DiagnosticsCallback]] = {
     "doctor": diagnostics.Doctor,
 }
 BROUGHT = ("activation_stats", "gradient_stats", "update_stats", "batchnorm_stats")
-"""The instruments that the doctor brings where nobody else has."""
+"""The callbacks that the doctor adds if the trainer has none of their kind."""
 OTHERS = {"train/loss", "train/loss_mean", "lr", "val/loss", "val/perplexity"}
 
 
@@ -149,7 +149,7 @@ def test_baselines_are_passed_once(small: Compose) -> None:
     length = ("trainer.watch_every=20", "trainer.max_steps=500")
     config = diagnosed(small, "optim=adam", "optim.lr=0.03", *length, only=("baselines",))
     found = measured(train(config)[0])
-    # of strides, weighted by their lengths, a hundred steps or more at a time
+    # means over a hundred steps or more, from means of strides weighted by their lengths
     losses, first, total, seen = {}, 0, 0.0, 0
     for step, number in found["train/loss_mean"].items():
         total, seen = total + number * (step + 1 - seen), step + 1  # type: ignore[operator]

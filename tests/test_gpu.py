@@ -307,7 +307,7 @@ class Waits(Callback):
 def test_unwatched_steps_wait_once_a_call(small: Compose, name: str) -> None:
     waits = Waits()
     overrides = NETWORKS.get(name, ("trainer.precision=bf16-mixed",))
-    stride = 160 if PRETENDED else 500
+    stride = 20 if PRETENDED else 500
     waits.fit(small(HERE, *overrides, f"trainer.max_steps={2 * stride + 1}", f"trainer.watch_every={stride}"))
     in_step, in_stride = waits.by_step[2 * stride]
     # one more is for the losses of the stride

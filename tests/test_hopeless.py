@@ -37,7 +37,7 @@ def test_the_best_quarter_goes_on() -> None:
         return dict.fromkeys(range(0, last + 1, 10), loss)
 
     others = [flat(3.0), flat(4.0), flat(5.0), flat(math.inf)]
-    # of five, a quarter begun counts: the first two
+    # the best quarter of five jobs is rounded up to two
     assert [in_best_quarter(flat(loss), others) for loss in (2.0, 3.5, 4.5, math.inf)] == [True, True, False, False]
     assert in_best_quarter(flat(9.0), [flat(2.0, last=90)]), "that one has not come as far"
     assert not in_best_quarter(flat(9.0), [flat(2.0, last=200)])

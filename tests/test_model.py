@@ -114,7 +114,7 @@ def test_every_activation_is_a_module_of_its_own() -> None:
 
 
 def test_every_choice_is_in_its_table() -> None:
-    """A name in choices.py alone would do nothing, or what another name stands for."""
+    """A name that is only in choices.py would do nothing, or the same as another name."""
     tables = {
         "activations.ACTIVATIONS": (choices.ACTIVATIONS, ACTIVATIONS),
         "initialization.INITS": (choices.INITS, INITS),
@@ -133,12 +133,10 @@ def test_every_optimizer_gets_its_settings() -> None:
     values = {
         "momentum": 0.3, "nesterov": True, "beta1": 0.4, "beta2": 0.5, "eps": 1e-3, "alpha": 0.6, "weight_decay": 0.7,
     }  # fmt: skip
-    classes = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW,
-               "rmsprop": torch.optim.RMSprop}  # fmt: skip
     for name, settings in choices.OPTIMIZERS.items():
         config = OptimConfig(name=name, lr=0.2, **{setting: values[setting] for setting in settings})
         optimizer = build_optimizer(mlp().parameters(), config)
-        assert type(optimizer) is classes[name]
+        assert type(optimizer).__name__.lower() == name
         expected = {setting: values[setting] for setting in settings} | {"lr": 0.2}
         if "beta1" in expected:
             expected["betas"] = (expected.pop("beta1"), expected.pop("beta2"))
@@ -147,7 +145,7 @@ def test_every_optimizer_gets_its_settings() -> None:
 
 
 def test_dropout_takes_the_random_numbers_of_torch_s_own() -> None:
-    """On the CPU, to the bit."""
+    """The masks are equal on the CPU, bit by bit."""
     x = torch.randn(32, 200, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(5)
     theirs = nn.Dropout(0.3)(x)
@@ -275,7 +273,7 @@ def names_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def first_loss(config: Config) -> float:
-    """On the first minibatch."""
+    """The losses are those of the first minibatch."""
     _, module, datamodule = build(config)
     assert len(datamodule.vocabulary) == 27
     x, y = datamodule.minibatches(1, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Compiled code is kept where nobody else can write, and is what was compiled."""
+"""Compiled code is kept where no other user can write, and code that was changed is not loaded."""
 
 import hashlib
 import os

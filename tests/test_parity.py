@@ -200,7 +200,7 @@ def test_first_loss_on_the_embedded_names(compose: Compose, experiment: str, sto
 
 
 def panel_of_the_loop(words: list[str], config: Config, step: int) -> dict[str, float]:
-    """What the lecture prints of its deep network, at this step of its loop in plain tensors."""
+    """The numbers that the lecture prints of its deep network, from its loop at this step."""
     trained = reference.train(words, config, steps=step)
     network, (x, y) = trained.network, trained.examples["train"]
     ix = torch.randint(0, len(x), (config.data.batch_size,), generator=network.generator)

@@ -77,7 +77,7 @@ def histogram(values: np.ndarray[Any, Any], bound: float | None = None) -> dict[
 
 
 def records(layers: int, batchnorm: bool, final: float, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """What the callbacks would have written of a run that went well."""
+    """Lines as the callbacks write them in a healthy run."""
     names = [f"layers.{depth}" for depth in range(layers)]
     weights = ["embedding.weight", *(f"{name}.linear.weight" for name in names), "output.linear.weight"]
     written: list[dict[str, Any]] = []
@@ -231,7 +231,7 @@ def told(directory: Path) -> Parsed:
 
 
 def check(html: str) -> Parsed:
-    """What holds for every page."""
+    """Parse a page, and check what every page must fulfil."""
     parsed = Parsed(html)
     assert html.startswith("<!doctype html>")
     assert len(html.encode()) < 3_000_000

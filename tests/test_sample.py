@@ -32,7 +32,7 @@ LATIN = Vocabulary("abcdefghijklmnopqrstuvwxyz")
 
 
 def mlp(vocabulary: Vocabulary = ABC, block_size: int = 2, batchnorm: str = "pre_output", seed: int = 1) -> MLP:
-    """With distributions far from uniform, running statistics far from any batch's, and left in train mode."""
+    """A network in train mode whose distributions are far from uniform, and running statistics far from a batch's."""
     generator = torch.Generator().manual_seed(seed)
     config = ModelConfig(n_embd=4, n_hidden=24, batchnorm=batchnorm, output_scale=0.3, output_bias=0.3, dropout=0.3)
     model = MLP(len(vocabulary), block_size, config, generator)
@@ -151,7 +151,7 @@ def test_splitmix64_gives_the_published_numbers() -> None:
     ("characters", "block_size"), [("abc", 1), ("abc", 4), ("aé\N{GRINNING FACE}語", 2), (LATIN.characters, 20)]
 )
 def test_names_are_those_of_a_loop_over_names_and_characters(characters: str, block_size: int) -> None:
-    """For any alphabet and context: 27^20 doesn't fit 64 bits."""
+    """Contexts can have any alphabet and length, though 27^20 does not fit into 64 bits."""
     vocabulary = Vocabulary(characters)
     model = mlp(vocabulary, block_size)
     expected = []

@@ -212,7 +212,7 @@ def test_every_compiled_case(case: tuple[str, str, str]) -> None:
 
 
 def test_a_transform_over_many_configurations() -> None:
-    """Vmap over parameters, buffers and rates trains several networks at once, each as if alone."""
+    """With vmap over parameters, buffers and rates several networks train at once, with the results of single ones."""
     models = [network("pre", seed) for seed in range(3)]
     rule = Rule.of(SGD(models[0].parameters(), lr=0.1), None, "norm")
     step = functional_step(models[0], rule)
@@ -420,7 +420,7 @@ def test_a_torch_that_lacks_a_name_runs_eagerly(
 def test_a_compiler_that_computes_something_else_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, package_directory: Path
 ) -> None:
-    # an error that inductor can be told to make
+    # inductor has an option that makes wrong code
     monkeypatch.setitem(torch_internals.INDUCTOR, "cpp.inject_relu_bug_TESTING_ONLY", "accuracy")
     # and one that this torch does not know is left out: it would fail with another error
     monkeypatch.setitem(torch_internals.INDUCTOR, "aot_inductor.of_another_torch", True)

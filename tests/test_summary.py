@@ -15,7 +15,7 @@ from makemore_pl.report.sweep_story import tell_directory
 
 
 def write(job: Path, loss: float | None, saturation: float = 0.1, words: str = "a" * 64, **settings: Any) -> None:
-    """A job as it lies on disk; settings: data_batch_size, trainer_max_steps, model_gain, seed, ..."""
+    """Write the directory of a job. Settings are data_batch_size, trainer_max_steps, model_gain, seed, ..."""
     config: dict[str, Any] = {
         "data": {"source": "names", "batch_size": 32},
         "trainer": {"max_steps": 1000},
@@ -74,7 +74,7 @@ def test_one_kind_of_jobs_needs_no_label(tmp_path: Path) -> None:
 
 
 def test_correlations_are_within_equal_batch_sizes(tmp_path: Path) -> None:
-    """Small batches saturate more and end worse; within a batch size more saturation is better. The latter is said."""
+    """Small batches saturate more and end worse; within a batch size more saturation is better, which is reported."""
     for batch_size, base in ((8, 2.5), (128, 2.0)):
         for place in range(8):
             job = tmp_path / f"{batch_size}_{place}"

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from conftest import ROOT, WORDS, Compose, Finished
+from conftest import ROOT, WORDS, Compose, Finished, python
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,12 +29,12 @@ from omegaconf import DictConfig
 
 from makemore_pl.checkpoint import read_checkpoint
 from makemore_pl.report.summary import write_summary
-from makemore_pl.running.signals import SIGNALS, Stopped
+from makemore_pl.running.signals import SIGNALS, Stopped, again
 from makemore_pl.sweep.directory_names import job_name, sweep_name
 from makemore_pl.sweep.gpu import take_gpu
 from makemore_pl.sweep.job import _run_locked, decisive, fail, read_failure, refuse_other_run, run_job
 from makemore_pl.sweep.launch import launch
-from makemore_pl.sweep.stopping import stop_on_signals
+from makemore_pl.sweep.stopping import set_up_worker, stay_if_leaving, stop_on_signals
 from makemore_pl.sweep.tally import Sweep, is_locked
 from makemore_pl.train import run
 
@@ -58,7 +59,8 @@ def alone(compose: Compose, words_file: Path, run_dir: Path, *overrides: str) ->
 
 
 def times(directory: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in directory.rglob("*")}
+    """When each file of a job was last written, but for its page, which is made at the end of a sweep."""
+    return {str(path): path.stat().st_mtime_ns for path in directory.rglob("*") if path.name != "report.html"}
 
 
 @contextmanager
@@ -148,7 +150,7 @@ def test_config_hash_is_of_what_decides_the_result(compose: Compose, tmp_path: P
 
 
 def finish(job: Path) -> None:
-    """As a job that has just ended."""
+    """The files of a job that has just ended."""
     job.mkdir(parents=True)
     (job / "metrics.json").write_text('{"val/loss": 2.0}')
     (job / "config.yaml").write_text("seed: 1\n")
@@ -163,7 +165,7 @@ def four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
 
 
 def reach(job: Path, step: int) -> None:
-    """As a job of 1,000 steps that runs."""
+    """The files of a job of 1,000 steps that is running."""
     job.mkdir(exist_ok=True)
     (job / "config.yaml").write_text("trainer:\n  max_steps: 1000\n")
     with (job / "diagnostics.jsonl").open("a") as file:
@@ -183,7 +185,7 @@ def test_time_left_follows_the_steps_of_this_command(four: Sweep) -> None:
         assert four.seconds_left() == pytest.approx(left, rel=1e-3)
         finish(four.directory / "a")
         fail(four.directory / "d", four.command, "the value is wrong")
-        four.started = time.time() - 70
+        four.started = time.monotonic() - 70
         assert four.seconds_left() == pytest.approx(70 / 1.75 * 1.25, rel=1e-3)
         assert four.progress() == "1 of 4 jobs done, 2 running, 0 waiting, 1 failed, about 51 s left"
     resumed = Sweep(four.directory, four.jobs)
@@ -274,8 +276,10 @@ def test_a_sweep_ends_with_cards_coloured_by_what_was_swept(
     best = min(sweep.jobs, key=lambda job: losses(tmp_path / job)["val/loss"])
     (line,) = (line for line in out.splitlines() if line.startswith("best "))
     assert shlex.split(line)[-2:] == list(sweep.jobs[best])
-    (line,) = (line for line in out.splitlines() if line.startswith("TensorBoard "))
-    assert line.endswith("tensorboard --logdir .  (cards pinned by dashboard.url)")
+    (place,) = (place for place, line in enumerate(out.splitlines()) if line.startswith("TensorBoard "))
+    command, pinned = out.splitlines()[place : place + 2]
+    assert command.endswith("tensorboard --logdir .")
+    assert pinned.strip() == "and open the address in dashboard.url: the main charts, pinned"
     address = unquote((tmp_path / "dashboard.url").read_text().splitlines()[0])
     assert '"tag":"train/loss' in address
     assert "runColorGroup=regex:gain=(.+?)" in address
@@ -324,6 +328,16 @@ def test_a_launcher_that_fails_says_why(four: Sweep, capsys: pytest.CaptureFixtu
     assert "The launcher gave up. OSError: no space left" in capsys.readouterr().err.splitlines()
 
 
+def test_a_directory_that_cannot_be_written_is_said_once(four: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        (four.directory / "a").touch()
+        (four.directory / "a" / "checkpoints").mkdir()
+
+    with pytest.raises(NotADirectoryError):
+        launch(main)
+    assert "The launcher gave up" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("moment", ["jobs", "summary"])
 def test_a_signal_at_any_moment_ends_in_a_sentence(
     four: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], moment: str
@@ -357,9 +371,45 @@ def test_signals_that_are_ignored_stay_ignored() -> None:
             signal.signal(number, handler)
 
 
+def test_a_signal_after_all_is_done_ends_the_process_without_a_word() -> None:
+    code = "import os, signal; from makemore_pl.running.signals import end_at_once, handle; "
+    code += "handle(lambda number: print('heard')); end_at_once(); os.kill(os.getpid(), signal.SIGTERM)"
+    done = python("-c", code, cwd=ROOT)
+    assert done == (-signal.SIGTERM, "", "")
+
+
 def test_a_stop_keeps_its_exit_status_between_processes() -> None:
     stopped = pickle.loads(pickle.dumps(Stopped("at step 3", 129)))
     assert (str(stopped), stopped.code) == ("at step 3", 129)
+
+
+def test_a_command_to_go_on_with_is_for_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "it's here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PWD", str(here))
+    argv = ["scripts/train.py", "-m", "seed=1,2", "hydra.sweep.dir=a b", "data.path=words.txt", "run_dir=x"]
+    command = again(argv, {"hydra.sweep.dir": "/there", "run_dir": ""})
+    assert shlex.split(command) == [
+        "cd", str(here), "&&", sys.executable, str(here / "scripts" / "train.py"), "-m", "seed=1,2",
+        "data.path=words.txt", "hydra.sweep.dir=/there",
+    ]  # fmt: skip
+    here.rmdir()
+    assert again(argv, {"hydra.sweep.dir": "/there", "run_dir": ""}) == command
+
+
+def test_a_worker_that_is_told_to_end_finishes_what_it_sends_and_takes_nothing_more(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # as the sweep itself sets it, so that Hydra raises
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=set_up_worker) as worker:
+        worker.submit(exec, "from makemore_pl.sweep import stopping; stopping.GRACE = 0.5").result()
+        full = "import threading; thread = threading.Thread(target=open, args=['/no/such/file']); "
+        worker.submit(exec, full + "thread.start(); thread.join()").result()
+        worker.submit(exec, "import os, signal; os.kill(os.getpid(), signal.SIGTERM)").result()
+        with pytest.raises(BrokenProcessPool):
+            worker.submit(stay_if_leaving).result(timeout=60)
+    assert "no/such/file" not in capfd.readouterr().err, "threads end in no traceback of a mistake"
 
 
 def test_workers_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

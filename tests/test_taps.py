@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from makemore_pl.diagnostics.tag_names import layer_names, matrices
-from makemore_pl.diagnostics.taps import Tap, compiled_modules, dense, first_tensor, select
+from makemore_pl.diagnostics.taps import Tap, dense, first_tensor, hidden_modules, select
 
 
 def mlp(seed: int = 0) -> nn.Sequential:
@@ -523,7 +523,7 @@ class TestTagNames:
 
 class TestCompiled:
     def test_plain(self) -> None:
-        assert not compiled_modules(mlp())
+        assert not hidden_modules(mlp())
 
     def test_compiled_in_any_way_at_any_depth(self) -> None:
         method = mlp()
@@ -543,12 +543,12 @@ class TestCompiled:
 
         for compiled in (wrapped, method, forward, Decorated()):
             assert isinstance(compiled, nn.Module)
-            assert compiled_modules(compiled) == set(compiled.modules())
+            assert hidden_modules(compiled).keys() == set(compiled.modules())
             outer = nn.Sequential(nn.Tanh(), compiled)
-            assert compiled_modules(outer) == set(compiled.modules()), "and no other"
+            assert hidden_modules(outer).keys() == set(compiled.modules()), "and no other"
 
     def test_uncompiled_on_purpose(self) -> None:
-        assert not compiled_modules(torch.compiler.disable(mlp()))
+        assert not hidden_modules(torch.compiler.disable(mlp()))
 
     def test_the_reason_still_holds(self) -> None:
         # Should PyTorch one day honour hooks added after compilation, this fails and compiled modules can be looked at.

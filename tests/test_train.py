@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +21,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import EXPERIMENTS, ROOT, WORDS, Compose, Finished
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint, Timer, TQDMProgressBar
@@ -40,11 +43,14 @@ from makemore_pl.losses import split_loss
 from makemore_pl.module import learning_rate
 from makemore_pl.running.accelerator import choose_accelerator
 from makemore_pl.running.execution import acts_on_every_step, choose_engine, choose_watch_every
+from makemore_pl.running.interruption import how_to_go_on
+from makemore_pl.running.run_lock import alone_in
 from makemore_pl.running.signals import ONE, SIGNALS, Stopped
+from makemore_pl.stride import compiling
 from makemore_pl.train import build, run
 
-# What must survive resuming and must not feel watching: momentum buffers, Adam's moments and step count, running
-# statistics, dropout's stream, clipping.
+# These networks have all that resuming must restore and watching must not change: momentum buffers, Adam's moments and
+# step count, running statistics, the random numbers of dropout, clipping.
 NETWORKS = {
     "batchnorm_momentum": ("model.batchnorm=pre_output", "optim.momentum=0.9", "optim.lr=0.02"),
     "adam_clipped": ("optim=adam", "optim.lr=0.01", "trainer.gradient_clip_val=0.5"),
@@ -356,13 +362,18 @@ def test_resumed_equals_uninterrupted(small: Compose, tmp_path: Path, network: s
     assert json.loads((broken / "metrics.json").read_text()) == got
 
 
-def test_compiled_runs(small: Compose, tmp_path: Path) -> None:
-    """What holds for eager ones holds for the engine of every long run: watched, resumed, beside plain Lightning."""
+def test_compiled_runs(small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled run has the bits of a watched, a resumed, and a plain Lightning run, as an eager one has."""
     overrides = (
         *NETWORKS["adamw_dropout_batchnorm"], "trainer.max_steps=60", "trainer.val_check_interval=13",
         "trainer.watch_every=8", "trainer.engine=compile",
     )  # fmt: skip
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(compiling, "_packages", {})
     run(small(*overrides, run_dir=tmp_path / "bare"))
+    assert not list((tmp_path / "tmp").glob("aotinductor*")), "a kill would leave it"
     run(small(*overrides, "callbacks=diagnostics", "logger=jsonl", run_dir=tmp_path / "watched"))
     assert_same_bits(essence(tmp_path / "watched"), essence(tmp_path / "bare"))
     broken = tmp_path / "broken"
@@ -775,11 +786,11 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("uninterrupted")
 
 
-@pytest.mark.parametrize(("number", "at"), [("SIGINT", 5), ("SIGTERM", 20), ("SIGHUP", 35)])
+@pytest.mark.parametrize(("number", "at"), [("SIGINT", 5), ("SIGTERM", 20), ("SIGHUP", 35), ("SIGINT", 59)])
 def test_a_signal_saves_where_the_run_stands(
     small: Compose, tmp_path: Path, uninterrupted: Path, number: str, at: int
 ) -> None:
-    """Before the first validation, at one, after one; going on gives the bits and the lines of a whole run."""
+    """Before the first validation, at one, after one, at the last step; going on gives the bits of a whole run."""
     if not (uninterrupted / "metrics.json").exists():
         run(small(*SIGNALLED, run_dir=uninterrupted))
     handlers = [signal.getsignal(each) for each in SIGNALS]
@@ -790,6 +801,7 @@ def test_a_signal_saves_where_the_run_stands(
     assert [signal.getsignal(each) for each in SIGNALS] == handlers
     run_dir = tmp_path / "run"
     assert checkpoint(run_dir)["global_step"] == at + 1
+    assert checkpoint(run_dir)["epoch"] == 0
     assert not (run_dir / "metrics.json").exists()
     assert not (run_dir / "running.lock").exists()
     steps = [json.loads(line)["step"] for line in (run_dir / "diagnostics.jsonl").read_text().splitlines()]
@@ -816,7 +828,7 @@ def test_a_signal_to_the_process_and_to_its_group_is_one(small: Compose, tmp_pat
 
 
 def test_the_command_that_is_printed_goes_on(small: Compose, words_file: Path, tmp_path: Path) -> None:
-    """As a shell gets it, from another directory, into a directory with a name that has to be quoted twice."""
+    """A shell runs the command from another directory; the run directory's name must be quoted twice."""
     here = tmp_path / "it's [here], a=b ~ é"
     here.mkdir()
     shutil.copy(words_file, here / "words.txt")
@@ -838,6 +850,25 @@ def test_the_command_that_is_printed_goes_on(small: Compose, words_file: Path, t
     assert json.loads((here / "a run" / "metrics.json").read_text())["steps"] == 30
 
 
+def test_a_refused_run_leaves_what_the_first_one_wrote(train_script: Callable[..., Finished], tmp_path: Path) -> None:
+    """`.hydra` too, in which Hydra itself writes before anything can be refused; the log has both commands."""
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    first = ["trainer=cpu", "trainer.max_steps=20", "callbacks=none", "logger=none", "report=false"]
+    assert train_script(*first, "hydra.run.dir=run").code == 0
+    before = content()
+    assert yaml.safe_load((tmp_path / "run" / ".hydra" / "overrides.yaml").read_text()) == first
+    last = "ckpt_path=run/checkpoints/last.ckpt"
+    code, _, err = train_script(*first, "model.n_hidden=3", last, "hydra.run.dir=run")
+    assert code == 1
+    assert "is of another run" in err
+    log = tmp_path / "run" / "train.log"
+    assert content() == before | {log: log.read_bytes()}
+    assert log.read_bytes().startswith(before[log])
+
+
 def test_one_run_at_a_time_in_a_directory(small: Compose, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     holding = "import sys; from pathlib import Path; from makemore_pl.running.run_lock import alone_in"
@@ -855,6 +886,24 @@ def test_one_run_at_a_time_in_a_directory(small: Compose, tmp_path: Path) -> Non
         other.wait()
     run(small())
     assert not (tmp_path / "run" / "running.lock").exists()
+
+
+def test_a_sweep_that_looks_whether_a_run_goes_on_does_not_refuse_it(tmp_path: Path) -> None:
+    looking = FileLock(tmp_path / "running.lock", thread_local=False)
+    looking.acquire()
+    threading.Timer(0.1, looking.release).start()
+    with alone_in(tmp_path):
+        assert not looking.is_locked
+
+
+def test_several_processes_do_not_save_at_a_signal(small: Compose, tmp_path: Path) -> None:
+    config = small("trainer.max_steps=2")
+    run(config)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert how_to_go_on(config, last).startswith("stopped at step 2; go on with: cd ")
+    config.trainer.devices = 2
+    said = how_to_go_on(config, last)
+    assert said.startswith("stopped at step 2, its last validation, for several processes save nothing at a signal; go")
 
 
 # --- damaged ---------------------------------------------------------------------------------------------------------
@@ -996,7 +1045,7 @@ def test_callbacks_that_act_on_each_step_see_each_step(small: Compose, caplog: p
 
     class Impatient(Timer):
         def on_train_batch_end(self, *arguments: Any, **named: Any) -> None:
-            """What a class of the user's does there, nobody knows."""
+            """A hook of a user's class can do anything."""
 
     assert acts_on_every_step(Impatient())
 
@@ -1031,10 +1080,17 @@ def test_a_parameter_that_tanh_hides_is_found(small: Compose, watch_every: int) 
         assert said.startswith("step 10: ")
 
 
-def test_a_run_that_has_diverged_says_so(small: Compose, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_has_diverged_says_so_once(
+    small: Compose, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with caplog.at_level(logging.WARNING, logger="makemore_pl"):
         run(small("optim.lr=1e5"))
-    assert caplog.messages[-1].startswith("The run has diverged: its validation loss is ")
+        assert caplog.messages[-1].startswith("The run has diverged: its validation loss is ")
+        caplog.clear()
+        run(small("optim.lr=1e5", "callbacks=diagnostics", "trainer.max_steps=200", run_dir=tmp_path / "watched"))
+    assert not [each for each in caplog.messages if "diverged" in each]
+    lines = capsys.readouterr().out.replace(str(tmp_path), "").splitlines()
+    assert len([line for line in lines if "diverged" in line]) == 1
 
 
 # --- several processes -----------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Where this repository has been copied to and can't be installed, as on a machine without network."""
+"""The project works from a copy of the repository without being installed, as on a machine without network."""
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -27,4 +28,4 @@ def test_a_run_needs_no_metadata_of_ours_and_nothing_for_downloads_and_compiling
     assert done.code == 0, done.err
     versions = json.loads((tmp_path / "run" / "metrics.json").read_text())["versions"]
     assert versions["makemore_pl"] is None
-    assert versions["torch"] == torch.__version__
+    assert versions["torch"] == version("torch")

@@ -36,6 +36,20 @@ OPTIMIZERS: dict[str, tuple[str, ...]] = {
 stride/optimizers.py."""
 
 
+SINGLE = ("data", "model", "optim", "trainer", "experiment")
+"""Groups of conf/ of which one choice is made. Those of callbacks and logger add up."""
+GROUPS = (*SINGLE, "callbacks", "logger")
+
+
+def refuse_several(overrides: Iterable[str]) -> None:
+    """Raises ValueError for a list where one choice is made: of several Hydra would take the last without a word."""
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        group, names = key.partition("@")[0], [each for each in value.strip("[] ").split(",") if each]
+        if group in SINGLE and value.startswith("[") and len(names) != 1:
+            raise ValueError(f"{override}: {group} takes one choice, not a list of {len(names)}.")
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """' Did you mean ...?' with the nearest choice, or '' if none is close."""
     close = difflib.get_close_matches(word, list(choices), n=1)

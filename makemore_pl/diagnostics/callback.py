@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from makemore_pl.diagnostics import host
 from makemore_pl.diagnostics.host import Callback, LightningModule, Trainer
 from makemore_pl.diagnostics.tag_names import layer_names
-from makemore_pl.diagnostics.taps import compiled_modules, select
+from makemore_pl.diagnostics.taps import select
 from makemore_pl.diagnostics.update import Update
 from makemore_pl.diagnostics.watch import Arrays, Watch, listed
 
@@ -39,6 +39,8 @@ class DiagnosticsCallback(Callback):
     """Whether that step is the run's last one."""
     watch: Watch | None = None
     """Shared by all diagnostics callbacks of a trainer, from the start of fit to its end."""
+    _driven: Watch | None = None
+    """The same, in the first of them, which drives it."""
     _resumed = 0
     """Steps that a resumed run had taken, read from its checkpoint."""
 
@@ -134,44 +136,45 @@ class DiagnosticsCallback(Callback):
         if self is callbacks[0]:
             watch = Watch(trainer, callbacks, self._resumed)
             for callback in callbacks:
-                callback.watch = watch
+                callback.watch, callback._driven = watch, None
+            self._driven = watch
         self._resumed, self._told = 0, set()
         self.start(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:  # a new run, though this object may have seen another one before
             self.reset()
-        if watch := self._driven():
+        if watch := self._driven:
             self.attempt("everything", watch.start, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if watch := self._driven():
+        if watch := self._driven:
             self.attempt("a step", watch.begin, pl_module, batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if watch := self._driven():
+        if watch := self._driven:
             watch.tap.backward = True
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if watch := self._driven():
+        if watch := self._driven:
             watch.tap.backward = False
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if watch := self._driven():
+        if watch := self._driven:
             self.attempt("a step", watch.before_update, pl_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if watch := self._driven():
+        if watch := self._driven:
             self.attempt("a step", watch.end, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if watch := self._driven():
+        if watch := self._driven:
             watch.finish(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if watch := self._driven():
+        if watch := self._driven:
             if not isinstance(exception, Exception):
                 watch.finish(pl_module)  # the user or the machine has interrupted the run
             for callback in watch.callbacks:
@@ -180,25 +183,25 @@ class DiagnosticsCallback(Callback):
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if watch := self._driven():
+        if watch := self._driven:
             watch.close()
+            self._driven = None
             for callback in watch.callbacks:
                 callback.watch = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if (watch := self._driven()) and not pl_module.automatic_optimization:
+        if (watch := self._driven) and not pl_module.automatic_optimization:
             checkpoint["diagnostics"] = {"step": watch.taken}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._resumed = checkpoint.get("diagnostics", {}).get("step", checkpoint.get("global_step", 0))
 
-    def _driven(self) -> Watch | None:
-        return self.watch if self.watch and self.watch.callbacks[0] is self else None
-
 
 def log_spaced(step: int) -> bool:
     """Whether step is one of 0, 1, 2, 5, 10, 20, 50, 100, ..."""
-    return step == 0 or str(step).rstrip("0") in ("1", "2", "5")
+    while step and step % 10 == 0:
+        step //= 10
+    return step in (0, 1, 2, 5)
 
 
 class PatternCallback(DiagnosticsCallback):
@@ -231,13 +234,10 @@ class PatternCallback(DiagnosticsCallback):
             chosen = self._select(pl_module)
         except ValueError:  # the pattern matched at the start and no longer does
             return {}
-        hidden = compiled_modules(pl_module)
-        if within := [name for name, module in chosen.items() if module in hidden]:
-            self.leave_out(
-                listed(within),
-                "torch.compile has taken it over, and compiled code ignores hooks (pytorch#117758). Train without "
-                "torch.compile for the steps you want to look into; parameters are measured all the same",
-            )
+        assert self.watch
+        hidden = self.watch.hidden
+        for why in dict.fromkeys(hidden[module] for module in chosen.values() if module in hidden):
+            self.leave_out(listed(name for name, module in chosen.items() if hidden.get(module) == why), why)
         names = layer_names(pl_module, chosen)
         return {names[name]: module for name, module in chosen.items() if module not in hidden}
 

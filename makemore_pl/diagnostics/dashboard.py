@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_only
-from PIL import Image
+from PIL import Image, ImageFilter
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
@@ -18,8 +18,10 @@ from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 Histogram = tuple[list[float], list[int]]
 """Edges (n + 1) and counts (n)."""
 
-CARD = 302 / 204
-"""Width divided by height of the area for an image in the narrowest cards of the Time Series page."""
+ROOM = 302
+"""Pixels in width that the narrowest cards of the Time Series page have for an image."""
+CARD = ROOM / 204
+"""Width divided by height of that area."""
 FAST = 1
 """Level of PNG's compression: it takes half the time of the default level and makes files a quarter larger."""
 
@@ -47,7 +49,10 @@ LAYOUT = {
         "loss gap, running - batch statistics": ["Multiline", ["batchnorm_gap/.*"]],
     },
 }
-"""Custom scalars: a few charts, each with all layers in it. Entries are regular expressions of tags."""
+"""Custom scalars: a few charts, each with all layers in it. Entries are regular expressions of tags.
+
+TensorBoard gives a run its colour and a tag its symbol, so the layers of one run can't have colours of their own here.
+"""
 
 
 def add_layout(trainer: Trainer) -> None:
@@ -128,11 +133,21 @@ def log_histograms(trainer: Trainer, histograms: Mapping[str, Histogram], step: 
 
 
 def card(picture: Image.Image) -> Image.Image:
-    """The picture padded with white to the shape of TensorBoard's cards, which stretch other shapes."""
+    """The picture padded with white to the shape of TensorBoard's cards, which stretch other shapes.
+
+    It is at most twice as wide as a card. TensorBoard shows every n-th pixel of a larger picture and leaves out the
+    others. So of a picture three times as wide, it may leave out a whole minus sign. A slight blur spreads every
+    stroke over two pixels, so that one of them is shown. A picture that fits within 1 % is returned as it is, so that
+    its PNG serves for both.
+    """
+    if picture.width <= 2 * ROOM and abs(picture.width / picture.height / CARD - 1) < 0.01:
+        return picture
     width = max(picture.width, round(picture.height * CARD))
     whole = Image.new("RGB", (width, round(width / CARD)), "white")
     whole.paste(picture, ((width - picture.width) // 2, 0))
-    return whole
+    if width <= 2 * ROOM:
+        return whole
+    return whole.resize((2 * ROOM, round(2 * ROOM / CARD)), Image.Resampling.LANCZOS).filter(ImageFilter.BoxBlur(0.5))
 
 
 def png(picture: Image.Image) -> bytes:

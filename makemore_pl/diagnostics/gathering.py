@@ -47,7 +47,8 @@ def of_optimizers(
         series: tag -> step -> number.
     """
     named = matrices(module)
-    embeddings = {m.weight for m in module.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    # not .weight: to read it moves the state of a parametrization such as spectral_norm
+    embeddings = {p for m in module.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for p in m.parameters()}
     facts.matrices = tuple(named)
     facts.vocabulary = tuple(name for name, parameter in named.items() if parameter in embeddings)
     facts.optimizers = tuple(_optimizer(each) for each in optimizers)

@@ -23,10 +23,8 @@ log = logging.getLogger(__name__)
 
 BINS = 50
 EXAMPLES, UNITS = 64, 200
-"""A raster has at most so many examples and units."""
+"""A raster has at most this many examples and units."""
 Raster = np.ndarray[Any, np.dtype[np.bool_]]
-Measurement = tuple[Callable[..., Tensor], Tensor, tuple[Any, ...]]
-"""A statistic, its tensor, and its other arguments."""
 
 
 def histogram(x: Tensor, bound: float | None = None) -> Tensor:
@@ -38,15 +36,16 @@ def histogram(x: Tensor, bound: float | None = None) -> Tensor:
     """
     x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
     x = x.detach().flatten().float()
-    finite = x.isfinite()
-    x = torch.where(finite, x, 0)
-    reach = x.abs().max() if x.numel() else x.new_zeros(())
+    finite = torch.nan_to_num(x, 0.0, 0.0, 0.0)
+    lost = torch.count_nonzero(x - finite)
+    reach = torch.stack(finite.aminmax()).abs().max() if x.numel() else x.new_zeros(())
     reach = torch.where(reach == 0, 1, reach) if bound is None else torch.full_like(reach, bound)
-    # in place, because activations can be large; the last bin takes what is not finite
-    place = (x / reach).add_(1).mul_(BINS / 2).long().clamp_(0, BINS - 1).masked_fill_(~finite, BINS)
-    counts = torch.zeros(BINS + 1, dtype=torch.int64, device=x.device)
+    # in place, because activations can be large
+    place = finite.div_(reach).add_(1).mul_(BINS / 2).clamp_(0, BINS - 1).long()
+    counts = torch.zeros(BINS, dtype=torch.int32, device=x.device)
     counts.scatter_add_(0, place, counts.new_ones(1).expand_as(place))
-    return torch.cat([reach.reshape(1), counts[:BINS]])
+    counts[BINS // 2] -= lost  # which have become zeros
+    return torch.cat([reach.reshape(1), counts])
 
 
 def raster(x: Tensor, axis: int) -> Tensor:
@@ -64,8 +63,8 @@ def edges_and_counts(packed: "np.ndarray[Any, np.dtype[np.float32]]") -> Histogr
 class Distributions(ActivationCallback):
     """Collects `histograms` and `rasters` of saturated units at the steps that it `shows`.
 
-    At the other steps that are due it keeps copies of the tensors until the next such step. So it can show the last
-    step of a run that ends early.
+    It measures at all steps that are due. What is not shown stays on the device until the next such step, some hundred
+    numbers a layer. So it can show the last step of a run that ends early.
     """
 
     missing = "activations and their gradients"
@@ -78,10 +77,8 @@ class Distributions(ActivationCallback):
         self.rasters: dict[str, Raster] = {}
         self._shapes: dict[str, torch.Size] = {}
         """Tag -> shape of its raster."""
-        self._copies: dict[str, Measurement] = {}
-        """What this step will need if it turns out to be the last one shown; empty if the step is shown now."""
-        self.kept: dict[str, Measurement] = {}
-        """The copies of the last step that was due and not shown; empty if a later step was shown."""
+        self.kept: dict[str, Tensor] = {}
+        """What was measured at the last step that was due and not shown; empty if a later step was shown."""
         self.kept_step = 0
 
     def shows(self, step: int, last: bool) -> bool:
@@ -98,16 +95,13 @@ class Distributions(ActivationCallback):
 
     def begin(self, *_: object) -> None:
         assert self.step is not None
-        self._shapes, self._copies, self.kept = {}, {}, {}
+        self._shapes, self.kept = {}, {}
         self._showing = self.shows(self.step, self.last)
 
     def collect(self, tag: str, key: object, statistic: Callable[..., Tensor], x: Tensor, *more: Any) -> None:
-        """Measure now, or keep a copy to measure later; once for all callbacks that ask for the same key."""
+        """Measure, once for all callbacks that ask for the same key."""
         assert self.watch
-        if self._showing:
-            self.put(tag, self.watch.once, (key, statistic, *more), statistic, x, *more)
-        else:
-            self._copies[tag] = statistic, self.watch.once((key, "copy"), torch.clone, x), more
+        self.put(tag, self.watch.once, (key, statistic, *more), statistic, x, *more)
 
     def see_output(self, layer: str, module: nn.Module, x: Tensor, unit_axis: int | None) -> None:
         tanh = is_tanh(module)
@@ -126,15 +120,13 @@ class Distributions(ActivationCallback):
                 self.collect(f"weight_grads/{name}", ("grad", name), histogram, grad)
 
     def see_gradient(self, layer: str, module: nn.Module, grad: Tensor) -> None:
-        if self._showing:
-            self.collect(f"activation_grads/{layer}", ("out grad", module), histogram, dense(grad))
-        else:  # the tap's own copy
-            self._copies[f"activation_grads/{layer}"] = histogram, dense(grad), ()
+        self.collect(f"activation_grads/{layer}", ("out grad", module), histogram, dense(grad))
 
     def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.step is not None
-        self.kept, self.kept_step = self._copies, self.step
-        if self._showing:
+        if not self._showing:
+            self.kept, self.kept_step, self.values = self.values, self.step, {}
+        else:
             for name, parameter in matrices(pl_module).items():
                 self.collect(f"weights/{name}", ("weight", name), histogram, dense(parameter.detach()))
 
@@ -147,8 +139,7 @@ class Distributions(ActivationCallback):
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         if self.kept:
-            with torch.no_grad():
-                self._unpack(fetch({tag: what(x, *more) for tag, (what, x, more) in self.kept.items()})[1])
+            self._unpack(fetch(self.kept)[1])
             self.kept = {}
             self.show(trainer, self.kept_step)
 

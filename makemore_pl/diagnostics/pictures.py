@@ -86,8 +86,9 @@ class Figures(Distributions):
         for name, figure in pictures(step, self.histograms, self.rasters, self._steps, ratios).items():
             picture = draw(figure)
             tag, path = f"pictures/{name}", self._directory / f"{name}_{step}.png"
-            write_atomically(path, dashboard.png(picture))
-            dashboard.log_card(trainer, tag, dashboard.png(dashboard.card(picture)), step)
+            encoded, card = dashboard.png(picture), dashboard.card(picture)
+            write_atomically(path, encoded)
+            dashboard.log_card(trainer, tag, encoded if card is picture else dashboard.png(card), step)
             paths[tag] = path
         for logger in trainer.loggers:
             if isinstance(logger, JSONLinesLogger):

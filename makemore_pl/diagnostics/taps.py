@@ -5,7 +5,7 @@ because those of several backward passes add up and their sum is known only at t
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.diagnostics.unit_axis import KNOWN, unit_axis_of
+from makemore_pl.module_copy import Hook
 
 
 class Reader(Protocol):
@@ -76,18 +77,27 @@ class Tap:
     _last: tuple[torch.Size, int | None] = (torch.Size(), None)
     """Shape and unit axis of what the last such layer has returned."""
 
-    def open(self, root: nn.Module, looking: Iterable[tuple[Reader, Mapping[str, nn.Module]]]) -> None:
-        """Hook the modules that readers look at, and, to learn about unit axes, all layers of a KNOWN type in root."""
+    def open(
+        self,
+        root: nn.Module,
+        looking: Iterable[tuple[Reader, Mapping[str, nn.Module]]],
+        hidden: Collection[nn.Module] = (),
+    ) -> None:
+        """Hook the modules that readers look at, and, to learn about unit axes, all layers of a KNOWN type in root.
+
+        Args:
+            hidden: modules that take no hooks.
+        """
         self.close()
         for reader, modules in looking:
             for layer, module in modules.items():
                 self.passages.setdefault(module, Passage([])).readers.append((layer, reader))
         for module, passage in self.passages.items():
-            before, after = partial(self._spare, self._before, passage), partial(self._spare, self._after, passage)
+            before, after = (Hook(partial(self._spare, look, passage)) for look in (self._before, self._after))
             self._spare(self._hook, passage, module, before, after)
         if self.passages:
-            known = (module for module in root.modules() if isinstance(module, KNOWN))
-            self._handles += [module.register_forward_hook(self._remember_axis) for module in known]
+            known = (module for module in root.modules() if isinstance(module, KNOWN) and module not in hidden)
+            self._handles += [module.register_forward_hook(Hook(self._remember_axis)) for module in known]
 
     def close(self) -> None:
         """Remove the hooks and forget everything."""
@@ -222,24 +232,43 @@ def dense(x: Tensor) -> Tensor:
     return x.to_dense() if x.layout != torch.strided else x
 
 
-def compiled_modules(root: nn.Module) -> set[nn.Module]:
-    """The modules that torch.compile has compiled, in any of its ways, and their submodules.
+COMPILED = (
+    "torch.compile has taken it over, or TorchScript, and compiled code ignores hooks (pytorch#117758). Train without "
+    "it for the steps you want to look into; parameters are measured all the same"
+)
+FUSED = (
+    "it is frozen or in eval mode and runs as one fused call, which a hook would replace by others with other rounding"
+)
 
-    Compiled code ignores hooks that are added after it was traced (pytorch#117758).
-    """
-    found: set[nn.Module] = set()
+
+def hidden_modules(root: nn.Module) -> dict[nn.Module, str]:
+    """The modules that take no hooks, with all their submodules, and why."""
+    found: dict[nn.Module, str] = {}
     for module in root.modules():
-        if module not in found and _is_compiled(module):
-            found.update(module.modules())
+        why = COMPILED if _is_compiled(module) else FUSED if _is_fused(module) else None
+        if why and module not in found:
+            found.update(dict.fromkeys(module.modules(), why))
     return found
+
+
+def _is_fused(module: nn.Module) -> bool:
+    """As transformer.py decides it; a frozen one may still go into eval mode during the step."""
+    return isinstance(module, nn.TransformerEncoderLayer) and not (
+        module.training and any(parameter.requires_grad for parameter in module.parameters())
+    )
 
 
 def _is_compiled(module: nn.Module) -> bool:
     # By attribute, because importing OptimizedModule for isinstance takes more than a second.
     functions = [getattr(type(module), name, None) for name in ("forward", "training_step")]
     functions += [value for value in vars(module).values() if callable(value)]
-    return module._compiled_call_impl is not None or any(
-        hasattr(each, "_torchdynamo_orig_callable") and not hasattr(each, "_torchdynamo_disable") for each in functions
+    return (
+        isinstance(module, torch.jit.ScriptModule)
+        or module._compiled_call_impl is not None
+        or any(
+            hasattr(each, "_torchdynamo_orig_callable") and not hasattr(each, "_torchdynamo_disable")
+            for each in functions
+        )
     )
 
 

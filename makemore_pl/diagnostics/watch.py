@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from makemore_pl.diagnostics import dashboard
 from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.offers import offer
-from makemore_pl.diagnostics.taps import Tap
+from makemore_pl.diagnostics.taps import Tap, hidden_modules
 from makemore_pl.diagnostics.update import Update
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Watch:
         """Steps taken so far."""
         self.looking: list[DiagnosticsCallback] = []
         """The callbacks that measure this batch."""
+        self.hidden: dict[nn.Module, str] = {}
+        """Modules that take no hooks, and why."""
         self._shared: dict[object, Tensor] = {}
         self._updates: dict[Optimizer, Update] = {}
         """The updates of this batch."""
@@ -113,20 +115,22 @@ class Watch:
     def begin(self, pl_module: LightningModule, batch: Any) -> None:
         """Called before the forward pass: find out which callbacks measure this batch, and open the tap for them."""
         trainer = self.trainer
-        last = False
+        last, self._at = False, trainer.global_step
         if self._watched_step:
             step = int(self._watched_step(batch))
         elif pl_module.automatic_optimization:
-            step = trainer.global_step
+            step = self._at
         else:
             step = self.taken
             # with several optimizers, global_step and max_steps count the steps of each
-            last = trainer.global_step + self._advance >= trainer.max_steps > 0
+            last = self._at + self._advance >= trainer.max_steps > 0
             last |= trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         # EarlyStopping and max_time can't be foreseen
         last |= step == self._last_step
-        self._at, self._step, self._last = trainer.global_step, step, last
+        self._step, self._last = step, last
         self._stepped.clear()
+        if self.looking:
+            self._forget()  # what a batch has left that did not end
         newly = [each for each in self.callbacks if each.due(step, last, self._strides)]
         if newly and step != self._asked:
             self._asked = step
@@ -134,17 +138,16 @@ class Watch:
             self._patience = self._patience if self._waiting else PATIENCE
             self._waiting |= self._stepped_since or set(trainer.optimizers)
             self._stepped_since = set()
-        self._forget()
         if self._due and not trainer.barebones:
             self._open(pl_module)
 
     def _open(self, pl_module: LightningModule) -> None:
-        self.looking = list(self._due)
+        self.looking, self.hidden = list(self._due), hidden_modules(pl_module)
         for callback in self.looking:
             callback.values, callback.step, callback.last = {}, self._step, self._last
             callback.attempt("this step", callback.begin, self.trainer, pl_module)
             callback.attempt("modules", self._choose, callback, pl_module)
-        self.tap.open(pl_module, self._modules)
+        self.tap.open(pl_module, self._modules, self.hidden)
 
     def _choose(self, callback: "DiagnosticsCallback", pl_module: LightningModule) -> None:
         self._modules.append((callback, callback.modules(pl_module)))
@@ -237,7 +240,7 @@ class Watch:
         self._complete = True
 
     def _tell_calls(self) -> None:
-        """Warn once a run about modules of which nothing, or only one of several calls, is measured."""
+        """Warn once a run about modules that are not measured, or only in one of several calls."""
         if self._counted:
             return
         self._counted = True

@@ -22,7 +22,7 @@ class Finding:
     step: int
     """The step at which the evidence was measured."""
     value: float | None
-    """What was measured; None where there is no number."""
+    """The measured number; None if there is none."""
     bound: float | None
     """The bound that the value has passed; None if there is no number."""
     source: str

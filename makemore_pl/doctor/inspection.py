@@ -199,7 +199,7 @@ class Inspection:
             for module, before in self.follows.items()
             if isinstance(module, _BatchNorm)
             and isinstance(before, LINEAR)
-            and before.bias is not None
+            and any("bias" in name for name, _ in before.named_parameters())  # .bias may be a parametrization
             and module.training
         ]
 

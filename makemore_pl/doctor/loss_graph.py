@@ -176,5 +176,8 @@ def _before(node: Any) -> str | None:
 
 
 def _saved(node: Any, name: str) -> Tensor | None:
+    raw = getattr(node, f"_raw_saved_{name}", None)
+    if getattr(raw, "unpack_hook", None) is not None:
+        return None  # reading it would run a checkpointed network again
     found = getattr(node, f"_saved_{name}", None)
     return found.detach() if isinstance(found, torch.Tensor) else None

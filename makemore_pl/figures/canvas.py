@@ -35,7 +35,7 @@ VARIABLES = {
 WIDTH, HEIGHT = 4.6, 3.1
 """Inches of one panel. It is 442 CSS pixels wide, so text of 9 points can still be read on a phone."""
 DPI = 200
-"""A card of TensorBoard shows every second or third pixel, so with a lower resolution strokes would vanish."""
+"""Three pixels for each that a card of TensorBoard shows, as the files of pictures have them."""
 TEXT = 9.0
 COLUMNS = 5
 """Columns of a legend: as many as fit into the width of a panel."""

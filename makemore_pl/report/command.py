@@ -46,7 +46,7 @@ def command_of(run: Run, start: Mapping[str, Any] | None = None) -> list[str] | 
             return None
         command = [] if run.name == "default" else [f"+experiment={typed(run.name)}"]
         if (run.directory.parent / "multirun.yaml").is_file():
-            command.append("hydra.mode=RUN")  # the experiment may be a sweep, of which this is one job
+            command.append("hydra.mode=RUN")  # without this the command would start a sweep if the experiment is one
         command += overrides(run.config, start)
     return placed(command, [run])
 

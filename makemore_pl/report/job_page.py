@@ -34,7 +34,8 @@ def links(runs: Sequence[Run], page_of: Callable[[Run], str]) -> Markup:
     seeds = [run.config.get("seed") for run in runs]
     apart = len(set(seeds)) == len(seeds)
     names = [f"seed {seed}" if apart else run.job for run, seed in zip(runs, seeds, strict=True)]
-    return Markup(", ").join(link(name, page_of(run)) for name, run in zip(names, runs, strict=True))
+    joined = Markup(", ").join(link(name, page_of(run)) for name, run in zip(names, runs, strict=True))
+    return Markup('<span class="links">{}</span>').format(joined)
 
 
 def link(name: str, address: str) -> Markup:

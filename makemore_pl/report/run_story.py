@@ -183,10 +183,10 @@ def _names(run: Run) -> list[Block]:
 
 
 def _again(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
-    rows, when = recorded([run]), "at the time of the run"
+    rows, when = recorded([run]), "of the run"
     if not isinstance(run.metrics.get("versions"), dict):
         rows += [[name, version] for name, version in _installed().items()]
-        when = "at the time of this page, because the run did not record them"
+        when = "when this page was made, because the run did not record them"
     command = command_of(run, start)
     return [
         *([Code(anywhere("train.py", *command))] if command is not None else []),

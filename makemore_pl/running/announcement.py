@@ -1,11 +1,7 @@
 """What a run prints: at its start what is run and where, at its end the losses and what to open next."""
 
 import logging
-import re
 import shlex
-import shutil
-import sys
-import textwrap
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +16,7 @@ from makemore_pl.config import Config
 from makemore_pl.doctor.finding import Diagnosis
 from makemore_pl.doctor.plain_words import verdict
 from makemore_pl.files import write_atomically
-from makemore_pl.running.output import show
+from makemore_pl.running.output import show, wrapped
 from makemore_pl.running.pins import custom_scalars_url, url
 
 log = logging.getLogger(__name__)
@@ -108,14 +104,14 @@ def say_verdict(diagnosis: Diagnosis) -> None:
 
 
 def say_breakdown(config: Config, diagnosis: Diagnosis) -> None:
-    """Of a run that could not go on: the verdict, and the run that the doctor prescribes instead."""
+    """Print the verdict on a run that could not go on, and the command with what the doctor prescribes."""
     say_verdict(diagnosis)
     if overrides := _remedied(config, diagnosis):
         _line("try next", command("train.py", *overrides))
 
 
 def _remedied(config: Config, diagnosis: Diagnosis) -> list[str]:
-    """What runs it with all that is prescribed; nothing where nothing is, or nobody knows what was typed."""
+    """The typed overrides with all that is prescribed; empty if nothing is, or if they are not known."""
     from makemore_pl.report.command import applied
     from makemore_pl.report.run_directory import read_overrides
 
@@ -141,16 +137,7 @@ def _quoted(path: Path) -> str:
 
 
 def _prose(label: str, words: str) -> None:
-    """The text wrapped at the width of the terminal and indented under its beginning; unchanged if there is none."""
-    width = shutil.get_terminal_size().columns - LABEL if sys.stdout.isatty() else 0
-    indent = len(words) - len(words.lstrip())
-    under = " " * (indent + (3 if re.match(r"\d\. ", words) else 0))
-    lines = (
-        textwrap.wrap(words, width, subsequent_indent=under, break_long_words=False, break_on_hyphens=False)
-        if width > 2 * LABEL
-        else [words]
-    )
-    for place, line in enumerate(lines):
+    for place, line in enumerate(wrapped(words, LABEL)):
         _line("" if place else label, line)
 
 

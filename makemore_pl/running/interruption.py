@@ -53,7 +53,9 @@ class Interruption(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the run, before other callbacks see the exception."""
         self._training = None
-        if isinstance(exception, SIGTERMException) and all_finite(pl_module.parameters()):
+        progress = trainer.fit_loop.epoch_progress.current
+        at_its_end = progress.completed == progress.ready  # its last validation has saved it
+        if isinstance(exception, SIGTERMException) and not at_its_end and all_finite(pl_module.parameters()):
             trainer.save_checkpoint(self.checkpoint)
 
     def _stop(self, number: int) -> None:

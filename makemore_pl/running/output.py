@@ -1,7 +1,10 @@
 """Prints for people. A run goes on if the reader of its output has ended, as `head` does."""
 
 import logging
+import re
+import shutil
 import sys
+import textwrap
 from contextlib import suppress
 
 from rich.console import Console
@@ -15,6 +18,28 @@ class _Reporting(Console):
     def on_broken_pipe(self) -> None:
         """Let the caller decide what to do; rich's Console would end the process."""
         raise BrokenPipeError
+
+
+NARROW = 20
+"""Columns below which nothing is wrapped."""
+
+
+def wrapped(words: str, taken: int = 0) -> list[str]:
+    """A sentence in lines that fit a terminal, each below the first one's first word; whole where no one sees it.
+
+    Not for commands, which are pasted in one piece.
+
+    Args:
+        taken: columns that something else takes.
+    """
+    width = shutil.get_terminal_size().columns - taken
+    if not sys.stdout.isatty() or width < NARROW:
+        return [words]
+    under = re.match(r" *(?:\d\. )?", words)
+    assert under
+    return textwrap.wrap(
+        words, width, subsequent_indent=" " * under.end(), break_long_words=False, break_on_hyphens=False
+    )
 
 
 def show(*parts: str | Table | Text) -> None:

@@ -8,6 +8,8 @@ from filelock import FileLock, Timeout
 
 LOCK = "running.lock"
 """A process holds this lock while it writes into a run directory. The kernel releases it if the process dies."""
+LOOK = 0.3
+"""Seconds to try for: a sweep that looks whether a job runs holds its lock for a moment."""
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def alone_in(directory: Path, wait: bool = False) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / LOCK, is_singleton=True)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=-1 if wait else LOOK)
     except Timeout:
         raise ValueError(f"Another process is training in {directory}: choose another hydra.run.dir.") from None
     try:

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -52,6 +51,13 @@ def handle(handler: Callable[[int], None]) -> dict[int, Any]:
     return {number: signal.signal(number, hear) for number in heard}
 
 
+def end_at_once() -> None:
+    """Let a signal end the process without a word from now on, because all is done but Python's own clean-up."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def again(argv: Sequence[str], places: Mapping[str, str]) -> str:
     """A shell command with other values of some overrides, for any working directory.
 
@@ -62,5 +68,8 @@ def again(argv: Sequence[str], places: Mapping[str, str]) -> str:
     script, *given = argv
     kept = [each for each in given if each.lstrip("+~").partition("=")[0] not in places]
     settings = [f"{key}={typed(place)}" for key, place in places.items() if place]
-    whole = shlex.join([sys.executable, str(Path(script).absolute()), *kept, *settings])
-    return f"cd {shlex.quote(os.getcwd())} && {whole}"
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it has been removed
+        here = os.environ.get("PWD", "/")
+    return f"cd {shlex.quote(here)} && {shlex.join([sys.executable, os.path.join(here, script), *kept, *settings])}"

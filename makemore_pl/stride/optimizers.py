@@ -189,4 +189,4 @@ METHODS = {
     "adamw": Method(AdamW, _adamw, ("exp_avg", "exp_avg_sq"), counts_steps=True),
     "rmsprop": Method(RMSprop, _rmsprop, ("square_avg",), counts_steps=True),
 }
-"""By name. The names, and the settings of each optimizer, are also in OPTIMIZERS of config/choices.py."""
+"""optim.name -> method. The names, and the settings of each, are also in OPTIMIZERS of config/choices.py."""

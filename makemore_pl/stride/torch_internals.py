@@ -5,8 +5,10 @@ can still train: if only compiling needs the name, compiling.py reports "compili
 runs the steps eagerly.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -83,6 +85,17 @@ def load_package(path: Path, device: torch.device) -> Package:
     """
     from torch._C._aoti import AOTIModelPackageLoader
 
-    index = -1 if device.type == "cpu" else device.index
-    run: Package = AOTIModelPackageLoader(str(path), "model", False, 1, index).boxed_run
+    if device.type != "cpu":
+        on_gpu: Package = AOTIModelPackageLoader(str(path), "model", False, 1, device.index).boxed_run
+        return on_gpu  # its kernels are read from TMPDIR when they are first called
+    # the loader unpacks into TMPDIR, where a process that is killed would leave it; a loaded library needs no file
+    before = os.environ.get("TMPDIR")
+    with TemporaryDirectory(ignore_cleanup_errors=True) as unpacked:
+        os.environ["TMPDIR"] = unpacked
+        try:
+            run: Package = AOTIModelPackageLoader(str(path), "model", False, 1, -1).boxed_run
+        finally:
+            del os.environ["TMPDIR"]
+            if before is not None:
+                os.environ["TMPDIR"] = before
     return run

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from makemore_pl.command_line import typed
 from makemore_pl.config import Config, resolve
+from makemore_pl.config.choices import refuse_several
 from makemore_pl.errors import USERS_MISTAKES, explain
 from makemore_pl.files import remove_parts
 from makemore_pl.sweep.directory_names import job_name, sweep_name
@@ -56,6 +57,8 @@ class SweepCallback(Callback):
             [f"{key}={value}" for key, value in zip(choices, values, strict=True)]
             for values in itertools.product(*choices.values())
         ]
+        for each in combinations:
+            refuse_several(each)
         jobs = [job_name(each, named_by) for each in combinations]
         fixed = {key.lstrip("+"): choices[key][0] for key, each in given.items() if not each.is_sweep_override()}
         default = f"outputs/sweeps/{sweep_name(fixed, [key for key in varied if key not in params])}"

@@ -25,7 +25,7 @@ from makemore_pl.files import write_atomically
 from makemore_pl.running.run_lock import alone_in
 from makemore_pl.running.signals import Stopped
 from makemore_pl.sweep.gpu import take_gpu
-from makemore_pl.sweep.stopping import end_worker
+from makemore_pl.sweep.stopping import end_worker, leaving, stay_if_leaving
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ def run_job(raw: DictConfig) -> float:
         ValueError: the whole sweep can't go on: a directory has another config, or there are several devices.
         KeyboardInterrupt: a signal has come.
     """
+    stay_if_leaving()
     directory = Path(HydraConfig.get().runtime.output_dir)
     alone = os.environ.get(ALONE)
     if alone is not None and directory.name not in alone.split("|"):
@@ -106,11 +107,13 @@ def run_job(raw: DictConfig) -> float:
         take_gpu()
     try:
         with alone_in(directory, wait=True):  # another command may be running the same job: wait for it
-            return _run_locked(directory, config)
+            loss = _run_locked(directory, config)
     except Stopped as stopped:
-        if multiprocessing.parent_process() is not None:
-            end_worker(stopped.code - 128)
-        raise
+        if multiprocessing.parent_process() is None:
+            raise
+        end_worker(stopped.code - 128)
+    stay_if_leaving()
+    return loss
 
 
 def _run_locked(directory: Path, config: Config) -> float:
@@ -123,6 +126,8 @@ def _run_locked(directory: Path, config: Config) -> float:
     try:
         from makemore_pl.train import run
 
+        if leaving.is_set():
+            raise Stopped("")
         trainer = replace(config.trainer, enable_progress_bar=False)
         ckpt_path = _whole_checkpoint(directory / "checkpoints")
         callbacks = _last_pictures(config.callbacks) | (STOPPING if config.doctor.stop_on_critical else {})

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from makemore_pl.command_line import near
-from makemore_pl.errors import USERS_MISTAKES, explain
+from makemore_pl.errors import explain, is_mistake
 from makemore_pl.running.run_lock import LOCK
 from makemore_pl.running.signals import Stopped, again
 from makemore_pl.sweep.conclusion import conclude, look, say
@@ -40,8 +40,9 @@ def _launch(main: Callable[[], Any]) -> None:
     try:
         with _showing_progress():
             _surviving(main)
-    except USERS_MISTAKES as error:
-        if (sweep := Sweep.current) is None or not (sweep.finished_now() or sweep.failures()):
+    except Exception as error:
+        sweep = Sweep.current
+        if not is_mistake(error) or sweep is None or not (sweep.finished_now() or sweep.failures()):
             raise
         try:
             conclude(sweep)
@@ -63,10 +64,8 @@ def _surviving(main: Callable[[], Any]) -> None:
         settled = Sweep.current.settled() if Sweep.current else set()
         try:
             main()
-        except USERS_MISTAKES:
-            raise
         except Exception as error:
-            if (sweep := Sweep.current) is None:
+            if is_mistake(error) or (sweep := Sweep.current) is None:
                 raise
             killed = sweep.begun(running=False)
             for job in killed:

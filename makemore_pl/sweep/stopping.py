@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from makemore_pl.running.signals import Stopped, handle
+from makemore_pl.errors import quiet_threads
+from makemore_pl.running.signals import ONE, Stopped, handle
 
 GRACE = 10.0
 """The jobs of a stopped sweep have this many seconds to save."""
+leaving = threading.Event()
+"""Set in a worker process that has been told to end."""
 
 
 def stop_on_signals(stop: Callable[[], None], running: Callable[[], object]) -> None:
@@ -34,6 +37,7 @@ def stop_on_signals(stop: Callable[[], None], running: Callable[[], object]) -> 
                 os.write(2, b"\nstopping: jobs are saving; another signal ends them at once\n")
             for each in workers:
                 each.terminate()
+            time.sleep(ONE)
             deadline = time.monotonic() + GRACE
             while running() and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -52,6 +56,7 @@ def set_up_worker() -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
+    quiet_threads()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     handle(end_worker)
 
@@ -69,6 +74,16 @@ def end_worker(number: int) -> None:
     joblib kills all other workers when one dies, and those may still be saving. If the sweep has not got the signal, it
     goes on, and runs the ended jobs again.
     """
-    time.sleep(1.2 * GRACE)
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
+    leaving.set()
+    end = threading.Timer(1.2 * GRACE, os._exit, [128 + number])
+    end.daemon = True
+    end.start()
+
+
+def stay_if_leaving() -> None:
+    """If this worker is about to end, wait for that here: it takes no other job and sends no result.
+
+    A worker that is killed while it sends a result leaves half of it in joblib's pipe, and joblib waits for the rest.
+    """
+    while leaving.is_set():
+        time.sleep(1)

@@ -30,7 +30,7 @@ class Sweep:
         self.directory = directory
         self.jobs = jobs
         self.command = uuid.uuid4().hex
-        self.started = time.time()
+        self.started = time.monotonic()
         self.before = self.steps_taken()
         self.stopped = False
         self.alone: list[str] = []
@@ -73,7 +73,7 @@ class Sweep:
         if max(taken, default=0) < TELLING:
             return None
         left = sum(1 - share for job, share in shares.items() if job not in failed)
-        return left * (time.time() - self.started) / sum(max(each, 0) for each in taken)
+        return left * (time.monotonic() - self.started) / sum(max(each, 0) for each in taken)
 
     def progress(self) -> str:
         """One line with the numbers of jobs that are done, running, waiting and failed, and the time left."""
