@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.diagnostics.tag_names import matrices
-from makemore_pl.diagnostics.taps import compiled_modules, in_transform
+from makemore_pl.diagnostics.taps import in_transform
+from  import compiled_modules
 from makemore_pl.doctor.facts import Scale
 from makemore_pl.doctor.inspection import NORMALISATIONS, Inspection, copies_of_units
 from makemore_pl.doctor.minibatch import examples_in, examples_vary, scale_of
