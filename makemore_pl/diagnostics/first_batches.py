@@ -9,8 +9,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.diagnostics.tag_names import matrices
-from makemore_pl.diagnostics.taps import in_transform
-from  import compiled_modules
+from makemore_pl.diagnostics.taps import hidden_modules, in_transform
 from makemore_pl.doctor.facts import Scale
 from makemore_pl.doctor.inspection import NORMALISATIONS, Inspection, copies_of_units
 from makemore_pl.doctor.minibatch import examples_in, examples_vary, scale_of
@@ -33,7 +32,7 @@ class FirstBatches:
 
     def __init__(self, module: nn.Module, fresh: bool, strided: bool) -> None:
         self.module, self.strided = module, strided
-        self.seen = Inspection(module, compiled_modules(module), in_transform)
+        self.seen = Inspection(module, hidden_modules(module), in_transform)
         self.batches = 0
         self.unknown: dict[str, str] = {}
         """Name of a fact -> why it could not be found out."""
