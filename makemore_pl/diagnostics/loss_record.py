@@ -1,5 +1,6 @@
 """The training loss of every step, which loss it is, and what its targets are like."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,9 +63,11 @@ class LossRecord:
                 self.targets.see_number(graph, self._waiting[-1][1] * self._parts)
 
     def read_batch(self, batch: Any) -> None:
-        """After the first batch: what its loss does not keep."""
-        if self._batches == 1 and self.graph and self.graph.targets is None:
-            self.targets.see_batch(self.graph, batch)
+        """After the first batch: what its loss does not keep. What it keeps is let go of."""
+        if self._batches == 1 and self.graph:
+            if self.graph.targets is None:
+                self.targets.see_batch(self.graph, batch)
+            self.graph = replace(self.graph, output=None, targets=None, weight=None)
 
     def stacked(self) -> Tensor | None:
         """The losses since the last time, (steps, 1), on their device; None where there is none."""

@@ -1,7 +1,7 @@
 """Inspects a module while it runs: which layer follows which, in which mode they are, and what they get."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 from weakref import ReferenceType, ref
@@ -13,6 +13,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
+
+from makemore_pl.module_copy import Hook
 
 NORMALISATIONS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 LINEAR = (nn.Linear, _ConvNd)
@@ -27,14 +29,14 @@ class Inspection:
 
     Args:
         root: the module to inspect. Names are qualified names within it.
-        hidden: modules that take no hooks.
+        hidden: modules that take no hooks, and why.
         aside: whether the call that is running is none of the training's own.
     """
 
     def __init__(
-        self, root: nn.Module, hidden: Collection[nn.Module] = (), aside: Callable[[], bool] = lambda: False
+        self, root: nn.Module, hidden: Mapping[nn.Module, str] | None = None, aside: Callable[[], bool] = lambda: False
     ) -> None:
-        self.root, self._aside = root, aside
+        self.root, self._aside, hidden = root, aside, hidden or {}
         self.names = {module: name for name, module in root.named_modules() if module not in hidden}
         self.order: list[nn.Module] = []
         """Modules in the order of their first call."""
@@ -54,7 +56,7 @@ class Inspection:
         """Modules in training mode that ran under no_grad, in their order."""
         self.cut = False
         """Whether a layer that is trained got what such a module returned."""
-        self.failures: dict[str, str] = {}
+        self.failures = {name: hidden[module] for name, module in root.named_modules() if module in hidden}
         """Name of a module -> why it could not be looked at."""
         self.outer: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
         """Outermost calls, which are not part of another module's call, with their arguments."""
@@ -77,8 +79,8 @@ class Inspection:
 
     def _hook(self, module: nn.Module) -> None:
         before, after = partial(self._spared, self._before), partial(self._spared, self._after)
-        self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        self._handles.append(module.register_forward_hook(after, always_call=True))
+        self._handles.append(module.register_forward_pre_hook(Hook(before), with_kwargs=True))
+        self._handles.append(module.register_forward_hook(Hook(after), always_call=True))
 
     def _spared(self, look: Callable[..., None], module: nn.Module, *passing: Any) -> None:
         if not self._aside():
