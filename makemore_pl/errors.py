@@ -23,7 +23,7 @@ TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 """Whether the user asks for tracebacks. It is read at import, because one_sentence sets the variable later."""
 COMPOSING = ("hydra.", "omegaconf.")
 """Packages in which every error is caused by what the user typed."""
-LONGEST = 400
+LONGEST_WORD = 400
 """A longer run of characters without a space is shortened in a message. No path is so long."""
 
 
@@ -60,7 +60,7 @@ def _source(error: BaseException) -> str:
 
 def explain(error: BaseException) -> str:
     """The sentence for a mistake. For an unknown config key it suggests the key that was probably meant."""
-    absurd = rf"(\S{{100}})\S{{{LONGEST},}}(\S{{50}})"
+    absurd = rf"(\S{{100}})\S{{{LONGEST_WORD},}}(\S{{50}})"
     return re.sub(absurd, r"\1…\2", _sentence(error).strip())
 
 

@@ -46,7 +46,9 @@ def test_diagnostics_at_the_bottom_import_torch_only(name: str) -> None:
     path = PACKAGE / "diagnostics" / f"{name}.py"
     assert "torch" in roots(path), "the listing of imports must have worked"
     assert roots(path) - set(sys.stdlib_module_names) <= {"torch", "makemore_pl"}
-    assert ours(path) <= {f"diagnostics.{other}" for other in ("statistics", "unit_axis", "tag_names", "taps")}
+    below = {f"diagnostics.{other}" for other in ("statistics", "unit_axis", "tag_names", "taps")}
+    assert ours(path) <= below | {"module_copy"}
+    assert roots(PACKAGE / "module_copy.py") - set(sys.stdlib_module_names) == {"torch"}
 
 
 @pytest.mark.parametrize("name", ["model", "initialization"])

@@ -158,7 +158,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     directories = {name: write_run(base / name, **keys) for name, keys in RUNS.items()}
     pair = page.write_pair(directories["kaiming"], directories["deep_batchnorm"], base / "pair.html").read_text()
     directories["sweep"] = write_sweep(base / "sweep")
-    return {name: page.render(page.tell(directory, DEFAULTS)) for name, directory in directories.items()} | {
+    return {name: page.render(page.page_of(directory, DEFAULTS)) for name, directory in directories.items()} | {
         "pair": pair
     }
 

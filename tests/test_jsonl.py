@@ -11,7 +11,7 @@ import torch
 from strangers import Classifier, fit, lines, values
 
 from makemore_pl.diagnostics import UpdateStats
-from makemore_pl.diagnostics.jsonl import VERSION, JSONLinesLogger
+from makemore_pl.diagnostics.jsonl import DIAGNOSTICS_FORMAT, JSONLinesLogger
 from makemore_pl.report.run_directory import read_diagnostics
 
 pytestmark = pytest.mark.filterwarnings(
@@ -35,7 +35,7 @@ def test_a_line_of_values(logger: JSONLinesLogger) -> None:
     logger.log_metrics(numbers, np.int64(7))  # type: ignore[arg-type]
     assert lines(logger) == [
         {
-            "version": VERSION,
+            "version": DIAGNOSTICS_FORMAT,
             "step": 7,
             "values": {"a": 0.1, "b": None, "c": None, "d": 0.5, "e": 2, "f": 3, "ä/ü": 1e-30},
         }
@@ -139,6 +139,6 @@ class TestResuming:
 
 
 def test_lightning_s_side(logger: JSONLinesLogger) -> None:
-    assert (logger.name, logger.version, logger.save_dir) == ("jsonl", VERSION, str(logger.path.parent))
+    assert (logger.name, logger.version, logger.save_dir) == ("jsonl", DIAGNOSTICS_FORMAT, str(logger.path.parent))
     logger.log_hyperparams({"a": 1})
     assert not logger.path.exists()

@@ -10,7 +10,7 @@ from conftest import ROOT, Compose
 from makemore_pl.checkpoint import load_module
 from makemore_pl.config.stored_config import load_config
 from makemore_pl.evaluate import evaluate
-from makemore_pl.report.page import render, tell
+from makemore_pl.report.page import page_of, render
 from makemore_pl.report.run_directory import read_embedding
 from makemore_pl.sample import sample
 from makemore_pl.train import run
@@ -40,7 +40,7 @@ def test_evaluated_sampled_and_reported(last: Path) -> None:
     assert len(sample(module.model, module.vocabulary, 5, module.block_size)) == 5
     characters, embedding = read_embedding(last.parents[1])
     assert embedding.shape == (len(characters), 2) == (11, 2)
-    assert "2.264" in render(tell(last.parents[1]))
+    assert "2.264" in render(page_of(last.parents[1]))
 
 
 def test_resumed(small: Compose, last: Path) -> None:

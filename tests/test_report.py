@@ -227,7 +227,7 @@ def commands(parsed: Parsed) -> list[str]:
 
 
 def told(directory: Path) -> Parsed:
-    return check(page.render(page.tell(directory, DEFAULTS)))
+    return check(page.render(page.page_of(directory, DEFAULTS)))
 
 
 def check(html: str) -> Parsed:
@@ -427,7 +427,7 @@ def test_page_of_partly_measured_run(tmp_path: Path) -> None:
 
 
 def test_words_are_escaped(tmp_path: Path) -> None:
-    html = page.render(page.tell(write_run(tmp_path / "run", experiment="<b>&amp;")))
+    html = page.render(page.page_of(write_run(tmp_path / "run", experiment="<b>&amp;")))
     assert "x&lt;script&gt;" in html
     assert html.count("<script>") == 1
     assert "<b>" not in html
@@ -558,7 +558,7 @@ class TestPair:
 
     def test_other_steps_make_losses_incomparable(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         longer = write_run(tmp_path / "longer", experiment="batchnorm", trainer__max_steps=9000)
-        text = check(page.render(pair_story.tell(read_run(pair[0]), read_run(longer)))).text
+        text = check(page.render(pair_story.pair_page(read_run(pair[0]), read_run(longer)))).text
         assert (
             "Its validation loss is 2.1000 instead of 2.2000. Their trainer.max_steps differs, so the losses tell "
             "nothing of the other settings." in text
@@ -576,11 +576,11 @@ class TestPair:
         runs = [read_run(write_run(tmp_path / place / name, watched=False)) for place, name in ("ax", "ay", "bx")]
         assert pair_story.labels(runs[0], runs[1]) == ("x", "y")
         assert pair_story.labels(runs[0], runs[2]) == ("A", "B")
-        assert "Both have the same settings." in check(page.render(pair_story.tell(runs[0], runs[2]))).text
+        assert "Both have the same settings." in check(page.render(pair_story.pair_page(runs[0], runs[2]))).text
 
     def test_runs_that_measured_nothing(self, tmp_path: Path) -> None:
         runs = [read_run(write_run(tmp_path / name, watched=False, finished=False)) for name in "ab"]
-        parsed = check(page.render(pair_story.tell(*runs)))
+        parsed = check(page.render(pair_story.pair_page(*runs)))
         assert "Neither run has anything on losses, distributions, the layers and the weights." in parsed.text
 
     def test_script(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -808,7 +808,7 @@ def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
 
 def test_neither_run_nor_sweep(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is neither a run directory"):
-        page.tell(tmp_path)
+        page.page_of(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "text"), [("config.yaml", "a: [\n"), ("config.yaml", "5"), ("metrics.json", "{")])
@@ -816,7 +816,7 @@ def test_broken_files_are_named(tmp_path: Path, name: str, text: str) -> None:
     run = write_run(tmp_path / "run")
     (run / name).write_text(text)
     with pytest.raises(ValueError, match=name):
-        page.tell(run)
+        page.page_of(run)
 
 
 def script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -842,7 +842,7 @@ def test_report_needs_neither_lightning_nor_hydra_nor_pyplot(tmp_path: Path) -> 
     write_run(tmp_path / "run", finished=False)
     program = (
         "import sys, pathlib; from makemore_pl.report import page, summary;"
-        f"page.render(page.tell(pathlib.Path({str(tmp_path / 'run')!r})));"
+        f"page.render(page.page_of(pathlib.Path({str(tmp_path / 'run')!r})));"
         "print([name for name in ('lightning', 'hydra', 'torch', 'matplotlib.pyplot') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

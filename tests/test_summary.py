@@ -11,7 +11,7 @@ from makemore_pl.report.page import render
 from makemore_pl.report.run_directory import Run, read_run
 from makemore_pl.report.summary import _escaped, write_summary
 from makemore_pl.report.sweep_directory import comparable, correlations, read_runs
-from makemore_pl.report.sweep_story import tell_directory
+from makemore_pl.report.sweep_story import sweep_page_of
 
 
 def write(job: Path, loss: float | None, saturation: float = 0.1, words: str = "a" * 64, **settings: Any) -> None:
@@ -61,7 +61,7 @@ def test_only_equal_steps_and_words_are_compared(tmp_path: Path) -> None:
         [["1", "1.2000"], ["2", "2.2000"]],
     ]
     assert [ranking.best for ranking in rankings] == ["3000a1.0", "200000a1.0", "200000b1.0"]
-    page = render(tell_directory(tmp_path))
+    page = render(sweep_page_of(tmp_path))
     assert page.count("Lowest validation loss: model.gain=1.") == 3
     assert len({path.name for path in (tmp_path / "figures").glob("map_val_loss*.png")}) == 3
 
@@ -90,7 +90,7 @@ def test_correlations_are_within_equal_batch_sizes(tmp_path: Path) -> None:
     (tmp_path / "128_0" / "metrics.json").unlink()
     assert correlations(read_runs(tmp_path)) == []
     assert "Too few finished jobs to correlate: 8 are needed with diagnostics and equal steps" in render(
-        tell_directory(tmp_path)
+        sweep_page_of(tmp_path)
     )
 
 

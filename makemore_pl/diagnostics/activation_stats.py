@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from makemore_pl.diagnostics import statistics
 from makemore_pl.diagnostics.callback import PatternCallback
 
-ACTIVATIONS: tuple[type[nn.Module], ...] = (
+ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
     nn.Tanh,
     nn.ReLU,
     nn.LeakyReLU,
@@ -32,7 +32,7 @@ NAMES = ("tanh", "elu", "silu", "swish", "mish", "sigmoid", "softplus", "softsig
 
 def is_activation(module: nn.Module) -> bool:
     """Whether it is one of torch's, or has a name like one (NewGELUActivation) and no children or parameters."""
-    if isinstance(module, ACTIVATIONS):
+    if isinstance(module, ACTIVATION_MODULES):
         return True
     name = type(module).__name__.lower()
     bare = next(module.children(), None) is None and next(module.parameters(), None) is None

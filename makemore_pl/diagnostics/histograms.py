@@ -60,7 +60,7 @@ def edges_and_counts(packed: "np.ndarray[Any, np.dtype[np.float32]]") -> Histogr
     return np.linspace(-reach, reach, BINS + 1).tolist(), packed[1:].astype(np.int64).tolist()
 
 
-class Distributions(ActivationCallback):
+class HistogramCallback(ActivationCallback):
     """Collects `histograms` and `rasters` of saturated units at the steps that it `shows`.
 
     It measures at all steps that are due. What is not shown stays on the device until the next such step, some hundred
@@ -153,7 +153,7 @@ class Distributions(ActivationCallback):
         raise NotImplementedError
 
 
-class Histograms(Distributions):
+class Histograms(HistogramCallback):
     """The lecture's distributions, at steps 0, 1, 2, 5, 10, 20, 50, ... and the last.
 
     | tag | meaning | shape, unit |

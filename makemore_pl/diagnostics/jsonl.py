@@ -19,7 +19,7 @@ from makemore_pl.files import append, write_atomically
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+DIAGNOSTICS_FORMAT = 1
 
 
 class JSONLinesLogger(Logger):
@@ -50,7 +50,7 @@ class JSONLinesLogger(Logger):
 
     @property
     def version(self) -> int:
-        return VERSION
+        return DIAGNOSTICS_FORMAT
 
     @property
     def save_dir(self) -> str:
@@ -131,7 +131,7 @@ class JSONLinesLogger(Logger):
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        line = json.dumps({"version": VERSION, "step": self._step, kind: content}, allow_nan=False)
+        line = json.dumps({"version": DIAGNOSTICS_FORMAT, "step": self._step, kind: content}, allow_nan=False)
         append(self._file, (line + "\n").encode())
 
 

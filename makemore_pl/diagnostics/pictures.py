@@ -12,7 +12,7 @@ from PIL import Image
 
 from makemore_pl.diagnostics import dashboard
 from makemore_pl.diagnostics.dashboard import Histogram
-from makemore_pl.diagnostics.histograms import Distributions, Raster
+from makemore_pl.diagnostics.histograms import HistogramCallback, Raster
 from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.diagnostics.watch import Arrays
@@ -21,7 +21,7 @@ from makemore_pl.figures import curves, lecture_pictures
 from makemore_pl.files import write_atomically
 
 
-class Figures(Distributions):
+class Figures(HistogramCallback):
     """The lecture's four pictures and the raster of saturated units, as TensorBoard images and PNG files.
 
     | tag | meaning | shape, unit |

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-VERSION = 1
+FINDINGS_FORMAT = 1
 """The version of the format of findings.json."""
 SEVERITIES = ("info", "warning", "critical")
 
@@ -88,7 +88,7 @@ class Diagnosis:
     def as_json(self) -> dict[str, Any]:
         """The content of findings.json; a number that is not finite becomes null."""
         return {
-            "version": VERSION,
+            "version": FINDINGS_FORMAT,
             "findings": [_finite(asdict(each)) for each in self.findings],
             "abstentions": [asdict(each) for each in self.abstentions],
             "checked": list(self.checked),

@@ -20,7 +20,7 @@ KINDS = {
     "BinaryCrossEntropyBackward0": "likelihood",
     "BinaryCrossEntropyWithLogitsBackward0": "bce",
 }
-ACTIVATIONS = {
+ACTIVATION_NODES = {
     "SoftmaxBackward0": "softmax",
     "LogSoftmaxBackward0": "log_softmax",
     "LogBackward0": "logarithm",
@@ -166,8 +166,8 @@ def _before(node: Any) -> str | None:
     while before is not None:
         name = before.name()
         parents = [each for each, _ in before.next_functions if each is not None]
-        if name in ACTIVATIONS:
-            return ACTIVATIONS[name] if not stretched or name == "SoftmaxBackward0" else None
+        if name in ACTIVATION_NODES:
+            return ACTIVATION_NODES[name] if not stretched or name == "SoftmaxBackward0" else None
         if len(parents) != 1 or not name.startswith((*SHAPING, *SCALING)):
             return None
         stretched |= not name.startswith(SHAPING)

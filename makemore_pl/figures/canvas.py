@@ -143,7 +143,7 @@ def _dress(ax: Axes) -> Axes:
     ax.spines[["left", "bottom"]].set(color=MUTED, linewidth=0.6)
     for axis, label, place in ((ax.xaxis, (0.5, 0), (0, -20)), (ax.yaxis, (0, 0.5), (-37, 0))):
         axis.set_major_locator(MaxNLocator(4))
-        axis.set_major_formatter(FuncFormatter(plain))
+        axis.set_major_formatter(FuncFormatter(short_number))
         # at a fixed place, because it takes matplotlib longer to find a free place than to draw the label
         shift = ScaledTranslation(place[0] / 72, place[1] / 72, ax.figure.dpi_scale_trans)
         axis.set_label_coords(label[0], label[1], transform=ax.transAxes + shift)
@@ -210,7 +210,7 @@ def _legend(
         )
 
 
-def plain(value: float, _: object = None) -> str:
+def short_number(value: float, _: object = None) -> str:
     """A number in few characters: 0.0005, 12, 1.5k, 1e+07."""
     if abs(value) < 1e-12:
         return "0"
@@ -228,7 +228,7 @@ def step_axis(ax: Axes, last: float, log: bool = True) -> None:
     else:
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.set_xlim(-last * 0.01, last * 1.02 or 1)
-    ax.xaxis.set_major_formatter(FuncFormatter(plain))
+    ax.xaxis.set_major_formatter(FuncFormatter(short_number))
 
 
 def mark_drops(ax: Axes, drops: Iterable[float]) -> None:

@@ -19,7 +19,7 @@ from makemore_pl.figures.canvas import (
     legend_rows,
     line_of,
     mark_drops,
-    plain,
+    short_number,
     step_axis,
 )
 from makemore_pl.figures.fonts import drawable
@@ -73,7 +73,7 @@ def heat_map(
     scale.outline.set_visible(False)
     scale.ax.tick_params(colors=MUTED, labelsize=TEXT, length=2, width=0.6)
     scale.locator = MaxNLocator(4)
-    scale.formatter = FuncFormatter(plain)
+    scale.formatter = FuncFormatter(short_number)
     scale.update_ticks()
     figure.suptitle(title, x=0.02, ha="left", fontsize=TEXT + 1, fontweight="bold", color=INK)
     return figure

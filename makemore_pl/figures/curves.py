@@ -20,9 +20,9 @@ from makemore_pl.figures.canvas import (
     legend_rows,
     line_of,
     mark_drops,
-    plain,
     plot,
     short,
+    short_number,
     spoken,
     step_axis,
 )
@@ -64,7 +64,7 @@ def lines(
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(numticks=5))
         ax.yaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_formatter(FuncFormatter(plain))
+        ax.yaxis.set_major_formatter(FuncFormatter(short_number))
     elif bounds := limits(*values.values(), list(references.values()), [0.0]):
         low = min(floats([0.0, *(np.nanmin(floats(each), initial=0.0) for each in values.values())]))
         ax.set_ylim(bounds[0] if low < 0 else 0, bounds[1])
@@ -96,7 +96,7 @@ def over_depth(
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(numticks=5))
         ax.yaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_formatter(FuncFormatter(plain))
+        ax.yaxis.set_major_formatter(FuncFormatter(short_number))
     elif bounds:
         ax.set_ylim(0, bounds[1])
     ax.set_xlim(-0.2, len(layers) - 0.8)
@@ -205,7 +205,7 @@ def _show_all_losses(ax: Axes, bounds: tuple[float, float] | None) -> None:
             ticks = FixedLocator([2, 3, 5, 10, 20, 30, 50, 100]) if high < 100 else LogLocator(numticks=6)
             ax.yaxis.set_major_locator(ticks)
             ax.yaxis.set_minor_locator(NullLocator())
-            ax.yaxis.set_major_formatter(FuncFormatter(plain))
+            ax.yaxis.set_major_formatter(FuncFormatter(short_number))
 
 
 def curves_of(steps: ArrayLike, values: Mapping[str, ArrayLike]) -> list[Curve]:

@@ -21,9 +21,9 @@ def outdated(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if is_run(run.directory) and _changed(run.directory) > _time(run.directory / PAGE)]
 
 
-def tell(run: Run, defaults: Mapping[str, Any] | None) -> Page:
+def short_page(run: Run, defaults: Mapping[str, Any] | None) -> Page:
     """The parts that are written quickly, and the command for the others."""
-    page = run_story.tell(run, defaults, short=True)
+    page = run_story.run_page(run, defaults, short=True)
     more = Note("This page is short, because it was made along with those of many runs. A whole one takes its place by")
     whole = Section("All pictures", [more, Code(anywhere("report.py", os.path.abspath(run.directory)))])
     return Page(f"{page.title}: {run.job}", page.lead, [*page.sections, whole])

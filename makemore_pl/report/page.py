@@ -15,7 +15,7 @@ from makemore_pl.report.section import Page
 from makemore_pl.report.sweep_directory import is_sweep
 
 
-def tell(
+def page_of(
     directory: Path,
     defaults: Mapping[str, Any] | None = None,
     start: Mapping[str, Any] | None = None,
@@ -33,9 +33,9 @@ def tell(
         ValueError: the directory is neither, or a file in it can't be read.
     """
     if is_run(directory):
-        return run_story.tell(read_run(directory), defaults, start, place)
+        return run_story.run_page(read_run(directory), defaults, start, place)
     if is_sweep(directory):
-        return sweep_story.tell_directory(directory, place)
+        return sweep_story.sweep_page_of(directory, place)
     raise ValueError(
         f"{directory} is neither a run directory (it has no config.yaml) nor a sweep directory (no folder in it has)."
     )
@@ -67,10 +67,10 @@ def write_report(
     """Write report.html, by default into the directory, and figures/ beside it; returns the page's path.
 
     Raises:
-        ValueError: as in `tell`.
+        ValueError: as in `page_of`.
     """
     path = output or directory / "report.html"
-    write_page(tell(directory, defaults, start, path.parent), path)
+    write_page(page_of(directory, defaults, start, path.parent), path)
     return path
 
 
@@ -80,7 +80,7 @@ def write_pair(first: Path, second: Path, output: Path) -> Path:
     Raises:
         ValueError: one is no run directory, or a file of it can't be read.
     """
-    write_atomically(output, render(pair_story.tell(read_run(first), read_run(second), output.parent)))
+    write_atomically(output, render(pair_story.pair_page(read_run(first), read_run(second), output.parent)))
     return output
 
 

@@ -21,7 +21,7 @@ COUNTS = {"steps": "steps", "parameters": "parameters"}
 UPDATES = {"update_data_ratio": "update:data, log10", "grad_data_ratio": "grad:data"}
 
 
-def tell(first: Run, second: Run, place: Path | None = None) -> Page:
+def pair_page(first: Run, second: Run, place: Path | None = None) -> Page:
     """The page that compares two runs.
 
     Args:

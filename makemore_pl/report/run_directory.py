@@ -18,7 +18,7 @@ from makemore_pl.files import verify_archive
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+DIAGNOSTICS_FORMAT = 1
 KINDS = ("values", "histograms", "rasters", "texts")
 Bits = NDArray[np.bool_]
 
@@ -159,8 +159,10 @@ def read_diagnostics(path: Path, kinds: Collection[str] = KINDS) -> Diagnostics:
             continue
         try:
             record = json.loads(line)
-            if record["version"] != VERSION:
-                raise ValueError(f"version {record['version']!r} of the format, this program reads {VERSION}")
+            if record["version"] != DIAGNOSTICS_FORMAT:
+                raise ValueError(
+                    f"version {record['version']!r} of the format, this program reads {DIAGNOSTICS_FORMAT}"
+                )
             _merge(read, record)
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             if number == len(lines) and isinstance(error, json.JSONDecodeError):

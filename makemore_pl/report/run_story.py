@@ -26,7 +26,7 @@ DECISIVE = ("data", "model", "optim", "seed")
 """Settings that decide the losses, apart from the number of steps."""
 
 
-def tell(
+def run_page(
     run: Run,
     defaults: Mapping[str, Any] | None = None,
     start: Mapping[str, Any] | None = None,

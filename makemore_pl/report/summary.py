@@ -11,7 +11,7 @@ from typing import Any
 
 from makemore_pl.files import write_atomically
 from makemore_pl.report import job_page
-from makemore_pl.report.page import render, tell, write_page
+from makemore_pl.report.page import page_of, render, write_page
 from makemore_pl.report.run_directory import Run
 from makemore_pl.report.section import Picture
 from makemore_pl.report.sweep_directory import (
@@ -29,8 +29,8 @@ from makemore_pl.report.sweep_directory import (
 )
 from makemore_pl.report.wording import number, show, significant
 
-METRICS = ("train/loss", "val/loss", "test/loss", "initial_loss", "steps", "stopped_by", "seconds")
-DIAGNOSTICS = (
+METRIC_COLUMNS = ("train/loss", "val/loss", "test/loss", "initial_loss", "steps", "stopped_by", "seconds")
+DIAGNOSTIC_COLUMNS = (
     "saturation",
     "activation_std",
     "grad_data_ratio",
@@ -72,8 +72,8 @@ def write_summary(directory: Path, defaults: Mapping[str, Any] | None = None) ->
     rankings = [_ranking(label, group) for label, group in comparable(runs).items()]
     write_atomically(directory / "summary.csv", _csv(runs, keys))
     for run in job_page.outdated(runs):
-        write_atomically(run.directory / job_page.PAGE, render(job_page.tell(run, defaults)))
-    page = tell(directory)
+        write_atomically(run.directory / job_page.PAGE, render(job_page.short_page(run, defaults)))
+    page = page_of(directory)
     write_page(page, directory / "report.html")
     pictures = [picture for picture in page.pictures() if picture.name in LINKED]
     failed = lost_jobs(directory) | {run.job: reason for run, reason in failures(runs)}
@@ -114,12 +114,12 @@ def _csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
     """A row for each job: varied settings, final losses, finding, first and last diagnostics (means over layers)."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    ends = [(quantity, end) for quantity in DIAGNOSTICS for end in ("first", "last")]
-    writer.writerow(["job", *keys, *METRICS, "finding", *(f"{quantity} {end}" for quantity, end in ends)])
+    ends = [(quantity, end) for quantity in DIAGNOSTIC_COLUMNS for end in ("first", "last")]
+    writer.writerow(["job", *keys, *METRIC_COLUMNS, "finding", *(f"{quantity} {end}" for quantity, end in ends)])
     for run in runs:
         values = [layer_mean(run.diagnostics, quantity, FIRST if end == "first" else None) for quantity, end in ends]
         numbers = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
-        metrics = [run.metrics.get(key, "") for key in METRICS]
+        metrics = [run.metrics.get(key, "") for key in METRIC_COLUMNS]
         writer.writerow([run.job, *(_setting(run, key) for key in keys), *metrics, run.finding, *numbers])
     return file.getvalue()
 
@@ -156,7 +156,7 @@ def _markdown(
 
 
 def _jobs(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
-    last = {quantity: [layer_mean(run.diagnostics, quantity, None) for run in runs] for quantity in DIAGNOSTICS}
+    last = {quantity: [layer_mean(run.diagnostics, quantity, None) for run in runs] for quantity in DIAGNOSTIC_COLUMNS}
     last = {quantity: values for quantity, values in last.items() if not all(map(math.isnan, values))}
     table = []
     for place, run in enumerate(runs):

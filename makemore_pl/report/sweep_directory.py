@@ -26,7 +26,7 @@ from makemore_pl.report.run_directory import (
 from makemore_pl.report.wording import number, show
 
 UNVARIED = ("run_dir", "ckpt_path", *SHOWN_ONLY)
-EARLY = (200, 1000)
+EARLY_STEPS = (200, 1000)
 """Steps whose diagnostics are correlated with the final loss."""
 FEWEST = 8
 """Groups with fewer jobs get no rank correlation, because among few jobs it can be strong by chance."""
@@ -239,7 +239,7 @@ class Correlation:
 
 
 def correlations(
-    runs: Sequence[Run], quantities: Iterable[str] | None = None, steps: Iterable[int] = EARLY
+    runs: Sequence[Run], quantities: Iterable[str] | None = None, steps: Iterable[int] = EARLY_STEPS
 ) -> list[Correlation]:
     """Correlations of every diagnostic's layer mean, and of train/loss, with val/loss. The strongest come first.
 

@@ -12,7 +12,7 @@ from makemore_pl.report.run_directory import Run, read_yaml, recorded
 from makemore_pl.report.run_story import told_and_absent
 from makemore_pl.report.section import Block, Code, Note, Page, Section, Table
 from makemore_pl.report.sweep_directory import (
-    EARLY,
+    EARLY_STEPS,
     FEWEST,
     comparable,
     compared,
@@ -29,7 +29,7 @@ from makemore_pl.report.sweep_results import curves, maps, results
 from makemore_pl.report.wording import count, show, signed
 
 
-def tell(
+def sweep_page(
     runs: Sequence[Run],
     name: str,
     command: Sequence[str] | None,
@@ -121,9 +121,9 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
         by.setdefault(each.quantity, {})[each.step] = each.rho, each.n
     table: list[list[Any]] = []
     for quantity, at in by.items():
-        cells = [(signed(at[step][0], 2), at[step][0]) if step in at else ("–", float("nan")) for step in EARLY]
+        cells = [(signed(at[step][0], 2), at[step][0]) if step in at else ("–", float("nan")) for step in EARLY_STEPS]
         table.append([quantity, *cells, str(max(n for _, n in at.values()))])
-    columns = ["diagnostic, mean of layers", *(f"at step {step:,}" for step in EARLY), "jobs"]
+    columns = ["diagnostic, mean of layers", *(f"at step {step:,}" for step in EARLY_STEPS), "jobs"]
     return [
         Note(
             "Spearman's rank correlation with the final validation loss. +1: a higher value always went with a higher "
@@ -165,7 +165,7 @@ def _again(command: Sequence[str] | None, runs: Sequence[Run]) -> list[Block]:
     return blocks
 
 
-def tell_directory(directory: Path, place: Path | None = None) -> Page:
+def sweep_page_of(directory: Path, place: Path | None = None) -> Page:
     """The page of a sweep directory, or of any folder with runs below it.
 
     Args:
@@ -179,7 +179,7 @@ def tell_directory(directory: Path, place: Path | None = None) -> Page:
     name = f"{', '.join(experiments[:4])}{' …' if len(experiments) > 4 else ''}"
     command = _command(directory)
     title = f"Sweep: {name or directory.name}" if command else f"Runs in {directory.resolve().name}"
-    return tell(runs, title, command, lost_jobs(directory), place or directory)
+    return sweep_page(runs, title, command, lost_jobs(directory), place or directory)
 
 
 def _command(directory: Path) -> list[str] | None:

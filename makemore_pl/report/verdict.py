@@ -14,7 +14,7 @@ from makemore_pl.figures.canvas import spoken
 from makemore_pl.report.command import applied, command_of
 from makemore_pl.report.run_directory import Run
 from makemore_pl.report.section import Block, Code, Finding, Note, Verdict
-from makemore_pl.report.wording import plain, significant
+from makemore_pl.report.wording import as_text, significant
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "doctor.md"
 SEVERITIES = ("critical", "warning", "info")
@@ -87,9 +87,9 @@ def _finding(
     measured += [f"bound {_number(bound)}"] if bound is not None else []
     where = ", ".join(spoken(each.strip()) for each in str(finding.get("where") or "").split(","))
     at = f"step {step:,}" if isinstance(step, int) else ""
-    details = [where, at, ", ".join(measured), plain(finding.get("source"))]
+    details = [where, at, ", ".join(measured), as_text(finding.get("source"))]
     remedies = [
-        (shlex.join(map(str, each.get("overrides") or [])), plain(each.get("rationale")))
+        (shlex.join(map(str, each.get("overrides") or [])), as_text(each.get("rationale")))
         for each in prescriptions
         if each.get("finding") == own and not _is_refuted(each)
     ]
@@ -113,4 +113,4 @@ def _rank(severity: str) -> int:
 
 
 def _number(value: Any) -> str:
-    return significant(value) if isinstance(value, float) else plain(value)
+    return significant(value) if isinstance(value, float) else as_text(value)

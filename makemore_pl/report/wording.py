@@ -17,11 +17,11 @@ def show(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def plain(value: Any) -> str:
+def as_text(value: Any) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {plain(each)}" for key, each in value.items())
+        return "; ".join(f"{key}: {as_text(each)}" for key, each in value.items())
     if isinstance(value, list):
-        return ", ".join(map(plain, value))
+        return ", ".join(map(as_text, value))
     return show(value) if value is not None else ""
 
 

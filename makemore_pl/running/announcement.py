@@ -121,11 +121,11 @@ def _remedied(config: Config, diagnosis: Diagnosis) -> list[str]:
 
 
 def _write_page(run_dir: Path) -> Path | None:
-    from makemore_pl.report.page import render, tell
+    from makemore_pl.report.page import page_of, render
 
     path = run_dir / "report.html"
     try:
-        write_atomically(path, render(tell(run_dir, asdict(Config(run_dir="")))))
+        write_atomically(path, render(page_of(run_dir, asdict(Config(run_dir="")))))
     except Exception as error:  # the run is done, so it must not fail because of its page
         log.warning("The page could not be made (%s: %s).", type(error).__name__, error)
         return None

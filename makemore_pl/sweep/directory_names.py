@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 
-LONGEST = 150
+LONGEST_NAME = 150
 
 
 def job_name(overrides: Sequence[str], varied: Sequence[str]) -> str:
@@ -29,7 +29,7 @@ def _labels(keys: Sequence[str]) -> list[str]:
 
 def _file_name(name: str, identity: str) -> str:
     # upper case is replaced too, because some file systems do not distinguish it
-    safe = re.sub(r"[^a-z0-9_.=+-]", "-", name)[:LONGEST]
+    safe = re.sub(r"[^a-z0-9_.=+-]", "-", name)[:LONGEST_NAME]
     return safe if safe == name == identity else f"{safe}_{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
