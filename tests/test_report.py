@@ -484,9 +484,13 @@ class TestVerdict:
         assert "Luck" not in text
 
     def test_nothing_found_is_said(self, tmp_path: Path) -> None:
-        abstained = [{"id": "batchnorm_lag", "reason": "there is no BatchNorm"}]
+        abstained = [
+            {"id": "overfitting", "reason": "there is no validation"},
+            {"id": "batchnorm_lag", "reason": "there is no BatchNorm", "applies": False},
+        ]
         parsed = self.told(tmp_path, [], abstentions=abstained, checked=["a", "b"])
-        assert "Healthy: 2 checks found nothing wrong. Not judged batchnorm_lag: there is no BatchNorm" in parsed.text
+        assert "Healthy: 2 checks found nothing wrong. Not judged overfitting: there is no validation" in parsed.text
+        assert "batchnorm_lag" not in parsed.text
 
     def test_nothing_checked_is_not_called_healthy(self, tmp_path: Path) -> None:
         assert "Nothing could be checked." in self.told(tmp_path, []).text

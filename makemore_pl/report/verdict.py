@@ -43,7 +43,11 @@ def verdict(run: Run, place: Path, start: Mapping[str, Any] | None = None, of: s
     checked = len(run.diagnosis.get("checked") or [])
     healthy = f"Healthy: {checked} checks found nothing wrong." if checked else "Nothing could be checked."
     lead = " ".join([*([] if causes else [healthy]), *([f"{counted}."] if counted else [])])
-    abstained = [f"{each.get('id')}: {each.get('reason')}" for each in _records(run.diagnosis, "abstentions")]
+    abstained = [
+        f"{each.get('id')}: {each.get('reason')}"
+        for each in _records(run.diagnosis, "abstentions")
+        if each.get("applies", True)
+    ]
     blocks: list[Block] = [Verdict(f"{of}: {lead}" if of else lead, told, abstained)]
     command, changes = command_of(run, start), changes_of(run)
     if command is not None and changes:
