@@ -35,7 +35,8 @@ from makemore_pl.doctor import forward, normalisation
 from makemore_pl.doctor.finding import Diagnosis, Finding
 from makemore_pl.doctor.plain_words import verdict
 from makemore_pl.doctor.recorded_run import read_evidence
-from makemore_pl.doctor.updates import HIGH, LOW, typical_ratio
+from makemore_pl.doctor.update_ratios import typical_ratio
+from makemore_pl.doctor.updates import HIGH, LOW
 from makemore_pl.report import evolution, health, page, pair_story
 from makemore_pl.report.command import differences, overrides
 from makemore_pl.report.heat_map_grid import grids
