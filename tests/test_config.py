@@ -40,8 +40,14 @@ def sentence(*overrides: str, run_dir: Path) -> str:
     [
         (("model.n_hiden=300",), "Unknown config key 'model.n_hiden'. Did you mean 'model.n_hidden'?"),
         (("+model.n_hiden=300",), "Unknown config key 'model.n_hiden'. Did you mean 'model.n_hidden'?"),
-        (("model.n_hidden=abc",), "model.n_hidden: Value 'abc' of type 'str' could not be converted to Integer"),
-        (("model.n_hidden=1.5",), "model.n_hidden: Value '1.5' of type 'float' could not be converted to Integer"),
+        (
+            ("model.n_hidden=abc",),
+            "model.n_hidden must be a whole number: type it without a point or an exponent, not abc.",
+        ),
+        (
+            ("model.n_hidden=1.5",),
+            "model.n_hidden must be a whole number: type it without a point or an exponent, not 1.5.",
+        ),
         (("model.n_hidden=0",), "model.n_hidden must be at least 1, got 0."),
         (("+experiment=typo_inside",), "Unknown config key 'model.n_hiden'. Did you mean 'model.n_hidden'?"),
         (("+experiment=string_for_model",), "In 'experiment/string_for_model': "),
@@ -160,7 +166,7 @@ def files_of(group: str) -> str:
         ("trainer.gradient_clip_val=0", "trainer.gradient_clip_val must be greater than 0, or null, got 0.0."),
         ("seed=-1", "seed must be in [0, 2**63), got -1."),
         ("seed=null", "seed: "),
-        ("optim.lr=fast", "optim.lr: Value 'fast' of type 'str' could not be converted to Float"),
+        ("optim.lr=fast", "optim.lr must be a number, got 'fast'."),
         ("+callbacks.mine.step=3", "callbacks.mine has no _target_, so there is nothing to build."),
         ("+logger.mine=3", "logger.mine has no _target_, so there is nothing to build."),
         ("trainer.devices=3", "data.batch_size=32 can't be shared by trainer.devices=3: make it a multiple."),

@@ -180,8 +180,8 @@ def test_command_line(train_script: Callable[..., Finished], tmp_path: Path, wor
         assert f"{metrics[key]:.4f}" in out, key
     assert "ln V" in out
     shown = run_dir.relative_to(tmp_path)
-    assert out.count(f"tensorboard --logdir {shown}\n") == 1, "at the start, to watch it live"
-    assert f"tensorboard --logdir {shown}  (cards pinned by dashboard.url)" in out
+    assert re.search(rf"watch live   .*tensorboard --logdir {shown}\n", out)
+    assert re.search(rf"TensorBoard  .*tensorboard --logdir {shown}\n +and open the address in dashboard.url", out)
     assert out.index(f"written to   {shown}\n") < out.index("ln V") < out.index(f"page         {shown}/report.html\n")
     assert max(map(len, out.splitlines())) < 250, "the address with its pins is in a file"
     assert (run_dir / "dashboard.url").read_text().startswith("http://localhost:6006/?pinnedCards=")
