@@ -169,6 +169,7 @@ ENDINGS = {
 TRACEBACK = re.compile(r'^Traceback.*\n  File "(?!.*resource_tracker\.py)', re.MULTILINE)
 """A traceback, but not of joblib's tracker of semaphores, which prints one if a closed terminal ends it."""
 SWEEP = ["seed=1,2", "model.batchnorm=none,pre", "hydra.launcher.n_jobs=2", "trainer.max_steps=400", "trainer=cpu"]
+JOBS = 4
 SWEEP += ["trainer.engine=eager", "trainer.watch_every=37", "trainer.val_check_interval=50", "~callbacks.figures"]
 
 
@@ -188,6 +189,7 @@ def sweep_trial(name: str, how: str, scratch: Path, words: Path, reference: Path
         process.wait(draw.uniform(0.5, 0.9 * seconds))
     except subprocess.TimeoutExpired:
         for _ in range(times):
+            record["done"] = len(list(directory.glob("*/metrics.json")))
             for pid in choose(process.pid):
                 os.kill(pid, number)
                 record["kills"] = 1
@@ -232,6 +234,8 @@ def tally(records: Sequence[Record]) -> str:
         else:
             for how in ENDINGS:
                 lines.append(f"  {how}: {sum(r['kills'] for r in of if r['how'] == how)}")
+            unfinished = sum(bool(r["kills"]) and r["done"] < JOBS for r in of)
+            lines.append(f"  of these while jobs were left to do: {unfinished}")
             lines.append(f"  processes left behind: {sum(len(r['left_behind']) for r in of)}")
             lines.append(f"  tracebacks: {sum(r['traceback'] for r in of)}")
         reasons = Counter(": ".join(each.split(": ")[: 2 if kind == "sweeps" else 1]) for r in of for each in r["lost"])
