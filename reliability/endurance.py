@@ -1,6 +1,6 @@
 """Runs many jobs in one process, a long run, and the same run in many surroundings: make endurance
 
-It prints tables of memory, open files and threads. The full test is `--jobs 500 --steps 5000000`.
+It prints tables of memory, open files and threads.
 """
 
 import argparse
@@ -126,7 +126,7 @@ def same_everywhere(scratch: Path) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--steps", type=int, default=5_000_000)
     parser.add_argument("--ways", action=argparse.BooleanOptionalAction, default=True, help="one seed elsewhere")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
