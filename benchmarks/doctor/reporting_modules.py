@@ -1,0 +1,2 @@
+DATA = {}
+make = draw_recipe = None
