@@ -28,10 +28,11 @@ OPTIMIZERS = {
         "rmsprop": ["optim=rmsprop", "optim.lr=0.001"],
     },
 }
-SIZES = {
-    "tuning": {"layers": (1, 2, 3, 5), "widths": (100, 200), "batches": (16, 32, 64, 128), "rest": ("relu", "gelu")},
-    "reporting": {"layers": (1, 2, 4, 6), "widths": (80, 150), "batches": (24, 48, 96), "rest": ("leaky_relu", "silu", "relu")},
-}  # fmt: skip
+SIZES: dict[str, dict[str, tuple[int, ...]]] = {
+    "tuning": {"layers": (1, 2, 3, 5), "widths": (50, 80), "single": (100,), "batches": (16, 32, 64)},
+    "reporting": {"layers": (1, 2, 4, 6), "widths": (40, 70), "single": (120,), "batches": (20, 40, 64)},
+}
+ACTIVATIONS = {"tuning": ("tanh", "tanh", "relu", "gelu"), "reporting": ("tanh", "tanh", "leaky_relu", "silu", "relu")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +122,13 @@ def draw_network(half: str, draw: random.Random) -> Network:
     sizes = SIZES[half]
     layers = draw.choice(sizes["layers"])
     placement = draw.choice(("none", "none", "pre", "post", "output", "pre_output"))
-    activation = draw.choice(("tanh", "tanh", *sizes["rest"]))
+    activation = draw.choice(ACTIVATIONS[half])
     optimizer = draw.choice(list(OPTIMIZERS[half]))
     batch_size = draw.choice(sizes["batches"])
     overrides = [
         f"model.batchnorm={placement}",
         f"model.n_layers={layers}",
-        f"model.n_hidden={max(sizes['widths']) if layers == 1 else draw.choice(sizes['widths'])}",
+        f"model.n_hidden={draw.choice(sizes['single' if layers == 1 else 'widths'])}",
         f"model.activation={activation}",
         f"model.init={draw.choice(('kaiming', 'xavier'))}",
         f"data.batch_size={batch_size}",

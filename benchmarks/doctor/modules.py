@@ -1,6 +1,7 @@
 """Modules that are not ours, healthy and faulty, drawn at random."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,11 +27,11 @@ class Shelf:
 
 SHELVES = {
     "tuning": Shelf(tuning_modules.SequentialLearner, tuning_modules.DATA, tuning_modules.draw_recipe),
-    "reporting": None,
+    "reporting": Shelf(reporting_modules.make, reporting_modules.DATA, reporting_modules.draw_recipe),
 }
 
 
-def recipes(half: str, healthy: int = 20, each: int = 2, pairs: int = 6) -> list[tuple[str, Recipe, str | None]]:
+def recipes(half: str, healthy: int = 22, each: int = 2, pairs: int = 6) -> list[tuple[str, Recipe, str | None]]:
     """Name, recipe and mended twin of all that is trained in a half.
 
     Args:
@@ -52,9 +53,12 @@ def recipes(half: str, healthy: int = 20, each: int = 2, pairs: int = 6) -> list
         if any(all(fault.possible(recipe) for fault in faults) for recipe in sound):
             chosen.append((faults, 1))
             pairs -= 1
-    for faults, count in chosen:
+    used = Counter[str]()
+    for faults, count in chosen:  # in the families that have the fewest so far
         fitting = [place for place, recipe in enumerate(sound) if all(fault.possible(recipe) for fault in faults)]
-        for place in draw.sample(fitting, min(count, len(fitting))):
+        fitting.sort(key=lambda place: (used[sound[place].family], draw.random()))
+        for place in fitting[:count]:
+            used[sound[place].family] += 1
             recipe = spoiled(sound[place], faults, draw)
             title = " and ".join(f"{name} {strength:g}" for name, strength in recipe.faults)
             found.append((f"{names[place]}, {title}", recipe, names[place]))
