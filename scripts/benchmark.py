@@ -71,6 +71,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--watching", action="store_true", help="what callbacks add to a command instead, by 8 pairs")
     parser.add_argument("--doctor", action="store_true", help="how often the doctor is right instead")
     parser.add_argument("--half", choices=HALVES, help="of --doctor's cases (default: both)")
+    parser.add_argument("--losses", action="store_true", help="train what --doctor needs for the test of harm alone")
+    parser.add_argument("--rivals", action="store_true", help="other tools on --doctor's modules too, those installed")
     parser.add_argument("--family", choices=FAMILIES, help="of --doctor's cases (default: both)")
     parser.add_argument(
         "--foreign", action="store_true", help="the instruments on other networks, beside others' instead"
@@ -258,11 +260,17 @@ def measure_doctor(arguments: argparse.Namespace) -> None:
 
     surroundings, say = environment(), partial(console.print, highlight=False, markup=False)
     cases = chosen(arguments.half, arguments.family, arguments.only, arguments.quick)
-    results = measure(cases, arguments.output.with_suffix(".jsonl"), say)
+    results = measure(cases, arguments.output.with_suffix(".jsonl"), say, verdicts=not arguments.losses)
     paragraphs = [f"{surroundings['date']}, commit {surroundings['commit']}"]
     for half, family in dict.fromkeys((case.half, case.family) for case in cases):
         mine = [each for each in results if (each.case.half, each.case.family) == (half, family)]
         paragraphs += page.sections(family, half, count(mine))
+        if arguments.rivals and family == "module":
+            from benchmarks.doctor import beside
+
+            names = [each.case.name for each in mine]
+            words = beside.measure(half, names, arguments.output.with_suffix(f".rivals.{half}.jsonl"), say)
+            paragraphs += ["### Beside other tools", *beside.table(mine, words)]
     paragraphs += ["## Faults", page.faults()]
     arguments.output.with_suffix(".md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     say("\n\n".join(paragraphs))

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.doctor.case import Case, Outcome
-from benchmarks.doctor.judging import outcome
+from benchmarks.doctor.judging import judge
 
 ROOT = Path(__file__).parents[2]
 STEPS = ["trainer.max_steps=1200", "trainer.watch_every=40", "trainer.val_check_interval=300"]
@@ -85,9 +85,11 @@ FAULTS = [
                        ("model.init=small", "model.gain={}"), 0.5, 2, lambda net: net.plain and net.layers > 1),
     ConfigurationFault("weights never scaled, tanh", ("saturation",),
                        ("model.init=normal", "model.gain={}", "model.hidden_bias=1"), 0.5, 2, _tanh),
-    ConfigurationFault("weights never scaled", ("exploding_activations",), ("model.init=normal", "model.gain={}"), 0.5, 2,
+    ConfigurationFault("weights never scaled", ("exploding_activations",),
+                       ("model.init=normal", "model.gain={}"), 0.5, 2,
                        lambda net: net.plain and net.activation != "tanh" and net.layers > 1),
-    ConfigurationFault("confident output", ("confident_start",), ("model.output_scale={}", "model.output_bias=0.5"), 0.4, 4,
+    ConfigurationFault("confident output", ("confident_start",),
+                       ("model.output_scale={}", "model.output_bias=0.5"), 0.4, 4,
                        lambda net: "output" not in net.placement),
     ConfigurationFault("no activation", ("linear_network",), ("model.activation=identity",), 1, 1,
                        lambda net: net.layers > 1),
@@ -103,8 +105,8 @@ FAULTS = [
     ConfigurationFault("too much decay", ("overregularized",), ("optim.weight_decay={}",), 0.02, 0.5,
                        lambda net: net.optimizer != "adamw"),
     ConfigurationFault("too much dropout", ("overregularized",), ("model.dropout={}",), 0.45, 0.9),
-    ConfigurationFault("momentum kept with the rate of none", ("update_too_large",), ("optim.momentum={}", "*10"), 0.95, 0.99,
-                       _sgd),
+    ConfigurationFault("momentum kept with the rate of none", ("update_too_large",),
+                       ("optim.momentum={}", "*10"), 0.95, 0.99, _sgd),
 ]  # fmt: skip
 BY_NAME = {each.name: each for each in FAULTS}
 PAIRS = [
@@ -192,7 +194,7 @@ def _name(place: int) -> str:
     return f"configuration {place}"
 
 
-def train(overrides: tuple[str, ...], seed: int) -> Outcome:
+def train(overrides: tuple[str, ...], seed: int, watched: bool) -> Outcome:
     """One short training of this project."""
     import hydra
 
@@ -203,9 +205,12 @@ def train(overrides: tuple[str, ...], seed: int) -> Outcome:
 
     with TemporaryDirectory() as scratch:
         run_dir = Path(scratch) / "run"
-        settings = [*examine.QUICK, *STEPS, *NO_PICTURES, *overrides, f"seed={seed}", f"run_dir={typed(str(run_dir))}"]
+        measured = NO_PICTURES if watched else ["callbacks=none", "logger=none"]
+        settings = [*examine.QUICK, *STEPS, *measured, *overrides, f"seed={seed}", f"run_dir={typed(str(run_dir))}"]
         with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = resolve(hydra.compose("train", overrides=settings))
         loss = examine.trained(config)
+        if not watched:
+            return Outcome(loss, None, None)
         evidence, _ = read_evidence(run_dir)
-    return outcome(loss, evidence.facts.constant_guess, evidence)
+    return Outcome(loss, evidence.facts.constant_guess, judge(evidence))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from benchmarks.doctor.case import Case, Outcome
+from benchmarks.doctor.case import SEEDS, Case, Verdict
 from benchmarks.doctor.harm import LEVEL, permutation_p
 from benchmarks.doctor.records import Result
 
@@ -80,82 +80,80 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def p_of_harm(result: Result) -> float:
-    return permutation_p([each.loss for each in result.outcomes], [each.loss for each in result.mended])
+def p_of_harm(result: Result) -> float | None:
+    """None while a seed of the case or of its twin is missing."""
+    complete = len(result.losses) == len(result.mended) == SEEDS
+    return permutation_p(result.losses, result.mended) if complete else None
 
 
 def count(results: Sequence[Result]) -> Counts:
+    """Cases whose harm is not known yet are left out."""
     counts = Counts()
     for result in results:
-        case = result.case
+        case, p = result.case, p_of_harm(result)
         if not case.roots:
             _count_healthy(counts, result)
-            continue
-        p = p_of_harm(result)
-        hurts = p < LEVEL
-        if hurts:
-            counts.hurting += 1
-        else:
-            counts.harmless.append(f"{case.name} (p = {p:.2f}; {_found(result)})")
-        for seed, outcome in zip(case.seeds, result.outcomes, strict=True):
-            if hurts:
-                _count_faulty(counts, case, seed, outcome)
-            else:
-                _count_false(counts, case, seed, outcome)
+        elif p is not None:
+            hurts = p < LEVEL
+            counts.hurting += hurts
+            if not hurts:
+                counts.harmless.append(f"{case.name} (p = {p:.2f}; {_named(result)})")
+            for seed, verdict in sorted(result.verdicts.items()):
+                if hurts:
+                    _count_faulty(counts, case, seed, verdict)
+                else:
+                    _count_false(counts, case, seed, verdict)
     counts.rows = dict(sorted(counts.rows.items()))
     return counts
 
 
-def _found(result: Result) -> str:
-    ids = frozenset().union(*result.case.roots)
-    return f"named in {sum(any(each.id in ids for each in done.said) for done in result.outcomes)} of {len(result.outcomes)}"
+def _named(result: Result) -> str:
+    ids = frozenset[str]().union(*result.case.roots)
+    named = sum(any(each.id in ids for each in verdict.said) for verdict in result.verdicts.values())
+    return f"named in {named} of {len(result.verdicts)}"
 
 
 def _count_healthy(counts: Counts, result: Result) -> None:
-    case, outcomes = result.case, result.outcomes
-    guess = outcomes[0].guess
-    if guess is not None and median(each.loss for each in outcomes) > LEARNED * guess:
-        counts.unlearned.append(case.name)
+    if not result.losses or (result.guess is not None and median(result.losses) > LEARNED * result.guess):
+        counts.unlearned.append(result.case.name)
         return
-    for seed, outcome in zip(case.seeds, outcomes, strict=True):
+    for seed, verdict in sorted(result.verdicts.items()):
         counts.healthy += 1
-        counts.alarms += _count_false(counts, case, seed, outcome)
-        _confuse(counts, "healthy", outcome)
+        counts.alarms += _count_false(counts, result.case, seed, verdict)
+        _confuse(counts, "healthy", verdict)
 
 
-def _count_faulty(counts: Counts, case: Case, seed: int, outcome: Outcome) -> None:
-    said = [each.id for each in outcome.said if each.severity != "info"]
-    roots = [each.id for each in outcome.said if each.is_root]
+def _count_faulty(counts: Counts, case: Case, seed: int, verdict: Verdict) -> None:
+    said = [each.id for each in verdict.said if each.severity != "info"]
     for ids, fault in zip(case.roots, case.faults, strict=True):
         row = _row(counts, main_id(case, fault))
         found = [id for id in said if id in ids]
         if found:
             row.hits += 1
-            row.delays.append(min(outcome.found_at[id] for id in found))
+            row.delays.append(min(verdict.found_at[id] for id in found))
         else:
             row.misses += 1
-            said_instead = ", ".join(roots) or "nothing"
-            counts.misses.append(f"{main_id(case, fault)} missed, {said_instead} said: {case.name}, seed {seed}")
-    _count_false(counts, case, seed, outcome)
-    _confuse(counts, " + ".join(main_id(case, fault) for fault in case.faults), outcome)
+            instead = ", ".join(verdict.roots) or "nothing"
+            counts.misses.append(f"{main_id(case, fault)} missed, {instead} said: {case.name}, seed {seed}")
+    _count_false(counts, case, seed, verdict)
+    _confuse(counts, " + ".join(main_id(case, fault) for fault in case.faults), verdict)
     if len(case.roots) == 1:
         counts.single += 1
-        counts.first += bool(roots) and roots[0] in case.roots[0]
+        counts.first += verdict.roots[:1] != [] and verdict.roots[0] in case.roots[0]
 
 
-def _count_false(counts: Counts, case: Case, seed: int, outcome: Outcome) -> bool:
+def _count_false(counts: Counts, case: Case, seed: int, verdict: Verdict) -> bool:
     """Roots that name none of the faults."""
     right = frozenset[str]().union(*case.roots)
-    wrong = [each.id for each in outcome.said if each.is_root and each.id not in right]
+    wrong = [id for id in verdict.roots if id not in right]
     for id in wrong:
         _row(counts, id).false += 1
         counts.false.append(f"{id} said: {case.name}{'' if case.roots else ', healthy'}, seed {seed}")
     return bool(wrong)
 
 
-def _confuse(counts: Counts, wanted: str, outcome: Outcome) -> None:
-    first = next((each.id for each in outcome.said if each.is_root), "nothing")
-    counts.confusion.setdefault(wanted, Counter())[first] += 1
+def _confuse(counts: Counts, wanted: str, verdict: Verdict) -> None:
+    counts.confusion.setdefault(wanted, Counter())[(verdict.roots or ["nothing"])[0]] += 1
 
 
 def main_id(case: Case, fault: str) -> str:

@@ -1,13 +1,13 @@
 """What the doctor says of a training, and from which step on."""
 
-from benchmarks.doctor.case import Outcome, Said
+from benchmarks.doctor.case import Said, Verdict
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.evidence import Evidence
 
 CUTS = 12
 
 
-def outcome(loss: float, guess: float | None, evidence: Evidence) -> Outcome:
+def judge(evidence: Evidence) -> Verdict:
     """The final verdict, and the first of a dozen steps at which the evidence so far was enough for each finding."""
     said = tuple(Said(each.id, each.severity, each.because_of) for each in diagnose(evidence).findings)
     found_at: dict[str, int] = {}
@@ -17,6 +17,4 @@ def outcome(loss: float, guess: float | None, evidence: Evidence) -> Outcome:
         known = Evidence({tag: each for tag, each in early.items() if each}, evidence.facts, final=False)
         for finding in diagnose(known).findings:
             found_at.setdefault(finding.id, step)
-    for each in said:
-        found_at.setdefault(each.id, evidence.last_step)
-    return Outcome(loss, guess, said, {each.id: found_at[each.id] for each in said})
+    return Verdict(said, {each.id: found_at.get(each.id, evidence.last_step) for each in said})

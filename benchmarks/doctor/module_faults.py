@@ -42,7 +42,7 @@ MODULE_FAULTS = [
     ModuleFault("inputs as bytes", ("input_scale",), 30, 70, _with("float", "unnormalised")),
     ModuleFault("one feature too large", ("input_scale",), 300, 10_000, _with("table", "unnormalised")),
     ModuleFault("targets not scaled", ("target_scale",), 20, 1000, lambda r: r.task == "regression", True),
-    ModuleFault("targets shuffled", ("no_learning",), possible=lambda r: r.task in ("classes", "binary", "regression")),
+    ModuleFault("targets shuffled", ("no_learning",), possible=lambda r: r.task != "own"),
     ModuleFault("one input for all", ("constant_input",), possible=_with("float", "supervised")),
     ModuleFault("nan in the data", ("not_finite",), possible=_with("float")),
     ModuleFault("validated differently", ("train_val_mismatch",), 2, 8, _with("float", "supervised")),
@@ -51,7 +51,7 @@ MODULE_FAULTS = [
     ModuleFault("softmax twice", ("softmax_before_cross_entropy",), 1, 2, lambda r: r.task == "classes", True),
     ModuleFault("sigmoid twice", ("activation_before_loss",), possible=lambda r: r.task == "binary", pairs=True),
     ModuleFault(
-        "relu at the output", ("activation_before_loss",), possible=lambda r: r.task in ("classes", "binary", "regression")
+        "relu at the output", ("activation_before_loss",), possible=lambda r: r.task != "own"
     ),
     ModuleFault("sigmoid at the output", ("activation_before_loss",), possible=lambda r: r.task == "regression"),
     ModuleFault("logits as likelihoods", ("activation_before_loss",), possible=lambda r: r.task == "classes"),
@@ -70,7 +70,8 @@ MODULE_FAULTS = [
     # the start
     ModuleFault("constant weights", ("symmetric_units",), 0.01, 0.2, _with("feedforward"), True),
     ModuleFault(
-        "zero weights", ("symmetric_units", "vanishing_activations", "no_gradient"), possible=_with("feedforward", "plain")
+        "zero weights", ("symmetric_units", "vanishing_activations", "no_gradient"),
+        possible=_with("feedforward", "plain"),
     ),
     ModuleFault(
         "weights too small",
@@ -87,7 +88,8 @@ MODULE_FAULTS = [
     ),
     ModuleFault("confident head", ("confident_start",), 10, 100, lambda r: r.task == "classes", True),
     ModuleFault(
-        "dead relu", ("dead_units",), 5, 50, lambda r: r.activation == "relu" and r.traits.issuperset(("feedforward", "dying"))
+        "dead relu", ("dead_units",), 5, 50,
+        lambda r: r.activation == "relu" and r.traits.issuperset(("feedforward", "dying")),
     ),
     # layers
     ModuleFault("no activation", ("linear_network",), possible=_with("feedforward", "nonlinear"), pairs=True),

@@ -9,7 +9,7 @@ from functools import partial
 from benchmarks.doctor import reporting_modules, tuning_modules
 from benchmarks.doctor.case import Case, Outcome
 from benchmarks.doctor.fitting import Data, fit, harm
-from benchmarks.doctor.judging import outcome
+from benchmarks.doctor.judging import judge
 from benchmarks.doctor.learner import Learner
 from benchmarks.doctor.module_faults import MODULE_FAULTS, spoiled
 from benchmarks.doctor.recipe import Recipe
@@ -82,11 +82,11 @@ def modules(half: str) -> list[Case]:
     ]
 
 
-def train(half: str, recipe: Recipe, seed: int) -> Outcome:
-    """One short training with nothing but the doctor."""
+def train(half: str, recipe: Recipe, seed: int, watched: bool) -> Outcome:
+    """One short training with nothing but the doctor, or with nothing."""
     from makemore_pl.diagnostics import Doctor
 
     shelf, doctor = SHELVES[half], Doctor(announce=False)
-    module = fit(recipe, shelf.make, shelf.data[recipe.family], seed, [doctor])
-    assert doctor.evidence
-    return outcome(*harm(recipe, module, shelf.data[recipe.family], seed), doctor.evidence)
+    module = fit(recipe, shelf.make, shelf.data[recipe.family], seed, [doctor] if watched else [])
+    loss, guess = harm(recipe, module, shelf.data[recipe.family], seed)
+    return Outcome(loss, guess, judge(doctor.evidence) if watched and doctor.evidence else None)

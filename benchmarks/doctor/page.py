@@ -38,8 +38,8 @@ def sections(family: str, half: str, counts: Counts) -> list[str]:
     """Everything of one family in one half."""
     found = [
         f"## {family.capitalize()}s, {half} half",
-        f"{counts.hurting} cases with faults that hurt, {len(counts.harmless)} with faults of which no harm was measured, "
-        f"{counts.healthy} healthy runs.",
+        f"{counts.hurting} cases with faults that hurt, {len(counts.harmless)} with faults of which no harm was "
+        f"measured, {counts.healthy} healthy runs.",
         markdown(["", "measured", "goal"], summary(counts)),
         markdown(HEADER, rows(counts)),
         "What came first:",

@@ -1,7 +1,8 @@
-"""Modules of the reporting half, each in a style of its own: criteria, functions, several losses, optimizers by hand."""
+"""Modules of the reporting half, in several styles: criteria, functions, several losses, optimizers by hand."""
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -140,7 +141,7 @@ class BatchNormRegressor(Learner):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         sizes = [8, *[recipe.width] * recipe.depth]
-        self.blocks = nn.ModuleList(self._block(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.blocks = nn.ModuleList(self._block(a, b) for a, b in pairwise(sizes))
         self.readout = nn.Sequential(nn.Linear(recipe.width, 1), *ending(recipe))
         spoil_weights(recipe, self)
 
@@ -301,7 +302,7 @@ class LetterModel(Learner):
 
 
 class Autoencoder(Learner):
-    """Squeezes points through three numbers; with a penalty on them, and so two terms in its loss, where depth is odd."""
+    """Squeezes points through three numbers; where depth is odd with a penalty on them, a second term of its loss."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
