@@ -32,6 +32,7 @@ SIZES: dict[str, dict[str, tuple[int, ...]]] = {
     "tuning": {"layers": (1, 2, 3, 5), "widths": (50, 80), "single": (100,), "batches": (16, 32, 64)},
     "reporting": {"layers": (1, 2, 4, 6), "widths": (40, 70), "single": (120,), "batches": (20, 40, 64)},
 }
+HEALTHY = {"tuning": 18, "reporting": 12}
 ACTIVATIONS = {"tuning": ("tanh", "tanh", "relu", "gelu"), "reporting": ("tanh", "tanh", "leaky_relu", "silu", "relu")}
 
 
@@ -158,19 +159,14 @@ def spoiled(overrides: tuple[str, ...], changes: list[str]) -> tuple[str, ...]:
     return (*rated, *new.values())
 
 
-def configurations(half: str, healthy: int = 18, each: int = 2) -> list[Case]:
-    """Healthy networks of a half, and each fault and pair in some of them.
-
-    Args:
-        healthy: networks.
-        each: of them for a fault; a pair is in one.
-    """
+def configurations(half: str) -> list[Case]:
+    """Healthy networks of a half, each fault in two of them and each pair in one."""
     draw = random.Random(f"configurations, {half}")
-    networks = [draw_network(half, draw) for _ in range(healthy)]
+    networks = [draw_network(half, draw) for _ in range(HEALTHY[half])]
     cases = [
         Case(_name(place), "configuration", half, partial(train, net.overrides)) for place, net in enumerate(networks)
     ]
-    chosen = [((fault.name,), each) for fault in FAULTS] + [(pair, 1) for pair in PAIRS]
+    chosen = [((fault.name,), 2) for fault in FAULTS] + [(pair, 1) for pair in PAIRS]
     for names, count in chosen:
         faults = [BY_NAME[name] for name in names]
         fitting = [place for place, net in enumerate(networks) if all(fault.possible(net) for fault in faults)]

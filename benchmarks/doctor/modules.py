@@ -31,28 +31,25 @@ SHELVES = {
 }
 
 
-def recipes(half: str, healthy: int = 22, each: int = 2, pairs: int = 6) -> list[tuple[str, Recipe, str | None]]:
-    """Name, recipe and mended twin of all that is trained in a half.
+HEALTHY, EACH, PAIRS = 22, 2, 6
+"""Recipes without a fault, recipes for each fault, and pairs of faults."""
 
-    Args:
-        healthy: recipes.
-        each: of them for a fault.
-        pairs: of faults.
-    """
+
+def recipes(half: str) -> list[tuple[str, Recipe, str | None]]:
+    """Name, recipe and mended twin of all that is trained in a half."""
     draw = random.Random(f"modules, {half}")
     families = list(SHELVES[half].data)
-    sound = [SHELVES[half].draw(families[place % len(families)], draw) for place in range(healthy)]
+    sound = [SHELVES[half].draw(families[place % len(families)], draw) for place in range(HEALTHY)]
     names = [f"module {place}, {recipe.family}" for place, recipe in enumerate(sound)]
     found: list[tuple[str, Recipe, str | None]] = [
         (name, recipe, None) for name, recipe in zip(names, sound, strict=True)
     ]
-    chosen = [([fault], each) for fault in MODULE_FAULTS]
+    chosen = [([fault], EACH) for fault in MODULE_FAULTS]
     paired = [fault for fault in MODULE_FAULTS if fault.pairs]
-    while pairs:
+    while len(chosen) < len(MODULE_FAULTS) + PAIRS:
         faults = draw.sample(paired, 2)
         if any(all(fault.possible(recipe) for fault in faults) for recipe in sound):
             chosen.append((faults, 1))
-            pairs -= 1
     used = Counter[str]()
     for faults, count in chosen:  # in the families that have the fewest so far
         fitting = [place for place, recipe in enumerate(sound) if all(fault.possible(recipe) for fault in faults)]
