@@ -114,7 +114,9 @@ def _named(result: Result) -> str:
 
 
 def _count_healthy(counts: Counts, result: Result) -> None:
-    if not result.losses or (result.guess is not None and median(result.losses) > LEARNED * result.guess):
+    if not result.losses:
+        return
+    if result.guess is not None and median(result.losses) > LEARNED * result.guess:
         counts.unlearned.append(result.case.name)
         return
     for seed, verdict in sorted(result.verdicts.items()):
