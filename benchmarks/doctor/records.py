@@ -1,6 +1,7 @@
 """Runs cases and keeps what comes out, one JSON line a training, so that a second call goes on where one stopped."""
 
 import json
+import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -9,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.doctor.case import SEEDS, Case, Outcome, Said, Verdict
+from benchmarks.doctor.case import Case, Outcome, Said, Verdict
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("makemore_pl/doctor", "makemore_pl/diagnostics")
@@ -79,11 +80,15 @@ def measure(cases: Sequence[Case], path: Path, say: Callable[[str], None], verdi
 
 
 def _tasks(cases: Sequence[Case], known: Records, verdicts: bool) -> list[tuple[Case, int, bool]]:
-    """Case, seed, and whether with the doctor; a seed of every case first, so that a broken run tells of each."""
+    """Case, seed, and whether with the doctor. What is healthy comes first, then cases as they fall, so that a run that
+    is broken off has all of some, chosen at random.
+    """
+    faulty = [case for case in cases if case.roots]
+    random.Random(0).shuffle(faulty)
     found = []
-    for place in range(SEEDS):
-        for case in cases:
-            seed, watched = case.seeds[place], case.seeds[place] in case.watched
+    for case in [*(case for case in cases if not case.roots), *faulty]:
+        for seed in case.seeds:
+            watched = seed in case.watched
             there = known.verdicts if watched else known.losses
             if (verdicts or not watched) and seed not in there.get(case.key, {}):
                 found.append((case, seed, watched))
