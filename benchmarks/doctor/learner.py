@@ -68,3 +68,14 @@ def ending(recipe: Recipe) -> list[nn.Module]:
     if softmax_in_network(recipe):
         found.append(nn.Softmax(-1))
     return found
+
+
+class Criterion(nn.Module):
+    """The recipe's loss as a module."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return loss(self.recipe, output, target)

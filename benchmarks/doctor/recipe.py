@@ -1,15 +1,21 @@
 """A training of a module that is not ours, as it is drawn: sizes, optimizer, and the faults that it has."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "silu": nn.SiLU,
     "sigmoid": nn.Sigmoid, "none": nn.Identity,
 }  # fmt: skip
+FUNCTIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.ReLU: functional.relu, nn.Tanh: torch.tanh, nn.GELU: functional.gelu, nn.SiLU: functional.silu,
+    nn.LeakyReLU: functional.leaky_relu, nn.Sigmoid: torch.sigmoid, nn.Identity: lambda x: x,
+}  # fmt: skip
+"""The same as functions."""
 CORRUPT = 5
 """Examples that hold a nan where there are such."""
 
