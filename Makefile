@@ -68,7 +68,7 @@ test-gpu: install  ## The tests that need a GPU; elsewhere they are skipped
 gpu: install  ## On a machine with a GPU: its tests, then its figures, in 20 minutes (docs/gpu.md)
 	$(BIN)/python scripts/gpu.py $(ARGS)
 
-config: install  ## docs/config.md again, from the docstrings of makemore_pl/config.py
+config: install  ## docs/config.md again, from the docstrings of makemore_pl/config/schema.py
 	$(BIN)/python scripts/document.py
 
 lecture: install  ## docs/lecture.md again, with its pictures (about 5 minutes)

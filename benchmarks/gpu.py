@@ -25,19 +25,27 @@ ROWS = (
     *[(512, 4_096), (8_192, 1_000), (32, 4_096), (32, 1_000), (8_192, 4_096), (65_536, 1_000)],
 )
 """Batch sizes and widths, those first that tell most: time may not suffice for all."""
-OURS = ("3e", "3")
-MEASURED = ("1a", *OURS, "2")
-DEVICES = ("gpu", "cpu")
+ENGINES = {"3e": "eager", "3r": "record", "3": "compile"}
+"""Ours, with `callbacks=none`."""
+MEASURED = ("1a", "3e", "3r", "2", "3")
+"""The lecture's loop first, whose pace the others are planned by; compiling last, which takes longest."""
+QUICK = MEASURED[:-1]
+COLUMNS = [
+    (contender, device) for contender in MEASURED for device in ("gpu", "cpu") if (contender, device) != ("3r", "cpu")
+]
 HEADER = [
     *["batch", "width", "parameters × batch"],
-    *[f"{contender} {device.upper()}" for contender in MEASURED for device in DEVICES],
+    *[f"{contender} {device.upper()}" for contender, device in COLUMNS],
     "ours, CPU / GPU",
 ]
 LEGEND = (
     "µs a step of `batchnorm` at other sizes, one thread on the CPU. "
-    + "; ".join(f"{contender}: {CONTENDERS[contender]}" for contender in MEASURED)
-    + "; 3 with `engine=compile`. Empty: there was no time for it; –: left out or failed, as the JSON file says."
+    + "; ".join(f"{contender}: {CONTENDERS[contender]}" for contender in ("1a", "2"))
+    + "".join(f"; {contender}: ours, `callbacks=none trainer.engine={engine}`" for contender, engine in ENGINES.items())
+    + ". Empty: there was no time for it; –: left out or failed, as the JSON file says."
 )
+LONGEST_ROW = 240
+"""Seconds: one that hangs must not take the time of all others."""
 Cell = dict[str, Any]
 """batch_size, n_hidden, contender, device, and us (of a step) or why there is none."""
 
@@ -46,6 +54,7 @@ def measure(
     output: Path,
     surroundings: dict[str, Any],
     rows: Iterable[tuple[int, int]],
+    contenders: Iterable[str],
     minutes: float,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -57,11 +66,12 @@ def measure(
         if time.time() > deadline:
             say(f"The {minutes:g} minutes are over.")
             break
-        command = [sys.executable, "-m", "benchmarks.gpu_row", *map(str, (output, batch_size, n_hidden, deadline))]
+        row = (output, batch_size, n_hidden, deadline, *contenders)
+        command = [sys.executable, "-m", "benchmarks.gpu_row", *map(str, row)]
         with log.open("a") as stream:
             try:
-                # begins no cell after the deadline, and may end the last one unless that hangs
-                seconds = deadline + 120 - time.time()
+                # begins no cell after the deadline, and may end the last one
+                seconds = min(LONGEST_ROW, deadline + 120 - time.time())
                 done = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=stream, timeout=seconds)
                 code: int | str = done.returncode
             except subprocess.TimeoutExpired:
@@ -111,8 +121,8 @@ def table(cells: list[Cell]) -> list[list[str]]:
     rows = []
     for batch_size, n_hidden in sorted({(cell["batch_size"], cell["n_hidden"]) for cell in cells}):
         found = of_size(cells, batch_size, n_hidden)
-        columns = [found.get((contender, device)) for contender in MEASURED for device in DEVICES]
-        times = ["" if cell is None else f"{cell['us']:,.0f}" if "us" in cell else "–" for cell in columns]
+        cells_of_row = map(found.get, COLUMNS)
+        times = ["" if cell is None else f"{cell['us']:,.0f}" if "us" in cell else "–" for cell in cells_of_row]
         ratio = advantage(cells, batch_size, n_hidden)
         work = f"{parameters(n_hidden) * batch_size:,}"
         rows.append([f"{batch_size:,}", f"{n_hidden:,}", work, *times, f"{ratio:.2f}" if ratio else ""])
@@ -123,7 +133,7 @@ def advantage(cells: list[Cell], batch_size: int, n_hidden: int) -> float | None
     """Time of our best engine on the CPU over that on the GPU; None where either is not known."""
     found = of_size(cells, batch_size, n_hidden)
     cpu, gpu = (
-        min((found[ours, device]["us"] for ours in OURS if "us" in found.get((ours, device), {})), default=None)
+        min((found[ours, device]["us"] for ours in ENGINES if "us" in found.get((ours, device), {})), default=None)
         for device in ("cpu", "gpu")
     )
     return cpu / gpu if cpu and gpu else None

@@ -1,4 +1,4 @@
-"""One size on GPU and CPU: python -m benchmarks.gpu_row RESULT BATCH_SIZE N_HIDDEN DEADLINE
+"""One size on GPU and CPU: python -m benchmarks.gpu_row RESULT BATCH_SIZE N_HIDDEN DEADLINE CONTENDER...
 
 Adds its cells to the JSON file RESULT as they are measured, and begins none after DEADLINE, seconds since the epoch.
 """
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from benchmarks import gpu, project
-from benchmarks.contenders import OURS
 from benchmarks.lecture import train_shallow
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.plain_lightning import fit
@@ -69,9 +68,8 @@ def plain_lightning(network: Network, splits: Splits, device: str, pace: float, 
 
 def ours(contender: str, network: Network, device: str, pace: float, scratch: Path) -> float:
     stride = max(SHORTEST, steps_for(pace))
-    overrides = [*network.overrides, *OURS[contender], f"trainer={device}", f"trainer.watch_every={stride}"]
-    if contender == "3":
-        overrides.append("trainer.engine=compile")
+    overrides = [*network.overrides, "callbacks=none", f"trainer={device}", f"trainer.watch_every={stride}"]
+    overrides.append(f"trainer.engine={gpu.ENGINES[contender]}")
     run = partial(project.fit, [*overrides, f"run_dir={scratch}"])
     # the first whole stride is the one after step `stride`: it compiles
     warmup = 2 * stride + 1
@@ -101,25 +99,26 @@ def cell(contender: str, network: Network, splits: Splits, device: str, pace: fl
 
 def main() -> None:
     output, batch_size, n_hidden, deadline = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    contenders = sys.argv[5:]
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     network = replace(NETWORKS["batchnorm"], batch_size=batch_size, n_hidden=n_hidden)
     splits = read_splits(WORDS)
-    devices = gpu.DEVICES if torch.cuda.is_available() else ("cpu",)
     content = gpu.read(output)
-    if "gpu" in devices:
+    if torch.cuda.is_available():
         content["gpu"] = torch.cuda.get_device_name()
     pace: dict[str, float] = {}
-    for contender in gpu.MEASURED:
-        for device in devices:
-            if time.time() > deadline:
-                return
-            measured = cell(contender, network, splits, device, pace.get(device))
-            if contender == "1a" and "us" in measured:
-                pace[device] = measured["us"]
-            size = {"batch_size": batch_size, "n_hidden": n_hidden}
-            content["cells"].append({**size, "contender": contender, "device": device, **measured})
-            gpu.write(output, content)
+    for contender, device in gpu.COLUMNS:
+        if contender not in contenders or (device == "gpu" and not content["gpu"]):
+            continue
+        if time.time() > deadline:
+            return
+        measured = cell(contender, network, splits, device, pace.get(device))
+        if contender == "1a" and "us" in measured:
+            pace[device] = measured["us"]
+        size = {"batch_size": batch_size, "n_hidden": n_hidden}
+        content["cells"].append({**size, "contender": contender, "device": device, **measured})
+        gpu.write(output, content)
 
 
 if __name__ == "__main__":

@@ -39,5 +39,5 @@ def read_splits(path: Path) -> Splits:
 
 @torch.no_grad()
 def split_loss(forward: Forward, x: Tensor, y: Tensor) -> float:
-    """Of a whole split in one forward pass."""
+    """Mean cross-entropy in nats of a whole split, in one forward pass."""
     return cross_entropy(forward(x), y).item()

@@ -18,7 +18,7 @@ class Stopwatch:
             self.times.append((time.perf_counter(), time.process_time()))
 
     def measured(self) -> dict[str, float]:
-        """µs a step, by the clock and of CPU time; for an extrapolation, warm-up steps and seconds; memory so far."""
+        """µs a step by the clock and in CPU time, the seconds measured, the warm-up steps, and peak memory in MB."""
         warmup, steps = self.ends
         seconds, cpu_seconds = (ended - started for started, ended in zip(*self.times, strict=True))
         return {

@@ -15,15 +15,15 @@ PLACEMENTS = ("none", "pre", "post")
 JOBS = 24
 SWEEP = ["-m", "+experiment=batchnorm", "model.gain=0.5,1,1.67,3", f"model.batchnorm={','.join(PLACEMENTS)}"]
 GOALS = {"1b": 2.5, "2": 8.0}
-"""Times their throughput, with a warm cache."""
+"""Ours, with a warm cache, should reach this many times the throughput of each contender."""
 FIXED_COST = 1.5
-"""Seconds of a job of which its worker has had one of the same shape; the goal."""
+"""The goal, in seconds, for a job whose worker has already run a job of the same shape."""
 HEADER = ["", "seconds", "jobs an hour", "× 1b", "× 2"]
 Record = dict[str, Any]
 
 
 def others(contender: str, words: Path, steps: int, taken: int, scratch: Path) -> Record:
-    """24 trainings of `steps` steps; `taken` of them are really taken and the rest is extrapolated."""
+    """24 trainings of `steps` steps. Only `taken` of the steps are run; the time of the others is extrapolated."""
     run_dir = scratch / contender
     run_dir.mkdir()
     case = {
@@ -51,7 +51,7 @@ def ours(kind: str, steps: int, scratch: Path) -> Record:
 
 
 def fixed_cost(scratch: Path) -> float:
-    """Seconds of a job of 501 steps, compiled, by the times at which a worker ends one after another."""
+    """Seconds that a compiled job of 501 steps takes, from the times between the ends of jobs of one worker."""
     directory = scratch / "short"
     overrides = [
         "-m",
@@ -67,7 +67,7 @@ def fixed_cost(scratch: Path) -> float:
 
 
 def measure(words: Path, steps: int, scratch: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, with progress: records of each contender, ratios of throughput, goals."""
+    """Run all contenders and say how far it is. Returns their records, ratios of throughput, and goals reached."""
     records: list[Record] = []
     for task in (
         lambda: ours("4 cold", steps, scratch),
@@ -78,7 +78,7 @@ def measure(words: Path, steps: int, scratch: Path, say: Callable[[str], None]) 
         records.append(task())
         say(f"{records[-1]['contender']}: {records[-1]['seconds']:.0f} s")
     seconds = {record["contender"]: record["seconds"] for record in records}
-    ratios = {each: {against: seconds[against] / seconds[each] for against in GOALS} for each in seconds}
+    ratios = {name: {against: seconds[against] / taken for against in GOALS} for name, taken in seconds.items()}
     cost = fixed_cost(scratch)
     reached = {against: ratios["4 warm"][against] >= goal for against, goal in GOALS.items()}
     return {
@@ -105,8 +105,8 @@ def verdict(measured: dict[str, Any]) -> str:
     """One paragraph."""
     goals = [f"{bound:g} times {against}" for against, bound in GOALS.items()] + [f"a job in {FIXED_COST:g} s"]
     judged = [
-        f"{goal}: {'reached' if each else 'not reached'}"
-        for goal, each in zip(goals, measured["reached"].values(), strict=True)
+        f"{goal}: {'reached' if reached else 'not reached'}"
+        for goal, reached in zip(goals, measured["reached"].values(), strict=True)
     ]
     return (
         f"{measured['jobs']} jobs of {measured['steps']:,} steps on {os.cpu_count()} cores, summary and report "

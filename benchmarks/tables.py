@@ -42,7 +42,7 @@ def environment_sentence(environment: dict[str, Any], results: Results) -> str:
 
 
 def rows(results: Results, network: str) -> list[list[str]]:
-    """One for each contender that was measured, and the floor."""
+    """A row for each contender that was measured, and one for the floor."""
     table = []
     for contender in CONTENDERS:
         if not (steady := results.steady(network, contender)):
@@ -68,7 +68,7 @@ def rows(results: Results, network: str) -> list[list[str]]:
 
 
 def goal_rows(results: Results) -> list[list[str]]:
-    """One for each goal that can be judged."""
+    """A row for each goal that can be judged."""
     table = []
     for network, contender, against in GOALS:
         ratio = results.ratio(network, contender, against)

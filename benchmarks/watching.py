@@ -1,7 +1,7 @@
 """What the default callbacks add to the whole command of 200,000 steps, with a warm cache.
 
-One command differs from the next by more than that, so what counts is the mean over pairs that run one right after the
-other, and its standard error.
+Two runs of the same command differ by more than that. So the commands run in pairs, one right after the other, and the
+result is the mean difference of the pairs with its standard error.
 """
 
 import statistics
@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 GOAL = 0.05
-"""Of the command without callbacks."""
+"""The callbacks may add this share of the time of the command without callbacks."""
 
 
 def measure(command: Callable[[str], dict[str, Any]], pairs: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Seconds of each command, and what the callbacks add.
 
     Args:
-        command: runs that of a contender, "3" without callbacks or "4" with them; returns its seconds and cpu_seconds.
+        command: runs a contender, "3" (without callbacks) or "4" (with them); returns its seconds and cpu_seconds.
     """
     command("4")  # compiles
     seconds: dict[str, list[float]] = {"3": [], "4": []}
@@ -36,7 +36,7 @@ def measure(command: Callable[[str], dict[str, Any]], pairs: int, say: Callable[
 
 
 def added(with_callbacks: list[float], without: list[float]) -> dict[str, float]:
-    """By pairs, two or more: mean of the differences, its standard error, and the mean as a share of `without`."""
+    """Mean difference of two or more pairs, its standard error, and the mean as a share of `without`."""
     differences = [a - b for a, b in zip(with_callbacks, without, strict=True)]
     mean = statistics.mean(differences)
     error = statistics.stdev(differences) / len(differences) ** 0.5

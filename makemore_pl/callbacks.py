@@ -18,16 +18,16 @@ from makemore_pl.sample import sample
 log = logging.getLogger(__name__)
 
 ENOUGH = 100
-"""A baseline is compared with the mean of so many training losses or more: one minibatch's passes it by chance."""
+"""A baseline is compared with the mean of at least this many training losses. A single one can be lower by chance."""
 MAX_LENGTH = 20
-"""Characters at which sampled names are cut; the longest of the lecture's has 15."""
+"""Sampled names are cut at this many characters. The longest name of the lecture's list has 15."""
 
 
 def ngram_losses(x: Tensor, y: Tensor, classes: int) -> dict[str, float]:
-    """Cross-entropy in nats of predictors that only count: uniform, unigram and bigram frequencies of this very data.
+    """Cross-entropy in nats of three predictors that only count: uniform, unigram and bigram frequencies of these data.
 
     Args:
-        x: contexts (N, block_size), the last column the character before.
+        x: contexts (N, block_size); the last column is the character just before the target.
         y: targets (N,).
         classes: vocab_size.
     """
@@ -51,11 +51,11 @@ class Baselines(DiagnosticsCallback):
     | baseline/uniform | ln V: all characters equally likely | nats |
     | baseline/unigram | each character by its frequency in the training split | nats |
     | baseline/bigram | each character by its frequency after the character before | nats |
-    | baseline_passed/uniform | first watched step with the mean of the last 100 losses, or more, below | step |
+    | baseline_passed/uniform | first watched step at which the mean of 100 or more losses is below it | step |
     | baseline_passed/unigram | the same for unigram | step |
     | baseline_passed/bigram | the same for bigram | step |
 
-    For data modules with a vocabulary and `examples["train"]`, contexts and targets; it abstains from others.
+    It needs a data module with `vocabulary` and `examples["train"]` (contexts and targets), and abstains without.
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
@@ -63,10 +63,10 @@ class Baselines(DiagnosticsCallback):
         self._losses: dict[str, float] = {}
         self._passed: list[str] = []
         self._first, self._seen, self._total = 0, 0, 0.0
-        """The sum of the training losses of the steps from `_first` to before `_seen` is `_total`."""
+        """`_total` is the sum of the training losses of the steps from `_first` up to, but without, `_seen`."""
 
     def due(self, step: int, last: bool, watched: bool) -> bool:
-        return True  # every loss counts, and there is nothing to measure
+        return True  # the losses of all steps are summed, and reading one costs nothing
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -110,13 +110,13 @@ class Baselines(DiagnosticsCallback):
 
 
 class Samples(DiagnosticsCallback):
-    """A handful of names, spelt by the network with BatchNorm's running statistics.
+    """Names that the network generates, with BatchNorm's running statistics.
 
     | tag | meaning | shape, unit |
     |---|---|---|
     | samples | generated names, those in the word list marked with * | 10 lines of text |
 
-    At steps 0, 1,000, 10,000, 100,000, ... and the last, on modules with a vocabulary; it abstains from others.
+    It samples at steps 0, 1,000, 10,000, 100,000, ... and at the last one, and does so for MakemoreModules only.
     """
 
     def __init__(self, count: int = 10) -> None:
@@ -142,7 +142,7 @@ class Samples(DiagnosticsCallback):
             names = sample(
                 pl_module.model, pl_module.vocabulary, self.count, pl_module.block_size, max_length=MAX_LENGTH
             )
-        except ValueError as error:  # logits that are not finite: the module says it better
+        except ValueError as error:  # the logits are not finite; the module's own error will name the layer
             log.warning("Samples, step %d: %s", step, error)
             return
         known = set(getattr(getattr(trainer, "datamodule", None), "words", ()))

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, verified before use, plain tensors and numbers only, never code."""
+"""Writes checkpoints atomically, verifies them before use, and loads tensors and numbers from them, never code."""
 
 import logging
 from dataclasses import asdict
@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from makemore_pl.choices import OPTIMIZERS
 from makemore_pl.config import Config, ModelConfig, OptimConfig
+from makemore_pl.config.choices import OPTIMIZERS
 from makemore_pl.data import NamesDataModule
 from makemore_pl.files import verify_archive, whole_file
 from makemore_pl.module import MakemoreModule
@@ -27,7 +27,7 @@ READABLE: dict[str, Any] = {
     "state_dict": dict,
     "hyper_parameters": {"vocabulary": str, "block_size": int, "model": dict, "optim": dict},
 }
-"""What every use of a checkpoint needs: types by key."""
+"""The keys that every use of a checkpoint needs, and the types of their values."""
 RESUMABLE: dict[str, Any] = {
     "NamesDataModule": {"generator": torch.Tensor, "words": str},
     "optimizer_states": list,
@@ -40,14 +40,14 @@ RESUMABLE: dict[str, Any] = {
         }
     },
 }
-"""What resuming needs besides."""
+"""The keys that resuming needs too."""
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes checkpoints beside their target and renames them, and reads them with a look at their checksums.
+    """Writes a checkpoint beside its target, then renames it; compares its checksums when it reads it.
 
-    Lightning writes them to TMPDIR and moves them from there. That is two steps where TMPDIR is another file system,
-    and a kill between them leaves no checkpoint at all.
+    Lightning writes to TMPDIR and moves the file from there. If TMPDIR is another file system, moving is a copy, and a
+    kill during it would leave no whole checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -60,7 +60,7 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class KeptCheckpoint(ModelCheckpoint):
-    """best.ckpt or last.ckpt: after each validation, also in the middle of Lightning's one epoch."""
+    """Writes best.ckpt or last.ckpt after each validation, which can be in the middle of Lightning's single epoch."""
 
     def __init__(self, directory: Path, name: str, monitor: str | None = None) -> None:
         self.name = name
@@ -68,17 +68,17 @@ class KeptCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """Not Lightning's, which is that of a user's ModelCheckpoint with the same monitor too."""
+        """Unlike Lightning's key, it differs from that of a user's own ModelCheckpoint with the same monitor."""
         return f"makemore_pl.{self.name}"
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # in checkpoints of earlier versions this was a ModelCheckpoint
+        # checkpoints of earlier versions have the state of a ModelCheckpoint instead
         earlier = super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
         if earlier in checkpoint["callbacks"]:
             checkpoint["callbacks"].setdefault(self.state_key, checkpoint["callbacks"][earlier])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """With the best score so far, which Lightning forgets where the run directory was moved."""
+        """Keeps the best score so far also if the run directory was moved, in which case Lightning drops it."""
         kept = Path(str(self.dirpath)) / f"{self.name}{self.FILE_EXTENSION}"
         if kept.is_file() and state_dict["best_k_models"]:
             (score,) = state_dict["best_k_models"].values()
@@ -88,17 +88,17 @@ class KeptCheckpoint(ModelCheckpoint):
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of ours, on the CPU, loaded with weights_only when its checksums have been compared.
+    """Compare a checkpoint's checksums, then load it to the CPU with weights_only.
 
     Raises:
-        ValueError: missing, truncated, damaged, or not a checkpoint of makemore_pl.
+        ValueError: the file is missing, truncated, damaged, or not a checkpoint of makemore_pl.
     """
     if not path.is_file():
         raise ValueError(f"There is no checkpoint {path}.")
     try:
         verify_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises what it stumbles over: a dozen types
+    except Exception as error:  # torch.load raises a dozen types for damaged files
         raise ValueError(f"{path} is not a checkpoint, or is truncated or damaged ({type(error).__name__}).") from error
     if not isinstance(checkpoint, dict) or "makemore_pl" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of makemore_pl.")
@@ -115,7 +115,7 @@ def _refuse_incomplete(path: Path, content: dict[str, Any], needed: dict[str, An
 
 
 def usable_checkpoint(path: Path) -> Path:
-    """The path to resume from: this one or, where that is damaged, best.ckpt beside it, said in one line.
+    """The path to resume from: this one or, if it is damaged, best.ckpt beside it, with one warning.
 
     Raises:
         ValueError: there is no checkpoint, or neither can be used.
@@ -137,10 +137,10 @@ def usable_checkpoint(path: Path) -> Path:
 
 
 def check_resumable(path: Path, config: Config, datamodule: NamesDataModule) -> int:
-    """The step to resume at; refuses a checkpoint of another network, optimizer, seed or word list.
+    """The step to resume at. Refuses a checkpoint of another network, optimizer, seed or word list.
 
     Raises:
-        ValueError: saying which differs.
+        ValueError: the message says what differs.
     """
     checkpoint = read_checkpoint(path)
     _refuse_incomplete(path, checkpoint, RESUMABLE)
@@ -167,7 +167,7 @@ def check_resumable(path: Path, config: Config, datamodule: NamesDataModule) -> 
         raise ValueError(f"{path} can't be resumed from: it has no state of the optimizer.") from error
     theirs = {"data.block_size": module.block_size, "seed": generator.initial_seed()}
     ours: dict[str, Any] = {"data.block_size": config.data.block_size, "seed": config.seed}
-    # what lives in the optimizer's state: there the checkpoint's would win in silence
+    # these settings are part of the optimizer's state, so the checkpoint's values would silently replace the config's
     theirs |= {f"optim.{key}": getattr(module.optim, key) for key in OPTIMIZER_STATE}
     ours |= {f"optim.{key}": getattr(config.optim, key) for key in OPTIMIZER_STATE}
     theirs |= {f"model.{key}": value for key, value in module.hparams["model"].items()}
@@ -185,7 +185,7 @@ def load_module(path: Path) -> MakemoreModule:
     """The module of a checkpoint, in eval mode.
 
     Raises:
-        ValueError: as read_checkpoint, or its parameters are not those of its network.
+        ValueError: as in read_checkpoint, or the parameters do not fit the network that the checkpoint describes.
     """
     return _module(path, read_checkpoint(path)).eval()
 
@@ -193,7 +193,7 @@ def load_module(path: Path) -> MakemoreModule:
 def _module(path: Path, checkpoint: dict[str, Any]) -> MakemoreModule:
     hparams = checkpoint["hyper_parameters"]
     try:
-        # a setting that is newer than the checkpoint had its default
+        # a setting that is newer than the checkpoint takes its default
         model, optim = ModelConfig(**hparams["model"]), OptimConfig(**hparams["optim"])
         module = MakemoreModule(hparams["vocabulary"], hparams["block_size"], model, optim)
         module.load_state_dict(checkpoint["state_dict"])

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from makemore_pl.config import DataConfig, TrainerConfig
-from makemore_pl.memory import refuse_beyond_memory
+from makemore_pl.config.memory import refuse_beyond_memory
 from makemore_pl.stride.pinned import send
 from makemore_pl.stride.watched_steps import Stride, Strides, validation_due
 from makemore_pl.words import END, fingerprint, load_words
@@ -19,7 +19,7 @@ from makemore_pl.words import END, fingerprint, load_words
 SPLITS = ("train", "val", "test")
 SPLIT_SEED = 42
 VALIDATION_BATCH = 16_384
-"""Examples in one batch of a validation; bounds its memory."""
+"""Examples in one batch of a validation. This bounds the memory that a validation takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Vocabulary:
         """Indices of the word's characters.
 
         Raises:
-            ValueError: naming the characters that the vocabulary does not have.
+            ValueError: the vocabulary lacks characters of the word; the message names them.
         """
         if unknown := sorted(set(word) - set(self.characters)):
             raise ValueError(f"{word!r} has characters outside the vocabulary: {' '.join(unknown)}")
@@ -65,7 +65,7 @@ def examples(words: list[str], vocabulary: Vocabulary, block_size: int) -> tuple
 
 
 def split_words(words: Sequence[str]) -> dict[str, list[str]]:
-    """80/10/10 after the lecture's shuffle."""
+    """Train, validation and test split, 80/10/10, after the lecture's shuffle."""
     shuffled = list(words)
     random.Random(SPLIT_SEED).shuffle(shuffled)
     n1, n2 = int(0.8 * len(shuffled)), int(0.9 * len(shuffled))
@@ -80,14 +80,17 @@ def split_examples(words: list[str], block_size: int) -> dict[str, tuple[Tensor,
 @lru_cache(maxsize=2)
 def _split_examples(words: tuple[str, ...], block_size: int) -> dict[str, tuple[Tensor, Tensor]]:
     vocabulary = Vocabulary.of(words)
-    # int64 contexts and targets; three times while they are made, by windows, choice and copy
+    # bytes of int64 contexts and targets; while they are made there are three copies: windows, selection, result
     needed = 3 * 8 * (block_size + 1) * (sum(map(len, words)) + len(words))
     refuse_beyond_memory(needed, "The examples", "use a smaller data.block_size, or fewer words")
     return {split: examples(part, vocabulary, block_size) for split, part in split_words(words).items()}
 
 
 class Chunks:
-    """A split in chunks of bounded size. Not a DataLoader, which draws from torch's generator for each pass."""
+    """A split in chunks of at most VALIDATION_BATCH examples.
+
+    This is not a DataLoader, because that draws from torch's global generator in each pass.
+    """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.chunks = list(zip(x.split(VALIDATION_BATCH), y.split(VALIDATION_BATCH), strict=True))
@@ -100,40 +103,40 @@ class Chunks:
 
 
 class Minibatches:
-    """The minibatches of one stride: Lightning's batch. They are drawn when they are asked for.
+    """The minibatches of one stride, which Lightning takes for one batch. They are drawn when they are asked for.
 
-    So a stride needs no more memory than what is asked for at once, and the generator's state in a checkpoint is that
-    of the steps done, although Lightning fetches one batch ahead.
+    So a stride needs memory only for the minibatches that are asked for at once. And the generator in a checkpoint has
+    drawn the minibatches of the steps taken and no more, although Lightning fetches one batch ahead.
     """
 
     def __init__(self, count: int, draw: Callable[[int], tuple[Tensor, Tensor]]) -> None:
         self.count = count
         self.draw = draw
-        """The next n minibatches: contexts (n, B, block_size) and targets (n, B)."""
+        """n -> the next n minibatches: contexts (n, B, block_size) and targets (n, B)."""
 
     def __len__(self) -> int:
         return self.count
 
     def unwatched(self, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All but the last, at most `most` at a time."""
+        """All minibatches but the last one, at most `most` at a time."""
         for drawn in range(0, self.count - 1, most):
             yield self.draw(min(most, self.count - 1 - drawn))
 
     def watched(self) -> tuple[Tensor, Tensor]:
-        """The last one: (B, block_size) and (B,). Drawn after all others."""
+        """The last minibatch, (B, block_size) and (B,). Call it after `unwatched`: the order of draws counts."""
         x, y = self.draw(1)
         return x[0], y[0]
 
 
 class NamesDataModule(LightningDataModule):
-    """Splits of a word list; minibatches drawn with replacement by one generator.
+    """The splits of a word list, and minibatches drawn from them with replacement by one generator.
 
-    A batch of the training loader is one stride. The examples stay on the device; only indices are sent.
+    A batch of the training loader is one stride. The examples stay on the device; only indices are sent to it.
 
     Args:
         config: word list, block_size, batch_size.
         trainer_config: which steps are watched.
-        generator: draws the minibatches; has drawn the parameters before. Its state is part of the checkpoint.
+        generator: has drawn the parameters, and draws the minibatches. Its state is part of the checkpoint.
     """
 
     def __init__(self, config: DataConfig, trainer_config: TrainerConfig, generator: torch.Generator) -> None:
@@ -156,13 +159,13 @@ class NamesDataModule(LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         if isinstance(batch, Stride):
             assert self.trainer is not None
-            # Lightning's own cadence counts batches, that is strides; steps are meant
+            # Lightning would count batches, which are strides, but validation is due by step
             self.trainer.val_check_batch = 1 if validation_due(batch.watched, self.trainer_config) else float("inf")
             return Minibatches(batch.watched - batch.first + 1, lambda count: self.minibatches(count, device))
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def minibatches(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The next `count` minibatches: (count, B, block_size) and (count, B), B the share of this process."""
+        """The next `count` minibatches: (count, B, block_size) and (count, B), where B is this process's share."""
         x, y = (each.to(device) for each in self.examples["train"])
         self.examples["train"] = (x, y)
         indices = torch.randint(len(y), (count, self.config.batch_size), generator=self.generator)

@@ -1,4 +1,4 @@
-"""Dropout by masks that are the same whether they are drawn in the forward pass or ahead of it."""
+"""Dropout whose masks are the same whether they are drawn in the forward pass or ahead of it."""
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class Dropout(nn.Module):
     """Sets a share p of its input to 0 in training and divides the rest by 1 - p.
 
-    On the CPU it takes the random numbers of nn.Dropout. On a GPU nn.Dropout draws within a kernel of its own, from
-    which masks can't be drawn ahead; this one makes the same calls to the device's generator on every path.
+    On the CPU it takes the same random numbers as nn.Dropout. On a GPU nn.Dropout draws inside of a kernel of its own,
+    so its masks can't be drawn ahead. This module draws all its masks by the same calls to the device's generator.
     """
 
     def __init__(self, p: float) -> None:
@@ -22,7 +22,7 @@ class Dropout(nn.Module):
         return torch.empty(shape, device=device).bernoulli_(1 - self.p).div_(1 - self.p)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply x by the mask that was given as the buffer `mask`, or by a fresh one where there is none."""
+        """Multiply x by the buffer `mask`, or by a new mask if the buffer is None."""
         if not self.training:
             return x
         mask = self.draw(x.shape, x.device) if self.mask is None else self.mask

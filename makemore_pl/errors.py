@@ -13,9 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from makemore_pl.choices import did_you_mean
 from makemore_pl.command_line import typed
-from makemore_pl.config import unknown_key
+from makemore_pl.config.choices import did_you_mean
+from makemore_pl.config.schema import unknown_key
 
 USERS_MISTAKES = (ValueError, FloatingPointError, HydraException, OmegaConfBaseException)
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"

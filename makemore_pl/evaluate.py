@@ -1,6 +1,5 @@
-"""Whole-split losses, and BatchNorm statistics of the whole training split."""
+"""A trained network on whole splits, with BatchNorm's running statistics and with those of the training split."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -8,49 +7,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from makemore_pl.accelerator import device_of
 from makemore_pl.checkpoint import load_module
 from makemore_pl.config import Config
 from makemore_pl.data import SPLITS, Vocabulary, split_examples
-from makemore_pl.output import show
+from makemore_pl.losses import split_loss
+from makemore_pl.report.wording import number
+from makemore_pl.running.accelerator import device_of
+from makemore_pl.running.output import show
 from makemore_pl.words import load_words
-
-CHUNK = 2_048
-"""Contexts at once: few enough for their activations to stay in a processor's cache."""
-
-
-@torch.no_grad()
-def split_loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Mean cross-entropy in nats over a whole split, in eval mode, where equal contexts have equal logits.
-
-    Args:
-        x, y: (N, block_size) and (N,), on any device.
-    """
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    # of the training split's contexts of three characters one in thirty is distinct
-    contexts, which = distinct(x.to(device))
-    order = which.argsort()
-    which, y = which[order], y.to(device)[order]
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    firsts = torch.arange(0, len(contexts) + CHUNK, CHUNK, device=device)
-    bounds = torch.searchsorted(which, firsts).tolist()  # all at once: a GPU is waited for once
-    for first, (start, end) in zip(range(0, len(contexts), CHUNK), pairwise(bounds), strict=True):
-        log_probabilities = model(contexts[first : first + CHUNK]).double().log_softmax(1)
-        total -= log_probabilities[which[start:end] - first, y[start:end]].sum()
-    model.train(training)
-    return total.item() / len(y)
-
-
-def distinct(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct rows (M, block_size) of x (N, block_size), and which of them (N,) each row is."""
-    which = torch.zeros_like(x[:, 0])
-    for column in x.unbind(1):
-        which = (which * (x.max() + 1) + column).unique(return_inverse=True)[1]
-    found = torch.empty_like(which[: which.max() + 1])
-    found[which] = torch.arange(len(x), device=x.device)
-    return x[found], which
 
 
 @torch.no_grad()
@@ -109,5 +73,5 @@ def print_losses(losses: dict[str, dict[str, float]]) -> None:
     for split in SPLITS:
         table.add_column(split, justify="right")
     for statistics, row in losses.items():
-        table.add_row(statistics, *(f"{row[split]:.4f}" for split in SPLITS))
+        table.add_row(statistics, *(number(row[split]) for split in SPLITS))
     show(table)

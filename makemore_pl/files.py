@@ -1,12 +1,17 @@
 """Files that are whole or not there, and archives that are as they were written."""
 
+import errno
 import os
+import sys
 import uuid
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -21,17 +26,39 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write: beside the path, then synced and renamed.
 
     A reader sees the old file or the whole new one, whoever else writes it too, and whenever a kill comes.
+
+    Raises:
+        OSError: naming the path, not the file beside it.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with temporary.open("wb") as file:
+            _is_ours(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what is wrong with the directory has been raised
+            temporary.unlink()
+
+
+def _is_ours(file: BinaryIO) -> bool:
+    """Whether no other process has this file open to write it; then it is this one's until it is closed.
+
+    Where there are no such locks, as on Windows, nobody can remove a file that is open.
+    """
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
 
 
 def _sync(directory: Path) -> None:
@@ -45,10 +72,14 @@ def _sync(directory: Path) -> None:
 
 
 def remove_parts(directory: Path) -> None:
-    """Remove what a kill has left half written in a directory of a run, to which nobody else may be writing."""
+    """Remove what a kill has left half written in a directory of a run or a sweep; not what is being written."""
     for folder in (directory, directory / "checkpoints", directory / "figures"):
         for path in folder.glob("*.????????.part"):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                with path.open("r+b") as file:
+                    abandoned = _is_ours(file)
+                if abandoned:
+                    path.unlink()
 
 
 def append(descriptor: int, content: bytes) -> None:

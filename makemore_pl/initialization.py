@@ -16,7 +16,7 @@ class Init(NamedTuple):
     scale: Callable[[int, int], float]
     """Standard deviation of the weights for gain 1, from fan_in and fan_out."""
     gain_of_activation: bool
-    """Whether the gain is the activation's own where none is given; else it is 1."""
+    """What the gain is if model.gain is null: the activation's own (True) or 1 (False)."""
 
 
 INITS = {
@@ -29,11 +29,11 @@ INITS = {
     # no scaling, the lecture's starting point
     "normal": Init(lambda fan_in, fan_out: 1.0, False),
 }
-"""Their names are INITS of choices.py."""
+"""By name. The names are also in INITS of config/choices.py."""
 
 
 def gain_of(init: str, gain: float | None, activation: str) -> float:
-    """The gain as configured; where that is None the activation's own, which only kaiming and xavier use, or 1."""
+    """The configured gain; if that is None, the activation's own for kaiming and xavier, and 1 for the others."""
     if gain is not None:
         return gain
     return ACTIVATIONS[activation].gain if INITS[init].gain_of_activation else 1.0
@@ -54,8 +54,8 @@ def draw_embedding_(embedding: nn.Embedding, generator: torch.Generator) -> None
 def draw_linear_(linear: nn.Linear, weight_std: float, bias_std: float, generator: torch.Generator) -> None:
     """N(0, weight_std^2) and N(0, bias_std^2).
 
-    The weight is drawn as (fan_in, fan_out), the lecture's layout, and a bias is drawn also where bias_std is 0, so
-    that the stream of random numbers stays the lecture's.
+    The weight is drawn as (fan_in, fan_out), which is the lecture's layout, and a bias is drawn even if bias_std is 0.
+    So the random numbers are the lecture's.
     """
     weight = torch.randn((linear.in_features, linear.out_features), generator=generator) * weight_std
     linear.weight.copy_(weight.T)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from makemore_pl.activations import ACTIVATIONS
 from makemore_pl.config import ModelConfig
+from makemore_pl.config.memory import refuse_beyond_memory
 from makemore_pl.dropout import Dropout
 from makemore_pl.initialization import draw_embedding_, draw_linear_, weight_std
-from makemore_pl.memory import refuse_beyond_memory
 
 
 class MLP(nn.Module):

@@ -177,6 +177,7 @@ class MakemoreModule(LightningModule):
         seen = torch.stack([loss.detach(), mean.to(loss.dtype)])
         if self.trainer.world_size > 1:
             seen = self.trainer.strategy.reduce(seen, reduce_op="mean")  # each process has a share of the minibatch
+        seen = seen.cpu()  # Lightning reads it twice more: on a GPU each time would wait
         watched, self.mean_loss = seen.tolist()
         if not math.isfinite(watched):
             found = first_not_finite(self.model, x, y) or "the loss"  # other dropout may let it pass

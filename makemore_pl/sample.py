@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from makemore_pl.config.memory import refuse_beyond_memory
 from makemore_pl.data import Vocabulary
-from makemore_pl.memory import refuse_beyond_memory
 from makemore_pl.module_copy import copy_without_hooks
 
 CHUNK = 128  # contexts in one forward pass

@@ -20,25 +20,26 @@ from hydra.utils import instantiate
 from lightning.pytorch import Trainer, seed_everything
 from omegaconf import OmegaConf
 
-from makemore_pl.accelerator import choose_accelerator
-from makemore_pl.announcement import say_end, say_start, say_verdict
 from makemore_pl.checkpoint import KeptCheckpoint, WholeFiles, check_resumable, usable_checkpoint
 from makemore_pl.command_line import near, typed
 from makemore_pl.config import Config
+from makemore_pl.config.memory import refuse_beyond_memory
+from makemore_pl.config.settings_without_effect import settings_without_effect
 from makemore_pl.data import VALIDATION_BATCH, NamesDataModule
 from makemore_pl.diagnostics import Doctor
 from makemore_pl.diagnostics.dashboard import add_layout, start_session
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
-from makemore_pl.ending import FinalLosses, say_divergence, stopped_by
-from makemore_pl.execution import choose_watch_every, engine_of
 from makemore_pl.files import remove_parts, write_atomically
-from makemore_pl.interruption import Interruption, Stopped, how_to_go_on
 from makemore_pl.lightning_internals import without_cuda
-from makemore_pl.memory import refuse_beyond_memory
 from makemore_pl.module import MakemoreModule
-from makemore_pl.progress import StepProgressBar
-from makemore_pl.run_lock import alone_in
-from makemore_pl.settings_without_effect import settings_without_effect
+from makemore_pl.running.accelerator import choose_accelerator
+from makemore_pl.running.announcement import say_end, say_next, say_start, say_verdict
+from makemore_pl.running.ending import FinalLosses, say_divergence, stopped_by
+from makemore_pl.running.execution import choose_watch_every, engine_of
+from makemore_pl.running.interruption import Interruption, how_to_go_on
+from makemore_pl.running.progress import StepProgressBar
+from makemore_pl.running.run_lock import alone_in
+from makemore_pl.running.signals import Stopped
 from makemore_pl.words import fingerprint
 
 log = logging.getLogger(__name__)
@@ -125,8 +126,7 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
 
     Raises:
         ValueError: for a user's mistake. FloatingPointError: where training stops being finite.
-        Stopped: by a signal, where the run is announced; last.ckpt is then of the step where it stood. A sweep has an
-            answer of its own to signals.
+        Stopped: by a signal; last.ckpt is then of the step where it stood.
     """
     run_dir = Path(config.run_dir)
     refuse_finished(run_dir, resuming=config.ckpt_path is not None)
@@ -138,13 +138,13 @@ def run(config: Config, announce: bool = True) -> dict[str, Any]:
     seed_everything(config.seed % 2**32, verbose=False)
     last = run_dir / "checkpoints" / "last.ckpt"
     interruption = Interruption(last)
-    with interruption if announce else nullcontext():
+    with interruption:
         try:
             return _run(config, interruption, announce)
         except (KeyboardInterrupt, SystemExit) as ended:  # Lightning turns Ctrl-C into sys.exit
             if interruption.code is None:
                 raise
-            raise Stopped(how_to_go_on(config, last), interruption.code) from ended
+            raise Stopped(how_to_go_on(config, last) if announce else "", interruption.code) from ended
 
 
 def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str, Any]:
@@ -177,10 +177,12 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
         except FloatingPointError:
             if doctor and tells:
                 say_verdict(doctor.diagnosis)
+                say_next(config, doctor.diagnosis)
             raise
         metrics = _metrics(config, trainer, module, datamodule, finals.losses)
         if trainer.is_global_zero:
-            say_divergence(metrics["val/loss"], metrics["uniform_loss"])
+            if not (doctor and tells and doctor.diagnosis.roots):
+                say_divergence(metrics["val/loss"], metrics["uniform_loss"])
             write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
             if announce:
                 tags = {tag for logger in trainer.loggers if isinstance(logger, JSONLinesLogger) for tag in logger.tags}

@@ -20,7 +20,7 @@ def load_words(config: DataConfig) -> list[str]:
     """The words of `data.path`, or of `data.source`, in the order of the file.
 
     Raises:
-        ValueError: with path, line and what to do, where the file can't be used.
+        ValueError: the file can't be used; the message has path, line and what to do.
     """
     return SOURCES[config.source](Path(config.path) if config.path else None)
 
@@ -44,14 +44,17 @@ def _lecture(path: Path | None) -> list[str]:
 
 
 SOURCES = {"names": _embedded_names, "lecture": _lecture}
-"""How each data.source reads its words, given data.path. Their names are SOURCES of choices.py."""
+"""data.source -> function from data.path, which may be None, to words. The names are also in SOURCES of
+config/choices.py."""
 
 
 def read_words(path: Path) -> list[str]:
-    """One word a line, UTF-8. Byte-order mark, CRLF, blank lines and spaces around words are taken away, said once.
+    """The words of a UTF-8 file with one word a line.
+
+    A byte-order mark, CRLF, blank lines and spaces around words are removed, and one warning says so.
 
     Raises:
-        ValueError: missing, empty or not UTF-8; a word that contains the end mark; fewer than 10 words.
+        ValueError: the file is missing, empty or not UTF-8, a word contains the end mark, or there are fewer than 10.
     """
     if not path.is_file():
         raise ValueError(f"There is no word file {path}: data.path must name a text file with one word a line.")
@@ -84,11 +87,11 @@ def fingerprint(words: list[str]) -> str:
 
 def _fetch_lecture() -> Path:
     try:
-        import pooch  # only here: whoever has a word file needs none
+        import pooch  # imported here because a run on a word file does not need it
 
         return Path(pooch.retrieve(LECTURE_URL, known_hash=f"sha256:{LECTURE_SHA256}", fname="names.txt", path=CACHE))
     except (ImportError, OSError, ValueError) as error:
-        # requests' errors are OSErrors, a wrong hash is a ValueError
+        # the errors of requests are OSErrors; a wrong hash is a ValueError
         raise ValueError(
             f"The lecture's names.txt could not be fetched from {LECTURE_URL}: put it at {CACHE / 'names.txt'} "
             f"(SHA-256 {LECTURE_SHA256}) or name it with data.path=FILE; data=names needs no network."

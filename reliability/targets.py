@@ -28,12 +28,12 @@ from omegaconf import OmegaConf
 from makemore_pl.checkpoint import load_module, read_checkpoint
 from makemore_pl.command_line import typed
 from makemore_pl.config import Config, resolve
+from makemore_pl.config.stored_config import load_config
 from makemore_pl.data import Vocabulary, split_examples
 from makemore_pl.evaluate import evaluate
 from makemore_pl.report.run_directory import read_run
 from makemore_pl.report.sweep_directory import correlations, layer_mean, read_runs, rows, varied_keys
 from makemore_pl.sample import Distributions, Settings, stream
-from makemore_pl.stored_config import load_config
 from makemore_pl.sweep.conclusion import command
 from makemore_pl.sweep.directory_names import job_name
 from makemore_pl.sweep.job import refuse_other_run

@@ -105,12 +105,11 @@ def parse() -> argparse.Namespace:
 
 
 def environment() -> dict[str, Any]:
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     cpuinfo = Path("/proc/cpuinfo")
     models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     return {
         "date": date.today().isoformat(),
-        "commit": git.stdout.strip() or "none",
+        "commit": commit(),
         **{package: version(package) for package in ("torch", "lightning")},
         "python": platform.python_version(),
         "cpu": models[0].partition(":")[2].strip() if models else platform.processor(),
@@ -118,6 +117,15 @@ def environment() -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "threads": 1,
     }
+
+
+def commit() -> str:
+    """Of this code; none where it was copied without its history, or git is missing."""
+    try:
+        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return "none"
+    return git.stdout.strip() or "none"
 
 
 def steady(contender: str, network: Network, steps: int, quick: bool, scratch: Path) -> dict[str, Any]:
@@ -245,9 +253,9 @@ def measure_watching(arguments: argparse.Namespace) -> None:
 
 
 def measure_gpu(arguments: argparse.Namespace) -> None:
-    rows = gpu.ROWS[:1] if arguments.quick else gpu.ROWS
+    rows, contenders = (gpu.ROWS[:1], gpu.QUICK) if arguments.quick else (gpu.ROWS, gpu.MEASURED)
     say = partial(console.print, highlight=False)
-    measured = gpu.measure(arguments.output, environment(), rows, arguments.minutes, say)
+    measured = gpu.measure(arguments.output, environment(), rows, contenders, arguments.minutes, say)
     console.print(tables.screen("µs a step", gpu.HEADER, gpu.table(measured["cells"])))
     say(gpu.crossing_sentence(measured))
 

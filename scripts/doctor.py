@@ -52,7 +52,7 @@ def main() -> int:
     if directories and (stray := [each for each in overrides if not each.startswith("doctor.")]):
         raise ValueError(f"{stray[0]} changes nothing of a run that is over: name a directory or overrides, not both.")
     fail_on = compose(overrides).doctor.fail_on
-    from makemore_pl.examine import examined_directory, examined_overrides  # torch and lightning only now
+    from makemore_pl.checkup import examined_directory, examined_overrides  # torch and lightning only now
 
     if directories:
         reports = [report for each in directories for report in examined_directory(each, compose)]

@@ -1,4 +1,4 @@
-"""Writes docs/config.md, the reference of every setting, from the docstrings in makemore_pl/config.py."""
+"""Writes docs/config.md, the reference of every setting, from the docstrings in makemore_pl/config/schema.py."""
 
 import ast
 import inspect
@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from makemore_pl import choices, config
+from makemore_pl.config import Config, choices
 from makemore_pl.files import write_atomically
 
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"
@@ -17,7 +17,7 @@ LISTED = {"model.activation": choices.ACTIVATIONS, "optim.name": choices.OPTIMIZ
 """Settings whose docstring leaves their choices to choices.py."""
 INTRODUCTION = """# Every setting
 
-<!-- Made by `make config` from the docstrings in makemore_pl/config.py: change those. -->
+<!-- Made by `make config` from the docstrings in makemore_pl/config/schema.py: change those. -->
 
 `python scripts/train.py --cfg job +experiment=deep` prints the whole config of a run. Type a setting as `key=value`,
 without a leading `+`. Steps are optimizer steps, losses are in nats, shares are fractions from 0 to 1.
@@ -63,7 +63,7 @@ def section(schema: type, prefix: str) -> list[str]:
 
 def page() -> str:
     """The whole of docs/config.md."""
-    return INTRODUCTION + "\n".join(section(config.Config, "")) + "\n"
+    return INTRODUCTION + "\n".join(section(Config, "")) + "\n"
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from makemore_pl.config.stored_config import load_config
 from makemore_pl.errors import one_sentence
-from makemore_pl.stored_config import load_config
 
 
 def main() -> None:

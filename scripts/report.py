@@ -8,16 +8,16 @@ from typing import Any
 
 from makemore_pl.command_line import literal, typed
 from makemore_pl.config import Config, resolve
+from makemore_pl.config.stored_config import load_config
 from makemore_pl.errors import USERS_MISTAKES, one_sentence
-from makemore_pl.stored_config import load_config
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="One self-contained HTML page, and its figures as PNG and SVG; "
-        "of a sweep also summary.csv and summary.md. Of two runs a page of what tells them apart."
+        description="One self-contained HTML page, and its figures as PNG and SVG; of a sweep, or of any "
+        "directory with runs below it, also summary.csv and summary.md. Of two runs a page of what tells them apart."
     )
-    parser.add_argument("directory", type=Path, help="run directory or sweep directory")
+    parser.add_argument("directory", type=Path, help="of a run, of a sweep, or of several runs")
     parser.add_argument("other", type=Path, nargs="?", help="a second run directory, to be shown beside the first")
     parser.add_argument(
         "--output",
@@ -29,7 +29,7 @@ def main() -> None:
     from makemore_pl.report.page import write_pair, write_report
     from makemore_pl.report.sweep_directory import is_sweep
 
-    directory, other = arguments.directory, arguments.other
+    directory, other, defaults = arguments.directory, arguments.other, asdict(Config(run_dir=""))
     if other is not None:
         common = Path(os.path.commonpath([directory.resolve().parent, other.resolve().parent]))
         beside = common / f"{directory.resolve().name}_beside_{other.resolve().name}.html"
@@ -38,10 +38,12 @@ def main() -> None:
     if arguments.output is None and is_sweep(directory):
         from makemore_pl.report.summary import write_summary
 
-        write_summary(directory)
-        print(*(directory / name for name in ("report.html", "summary.md", "summary.csv")), sep="\n")
+        write_summary(directory, defaults)
+        print(f"All runs below {directory}, compared where steps and words are the same:")
+        print(*(directory / name for name in ("report.html", "summary.md", "summary.csv", "figures")), sep="\n")
+        print("and a report.html in the directory of each run that had none of its last state.")
         return
-    print(write_report(directory, arguments.output, asdict(Config(run_dir="")), starting_point(directory)))
+    print(write_report(directory, arguments.output, defaults, starting_point(directory)))
 
 
 def starting_point(directory: Path) -> dict[str, Any] | None:

@@ -12,8 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from makemore_pl.config.stored_config import load_config
 from makemore_pl.errors import one_sentence
-from makemore_pl.stored_config import load_config
 
 if TYPE_CHECKING:
     from makemore_pl.sample import Distributions, Name
@@ -57,8 +57,8 @@ def main() -> None:
     config = load_config(arguments.run_directory)
     import torch
 
-    from makemore_pl.accelerator import device_of
     from makemore_pl.checkpoint import load_module
+    from makemore_pl.running.accelerator import device_of
     from makemore_pl.sample import Distributions, Settings, stream
     from makemore_pl.words import load_words
 

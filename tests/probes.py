@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,25 @@ class Halt(Callback):
 
 
 class Signal(Callback):
-    """Sends this process a signal, `times` over, when the stride that ends with `step` has been taken."""
+    """Sends this process a signal, `times` over, when the stride that ends with `step` has been taken.
+
+    Args:
+        apart: seconds between them.
+    """
 
     watched_steps_suffice = True
 
-    def __init__(self, step: int, number: int, times: int = 1) -> None:
+    def __init__(self, step: int, number: int, times: int = 1, apart: float = 0.0) -> None:
         self.step = step
         self.number = number
         self.times = times
+        self.apart = apart
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step - 1 == self.step:
             for _again in range(self.times):
                 os.kill(os.getpid(), self.number)
+                time.sleep(self.apart)
 
 
 class Poison(Callback):

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import ROOT, Compose, python
 from torch import nn
 
-from makemore_pl import evaluate
-from makemore_pl.accelerator import choose_accelerator, device_of
+from makemore_pl import losses
 from makemore_pl.config import TrainerConfig
-from makemore_pl.evaluate import split_loss
+from makemore_pl.losses import split_loss
+from makemore_pl.running.accelerator import choose_accelerator, device_of
 from makemore_pl.sweep.gpu import take_gpu
 from makemore_pl.train import run
 
@@ -39,6 +39,18 @@ def test_a_run_on_the_cpu_does_not_initialize_cuda(small: Compose, tmp_path: Pat
     assert run(small("trainer.max_steps=20", "model.dropout=0.1", f"ckpt_path={last}"))["steps"] == 20
     with pytest.raises(AssertionError, match="CUDA is initialized"):
         torch.cuda.get_rng_state_all()
+
+
+def test_tensors_are_where_they_are_needed_and_seldom_fetched() -> None:
+    """Three tests of a GPU, on one that raises where devices are mixed.
+
+    All of them: MAKEMORE_TEST_DEVICE=pretended make test-gpu.
+    """
+    tests = "(wait_once and batchnorm_momentum) or first_diagnostics or (names_are and settings2)"
+    command = ("-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", "-W", "default", "tests/test_gpu.py", "-k", tests)
+    done = python(*command, cwd=ROOT, MAKEMORE_TEST_DEVICE="pretended")
+    assert done.code == 0, done.out
+    assert "3 passed" in done.out
 
 
 def test_a_run_on_the_cpu_does_not_ask_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +98,7 @@ def test_the_loss_of_a_split_does_not_depend_on_its_chunks(monkeypatch: pytest.M
     model = nn.Sequential(nn.Embedding(27, 4), nn.Flatten(), nn.Linear(8, 27)).requires_grad_(False)
     expected = nn.functional.cross_entropy(model(x).double(), y).item()
     for chunk in (1, 7, 100, 728, 729, 730, 10_000):
-        monkeypatch.setattr(evaluate, "CHUNK", chunk)
+        monkeypatch.setattr(losses, "CONTEXTS_AT_ONCE", chunk)
         assert split_loss(model, x, y) == pytest.approx(expected, abs=1e-7)
 
 

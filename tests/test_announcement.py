@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Compose
 
-from makemore_pl.announcement import NEXT, say_end
 from makemore_pl.doctor.finding import Diagnosis, Finding
-from makemore_pl.progress import line
+from makemore_pl.running.announcement import NEXT, say_end
+from makemore_pl.running.progress import line
 from makemore_pl.train import run
 
 METRICS = {
@@ -53,7 +53,7 @@ def test_bar_in_a_terminal(columns: int) -> None:
     program = (
         "import sys, logging, math, hydra; from types import SimpleNamespace as N; import torch;"
         "logging.basicConfig(level='INFO', stream=sys.stdout, format='%(message)s');"
-        "from makemore_pl.progress import StepProgressBar;"
+        "from makemore_pl.running.progress import StepProgressBar;"
         "bar, module = StepProgressBar(), N(mean_loss=2.5);"
         "trainer = N(max_steps=200000, global_step=0, callback_metrics={});"
         "bar.on_train_start(trainer, module); trainer.global_step = 50; bar.on_train_batch_end(trainer, module);"

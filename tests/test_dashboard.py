@@ -26,10 +26,10 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from makemore_pl import pins
 from makemore_pl.config import resolve
 from makemore_pl.diagnostics import dashboard
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
+from makemore_pl.running import pins
 from makemore_pl.train import run
 
 TAGS = {

@@ -13,6 +13,7 @@ from conftest import EXPERIMENTS, ROOT, Compose, Finished, python
 from hydra.core.global_hydra import GlobalHydra
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 
+from makemore_pl.checkup import applied, brief, examine
 from makemore_pl.config import Config
 from makemore_pl.doctor.diagnosis import RULES, diagnose
 from makemore_pl.doctor.evidence import Evidence
@@ -21,7 +22,6 @@ from makemore_pl.doctor.handbook import handbook
 from makemore_pl.doctor.prescribing import FORMULAS, prescribe, rounded, snapped
 from makemore_pl.doctor.recorded_run import facts_of_config
 from makemore_pl.doctor.verifying import compare, student_tail
-from makemore_pl.examine import applied, brief, examine
 
 SCRIPT = ROOT / "scripts" / "doctor.py"
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from makemore_pl.activations import ACTIVATIONS
-from makemore_pl.choices import OPTIMIZERS
+from makemore_pl.config.choices import OPTIMIZERS
 from makemore_pl.doctor import prescribing
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.evidence import Evidence

@@ -18,7 +18,8 @@ from torch.nn.functional import cross_entropy
 from makemore_pl.checkpoint import load_module
 from makemore_pl.config import ModelConfig
 from makemore_pl.data import NamesDataModule
-from makemore_pl.evaluate import CHUNK, distinct, recalibrate, split_loss
+from makemore_pl.evaluate import recalibrate
+from makemore_pl.losses import CONTEXTS_AT_ONCE, distinct, split_loss
 from makemore_pl.model import MLP
 from makemore_pl.train import run
 
@@ -45,7 +46,7 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("count", [1, 50, CHUNK, CHUNK + 1])
+@pytest.mark.parametrize("count", [1, 50, CONTEXTS_AT_ONCE, CONTEXTS_AT_ONCE + 1])
 @pytest.mark.parametrize("batchnorm", ["none", "pre_output"])
 def test_split_loss_equals_a_naive_loop(batchnorm: str, count: int) -> None:
     model = mlp(batchnorm=batchnorm, dropout=0.5)

@@ -1,11 +1,14 @@
 """Files that are whole or not there."""
 
 import os
+import subprocess
+import sys
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from makemore_pl.files import append, remove_parts, verify_archive, whole_file, write_atomically
 
@@ -64,6 +67,27 @@ def test_only_what_a_kill_has_left_is_removed(tmp_path: Path) -> None:
     remove_parts(tmp_path)
     remove_parts(tmp_path / "missing")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "mine.part"]
+
+
+def test_what_another_process_is_writing_is_not_removed(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from makemore_pl.files import whole_file\n"
+    code += "with whole_file(Path(sys.argv[1])) as file:\n    print(flush=True); input()"
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as writer:
+        assert writer.stdout
+        writer.stdout.readline()
+        (part,) = tmp_path.iterdir()
+        remove_parts(tmp_path)
+        assert list(tmp_path.iterdir()) == [part]
+        writer.kill()
+    remove_parts(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_is_named_not_the_file_beside_it(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="/page") as caught:
+        write_atomically(tmp_path / "missing" / "page", "text")
+    assert caught.value.filename == str(tmp_path / "missing" / "page")
 
 
 def test_short_writes_are_gone_on_with() -> None:

@@ -9,7 +9,7 @@ import pytest
 from conftest import Compose
 from omegaconf import DictConfig
 
-from makemore_pl.hopeless import in_best_quarter, read_losses
+from makemore_pl.running.hopeless import in_best_quarter, read_losses
 from makemore_pl.sweep.job import _run_locked, decisive, refuse_other_run, run_job
 
 STOPPING = (

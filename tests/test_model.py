@@ -8,10 +8,9 @@ from conftest import EXPERIMENTS, Compose
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from makemore_pl import choices
 from makemore_pl.activations import ACTIVATIONS
-from makemore_pl.choices import BATCHNORM_PLACEMENTS
-from makemore_pl.config import Config, DataConfig, ModelConfig, OptimConfig
+from makemore_pl.config import Config, DataConfig, ModelConfig, OptimConfig, choices
+from makemore_pl.config.choices import BATCHNORM_PLACEMENTS
 from makemore_pl.data import NamesDataModule
 from makemore_pl.dropout import Dropout
 from makemore_pl.initialization import INITS, weight_std

@@ -8,11 +8,11 @@ import torch
 from conftest import ROOT, Compose
 
 from makemore_pl.checkpoint import load_module
+from makemore_pl.config.stored_config import load_config
 from makemore_pl.evaluate import evaluate
 from makemore_pl.report.page import render, tell
 from makemore_pl.report.run_directory import read_embedding
 from makemore_pl.sample import sample
-from makemore_pl.stored_config import load_config
 from makemore_pl.train import run
 
 LOSSES = {"train": 2.2091826894519464, "val": 2.2640559557850355, "test": 2.1401377334174563}

@@ -17,8 +17,8 @@ from conftest import ROOT, WORDS, Compose, python
 from probes import Recorder
 
 from benchmarks.panel import Row, panel_table
-from makemore_pl.choices import ACTIVATIONS, BATCHNORM_PLACEMENTS, INITS
 from makemore_pl.config import Config
+from makemore_pl.config.choices import ACTIVATIONS, BATCHNORM_PLACEMENTS, INITS
 from makemore_pl.train import build
 
 TOLERANCE = 1e-10

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from makemore_pl.choices import BATCHNORM_PLACEMENTS
 from makemore_pl.config import ModelConfig
+from makemore_pl.config.choices import BATCHNORM_PLACEMENTS
 from makemore_pl.dropout import Dropout
 from makemore_pl.model import MLP
 from makemore_pl.module import MakemoreModule
-from makemore_pl.stride import compiling, torch_internals
+from makemore_pl.stride import compiling, recording, torch_internals
 from makemore_pl.stride.finiteness import all_finite
 from makemore_pl.stride.optimizers import Rule
 from makemore_pl.stride.pure_step import functional_step
@@ -428,3 +429,37 @@ def test_a_compiler_that_computes_something_else_is_not_used(
     (sentence,) = caplog.messages
     assert sentence.startswith("Compiling the steps failed (ArithmeticError: they differ from the eager ones by ")
     assert not list(package_directory.rglob("*.pt2")), "it is not kept either"
+
+
+def again(function: Callable[[], list[Tensor]], device: torch.device) -> tuple[list[Tensor], Callable[[], None]]:
+    """In the place of torch.cuda.graph: runs the function again, into the tensors of its first result."""
+    result = function()
+    return result, lambda: torch_internals.foreach_copy_(result, function())
+
+
+def not_recorded(scan: compiling.Scan) -> compiling.CompiledScan:
+    def call(carry: Any, xs: Any) -> tuple[list[Tensor], Tensor]:
+        *leaves, ys = compiling.one_by_one(scan.step, carry, xs)
+        return leaves, ys
+
+    return call
+
+
+@pytest.mark.parametrize(("name", "clipping"), [*zip(OPTIMIZERS, itertools.cycle(CLIPPING), strict=False)])
+def test_a_recording_has_the_bits_of_the_steps(monkeypatch: pytest.MonkeyPatch, name: str, clipping: str) -> None:
+    """Calls of 5 steps, each with new minibatches and rates in the tensors of the recording, and 2 steps one by one."""
+    monkeypatch.setattr(recording, "_last", {})
+    case = (name, "pre_output", clipping)
+    one_call = partial(recording.recorded_scan, record=again)
+    recorded = train(case, Engine(5, compiled=True, one_call=one_call))
+    expected = train(case, Engine(5, compiled=True, one_call=not_recorded))
+    for ours, theirs in zip(recorded[:2], expected[:2], strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert torch.equal(recorded[2], expected[2])
+    torch.testing.assert_close(recorded[2], train(case, EAGER)[2], rtol=1e-4, atol=1e-5)
+
+
+def test_what_can_not_be_recorded_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^Recording the steps failed \(.*\): use trainer\.engine=eager\.$"):
+        step_with(Engine(K, compiled=True, one_call=recording.recorded_scan), "tanh")

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import pickle
+import re
 import shlex
 import signal
 import subprocess
@@ -22,15 +24,16 @@ from conftest import ROOT, WORDS, Compose, Finished
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
+from makemore_pl.checkpoint import read_checkpoint
 from makemore_pl.report.summary import write_summary
+from makemore_pl.running.signals import SIGNALS, Stopped
 from makemore_pl.sweep.directory_names import job_name, sweep_name
 from makemore_pl.sweep.gpu import take_gpu
 from makemore_pl.sweep.job import _run_locked, decisive, fail, read_failure, refuse_other_run, run_job
 from makemore_pl.sweep.launch import launch
-from makemore_pl.sweep.stopping import SIGNALS, Stopped, stop_on_signals, stopped_by
+from makemore_pl.sweep.stopping import stop_on_signals
 from makemore_pl.sweep.tally import Sweep, is_locked
 from makemore_pl.train import run
 
@@ -333,7 +336,7 @@ def test_a_signal_at_any_moment_ends_in_a_sentence(
     before = {number: signal.getsignal(number) for number in SIGNALS}
     monkeypatch.setattr("makemore_pl.report.summary.read_runs", lambda _: signal.raise_signal(signal.SIGTERM))
     try:
-        stop_on_signals()
+        stop_on_signals(four.stop, bool)
         with pytest.raises(SystemExit) as ended:
             launch(main)
     finally:
@@ -347,30 +350,16 @@ def test_signals_that_are_ignored_stay_ignored() -> None:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-        stop_on_signals()
+        stop_on_signals(lambda: None, bool)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def test_what_stopped_a_run() -> None:
-    def chain(error: BaseException, context: BaseException) -> BaseException:
-        error.__context__ = context
-        return error
-
-    codes = {
-        stopped.exit_code if (stopped := stopped_by(error)) else None: error
-        for error in (
-            SystemExit(3),
-            chain(SystemExit(1), KeyboardInterrupt()),
-            chain(SystemExit(1), Stopped(signal.SIGHUP)),
-            SIGTERMException(),
-        )
-    }
-    assert list(codes) == [None, 130, 129, 143]
-    assert stopped_by(ValueError()) is None
-    assert stopped_by(SystemExit(130)), "how a run of ours ends on Ctrl-C"
+def test_a_stop_keeps_its_exit_status_between_processes() -> None:
+    stopped = pickle.loads(pickle.dumps(Stopped("at step 3", 129)))
+    assert (str(stopped), stopped.code) == ("at step 3", 129)
 
 
 def test_workers_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,12 +405,24 @@ def test_interrupted_and_killed_sweeps_go_on(
         finished = times(jobs[1])
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
         begun = time.monotonic()
+        time.sleep(0.5)  # they have been told
+        (tmp_path / "sweep" / "go").touch()
         _, err = process.communicate(timeout=60)
+    (tmp_path / "sweep" / "go").unlink()
     assert process.returncode == 130
-    assert time.monotonic() - begun < 20  # an idle machine needs half a second
-    assert "1 of 3 jobs done" in err
-    assert "The same command goes on from here" in err
+    assert time.monotonic() - begun < 8  # an idle machine needs half a second
     assert "Traceback" not in err
+    saved = [read_checkpoint(jobs[seed] / "checkpoints" / "last.ckpt")["global_step"] for seed in (2, 3)]
+    assert all(step in (21, 31) for step in saved), "the end of a stride; the last validation was at step 11"
+    *_, shown, last = err.splitlines()
+    assert "waiting" not in shown
+    assert "left" not in shown
+    place = re.escape(str(tmp_path / "sweep"))
+    said = re.fullmatch(
+        rf"stopped: 1 of 3 jobs done, 2 saved where they stood, 0 failed, in {place}; go on with: (.*)", last
+    )
+    assert said
+    goes_on = said[1]
 
     with started(script, *arguments, "hydra.launcher.n_jobs=2", cwd=tmp_path, **ENVIRONMENT, **fault) as process:
         wait_until(lambda: any("LokyProcess" in each for each in of_session(process.pid)), process)
@@ -442,8 +443,10 @@ def test_interrupted_and_killed_sweeps_go_on(
     assert not is_waiting(2)
     assert not [*tmp_path.rglob("failure.json")]
 
-    code, out, err = train_script(*arguments, **ENVIRONMENT)
-    assert code == 0, err
+    environment = os.environ | ENVIRONMENT
+    done = subprocess.run(goes_on, shell=True, cwd="/", env=environment, capture_output=True, text=True, timeout=120)
+    out, err = done.stdout, done.stderr
+    assert done.returncode == 0, err
     assert err.splitlines()[0] == "3 jobs in sweep"
     assert "3 of 3 jobs done, 0 running, 0 waiting, 0 failed" in err
     assert times(jobs[1]) == finished

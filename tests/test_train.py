@@ -30,17 +30,17 @@ from test_sweep import SMALL, started, wait_until
 from torch import Tensor
 
 from makemore_pl import data
-from makemore_pl.accelerator import choose_accelerator
 from makemore_pl.checkpoint import load_module, read_checkpoint
 from makemore_pl.config import Config, OptimConfig, TrainerConfig
+from makemore_pl.config.stored_config import load_config
 from makemore_pl.diagnostics import UpdateStats
 from makemore_pl.errors import one_sentence
-from makemore_pl.evaluate import split_loss
-from makemore_pl.execution import acts_on_every_step, choose_engine, choose_watch_every
 from makemore_pl.files import write_atomically
-from makemore_pl.interruption import SIGNALS, Stopped
+from makemore_pl.losses import split_loss
 from makemore_pl.module import learning_rate
-from makemore_pl.stored_config import load_config
+from makemore_pl.running.accelerator import choose_accelerator
+from makemore_pl.running.execution import acts_on_every_step, choose_engine, choose_watch_every
+from makemore_pl.running.signals import ONE, SIGNALS, Stopped
 from makemore_pl.train import build, run
 
 # What must survive resuming and must not feel watching: momentum buffers, Adam's moments and step count, running
@@ -757,6 +757,9 @@ def test_engine(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtur
     assert caplog.messages == ["There is no C++ compiler (CXX or g++): unwatched steps run in the slower engine=eager."]
     with pytest.raises(ValueError, match=r"^trainer\.engine=compile: there is no C\+\+ compiler"):
         choose_engine(TrainerConfig(engine="compile"), "cpu")
+    assert choose_engine(TrainerConfig(max_steps=2_000, engine="record"), "gpu") == "record"
+    with pytest.raises(ValueError, match=r"^trainer\.engine=record needs a GPU"):
+        choose_engine(TrainerConfig(engine="record"), "cpu")
 
 
 # --- interrupted -----------------------------------------------------------------------------------------------------
@@ -797,11 +800,19 @@ def test_a_signal_saves_where_the_run_stands(
 
 
 def test_a_second_signal_ends_the_run_at_once(small: Compose, tmp_path: Path) -> None:
-    twice = f"+callbacks.signal={{_target_:probes.Signal,step:35,number:{int(signal.SIGINT)},times:2}}"
+    twice = f"step:35,number:{int(signal.SIGINT)},times:2,apart:{1.2 * ONE}"
     with pytest.raises(Stopped, match=r"^stopped at step 21; go on with: ") as caught:
-        run(small(*SIGNALLED, twice))
+        run(small(*SIGNALLED, f"+callbacks.signal={{_target_:probes.Signal,{twice}}}"))
     assert caught.value.code == 130
     assert checkpoint(tmp_path / "run")["global_step"] == 21
+
+
+def test_a_signal_to_the_process_and_to_its_group_is_one(small: Compose, tmp_path: Path) -> None:
+    """`timeout` sends both."""
+    twice = f"step:35,number:{int(signal.SIGTERM)},times:2"
+    with pytest.raises(Stopped, match=r"^stopped at step 36; go on with: "):
+        run(small(*SIGNALLED, f"+callbacks.signal={{_target_:probes.Signal,{twice}}}"))
+    assert checkpoint(tmp_path / "run")["global_step"] == 36
 
 
 def test_the_command_that_is_printed_goes_on(small: Compose, words_file: Path, tmp_path: Path) -> None:
@@ -829,7 +840,7 @@ def test_the_command_that_is_printed_goes_on(small: Compose, words_file: Path, t
 
 def test_one_run_at_a_time_in_a_directory(small: Compose, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    holding = "import sys; from pathlib import Path; from makemore_pl.run_lock import alone_in"
+    holding = "import sys; from pathlib import Path; from makemore_pl.running.run_lock import alone_in"
     code = f"{holding}\nwith alone_in(Path(sys.argv[1])):\n    print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from conftest import ROOT, python
 
-LEFT_OUT = ("makemore_pl", "__editable__", "pooch")
+LEFT_OUT = ("makemore_pl", "__editable__", "pooch", "platformdirs")
 
 
-def test_a_run_needs_no_metadata_of_ours_and_no_downloader(tmp_path: Path, words_file: Path) -> None:
+def test_a_run_needs_no_metadata_of_ours_and_nothing_for_downloads_and_compiling(
+    tmp_path: Path, words_file: Path
+) -> None:
     packages = tmp_path / "packages"
     packages.mkdir()
     for entry in Path(torch.__file__).parents[1].iterdir():

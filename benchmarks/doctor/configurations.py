@@ -194,7 +194,7 @@ def train(overrides: tuple[str, ...], seed: int, watched: bool) -> Outcome:
     """One short training of this project."""
     import hydra
 
-    from makemore_pl import examine
+    from makemore_pl import checkup
     from makemore_pl.command_line import typed
     from makemore_pl.config import resolve
     from makemore_pl.doctor.recorded_run import read_evidence
@@ -202,10 +202,10 @@ def train(overrides: tuple[str, ...], seed: int, watched: bool) -> Outcome:
     with TemporaryDirectory() as scratch:
         run_dir = Path(scratch) / "run"
         measured = NO_PICTURES if watched else ["callbacks=none", "logger=none"]
-        settings = [*examine.QUICK, *STEPS, *measured, *overrides, f"seed={seed}", f"run_dir={typed(str(run_dir))}"]
+        settings = [*checkup.QUICK, *STEPS, *measured, *overrides, f"seed={seed}", f"run_dir={typed(str(run_dir))}"]
         with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = resolve(hydra.compose("train", overrides=settings))
-        loss = examine.trained(config)
+        loss = checkup.trained(config)
         if not watched:
             return Outcome(loss, None, None)
         evidence, _ = read_evidence(run_dir)

@@ -1,9 +1,9 @@
-"""Instruments for any LightningModule: what its activations, gradients, updates and BatchNorms do while it trains.
+"""Instruments for any LightningModule: they measure its activations, gradients, updates and BatchNorms in training.
 
-Read in this order: statistics, unit_axis, tag_names, taps (torch only); watch, callback (when and how one looks);
-activation_stats, gradient_stats, update, update_stats, batchnorm_stats, histograms, pictures (what one sees);
-gathering, doctor_callback (what the doctor needs); for loggers dashboard, tensorboard and jsonl; host and offers (what
-others bring along). For users: docs/diagnostics.md.
+Read in this order: statistics, unit_axis, tag_names, taps (these need torch only); watch, callback (when and how a
+callback measures); activation_stats, gradient_stats, update, update_stats, batchnorm_stats, histograms, pictures (what
+is measured); gathering, doctor_callback (for the doctor); dashboard, tensorboard, jsonl (for loggers); host, offers
+(which Lightning there is, and what a module can offer). The page for users is docs/diagnostics.md.
 """
 
 from makemore_pl.diagnostics.activation_stats import ActivationStats

@@ -1,4 +1,4 @@
-"""What comes out of activation functions, and what goes in."""
+"""Statistics of the outputs and inputs of activation functions."""
 
 from functools import partial
 
@@ -27,11 +27,11 @@ ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.Softplus,
 )
 NAMES = ("tanh", "elu", "silu", "swish", "mish", "sigmoid", "softplus", "softsign")
-"""Parts of the names of activation functions, for classes that are not torch's: ReLU, GELU and others end in elu."""
+"""Parts of class names by which activation functions that are not torch's are known; "elu" is in ReLU and GELU too."""
 
 
 def is_activation(module: nn.Module) -> bool:
-    """One of torch's, or a module without children and parameters that is named like one, as NewGELUActivation is."""
+    """Whether it is one of torch's, or has a name like one (NewGELUActivation) and no children or parameters."""
     if isinstance(module, ACTIVATIONS):
         return True
     name = type(module).__name__.lower()
@@ -63,7 +63,7 @@ class ActivationCallback(PatternCallback):
 
 
 class ActivationStats(ActivationCallback):
-    """What comes out of each activation function, and what goes in, on the watched minibatch.
+    """Statistics of the outputs and inputs of each activation function, on the watched minibatch.
 
     | tag | meaning | shape, unit |
     |---|---|---|
@@ -77,8 +77,8 @@ class ActivationStats(ActivationCallback):
     | linear_share/<layer> | share of preactivations within (-0.8, 0.8) | all elements, fraction |
     | zero_share/<layer> | share of activations that are exactly zero | all elements, fraction |
 
-    saturation, saturation_excess, dead_units and linear_share are measured for tanh, zero_share for ReLU. With
-    accumulated gradients they are of the last of the accumulated minibatches.
+    saturation, saturation_excess, dead_units and linear_share are measured for tanh only, zero_share for ReLU only.
+    With accumulated gradients, the last of the accumulated minibatches is measured.
 
         from makemore_pl.diagnostics import ActivationStats
         trainer = Trainer(callbacks=[ActivationStats()])
@@ -94,7 +94,7 @@ class ActivationStats(ActivationCallback):
         super().__init__(pattern, every_n_steps)
         self.unit_axis = unit_axis
         self._shapes: dict[str, torch.Size] = {}
-        """Of this batch's inputs, by layer."""
+        """Layer -> shape of its input in this batch."""
 
     def begin(self, *_: object) -> None:
         self._shapes = {}

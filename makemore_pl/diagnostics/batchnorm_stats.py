@@ -27,9 +27,9 @@ class BatchNormStats(PatternCallback):
     | batchnorm_bias_std/<layer> | spread of its bias | units, 1 |
     | batchnorm_gap/loss | loss with running less loss with batch statistics, on the same examples | nats |
 
-    The first call of a step counts, because it moves the running statistics. One that keeps none is left out;
-    SyncBatchNorm's batch statistics are those of this process. batchnorm_gap is measured at log-spaced steps and the
-    last, on modules that offer a `probe()` (see `offers.Probed`).
+    Of several calls in a step the first one is measured. A BatchNorm without running statistics is left out. The batch
+    statistics of SyncBatchNorm are those of this process. batchnorm_gap is measured at log-spaced steps and at the last
+    one, on modules that offer a `probe()` (see `offers.Probed`).
 
         from makemore_pl.diagnostics import BatchNormStats
         trainer = Trainer(callbacks=[BatchNormStats()])
@@ -41,15 +41,19 @@ class BatchNormStats(PatternCallback):
     def __init__(self, pattern: str | None = None, every_n_steps: int = 100) -> None:
         super().__init__(pattern, every_n_steps)
         self._means: dict[str, Tensor] = {}
-        """Running means at the last watched step."""
+        """Layer -> its running mean at the last watched step."""
         self._now: dict[str, tuple[nn.Module, Tensor, Tensor]] = {}
-        """Layers, running means and running variances at this one."""
+        """Layer -> module, running mean and running variance at this step."""
 
     def knows(self, module: nn.Module) -> bool:
         return isinstance(module, _BatchNorm)
 
     def _select(self, pl_module: LightningModule) -> dict[str, nn.Module]:
         return select(pl_module, self.knows, self.pattern)
+
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.pattern:  # a network without BatchNorm has nothing that could be missed
+            super().start(trainer, pl_module)
 
     def begin(self, *_: Any) -> None:
         self._now = {}
@@ -90,15 +94,15 @@ class BatchNormStats(PatternCallback):
 
 def _drift(now: Tensor, then: Tensor, var: Tensor) -> Tensor:
     moved = now - then
-    # nothing moved: also where a dead channel has no spread to measure by
+    # 0 where nothing moved, also in a dead channel, whose running variance is 0
     return statistics.rms(torch.where(moved == 0, 0.0, moved / var.sqrt()))
 
 
 def _loss_gap(network: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Tensor:
-    # in a copy that shares parameters only: batch statistics leave no trace, nor the probe in the open tap
+    # on a copy without hooks, so that neither the running statistics nor the open tap notice these forward passes
     network = copy_without_hooks(network, share_tensors=True).eval()
     running = loss(network)
     for module in network.modules():
         if isinstance(module, _BatchNorm):
-            module.running_mean = module.running_var = None  # then it takes those of the batch, in eval mode too
+            module.running_mean = module.running_var = None  # then it takes batch statistics even in eval mode
     return running - loss(network)

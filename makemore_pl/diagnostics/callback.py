@@ -1,4 +1,4 @@
-"""What the diagnostics callbacks share: when one looks, what it may look at, and how a number comes to be left out."""
+"""The base class of the diagnostics callbacks: when they measure, what, and how they leave out what they can't."""
 
 import logging
 from collections.abc import Callable
@@ -20,26 +20,27 @@ log = logging.getLogger(__name__)
 
 
 class DiagnosticsCallback(Callback):
-    """Looks at some steps of a training, changes nothing of it, and never ends it.
+    """Measures some steps of a training. It never changes or ends the training.
 
-    All diagnostics callbacks of a trainer share one `Watch`, which the first of them drives. It asks each one whether a
-    step is `due` and then calls, in this order: `begin`; `see_input` and `see_output` for each module in `modules()`;
-    `before_update` and `after_clipping` for each optimizer, `after_update` when it has stepped; `see_gradient`; `end`;
-    and, after the one transfer from the device, `measured`, which all get, also those that were not due. `finish` is
-    called when a run ends before its last step. What raises in one of these is logged and left out.
+    All diagnostics callbacks of a trainer share one `Watch`, which the first of them drives. The watch asks each
+    callback whether a step is `due`. If so, it calls in this order: `begin`; `see_input` and `see_output` for each
+    module in `modules()`; `before_update` and `after_clipping` for each optimizer; `after_update` when the optimizer
+    has stepped; `see_gradient`; `end`. Then it moves all values from the device at once and calls `measured` on all
+    callbacks, due or not. `finish` is called if a run ends before its last step. An exception in one of these methods
+    is logged, and the number that it would have measured is left out.
     """
 
     watched_steps_suffice = True
-    """It changes nothing of training, so that no step has to be watched for its sake."""
+    """It does not need to see every step, so the steps between two watched ones can be compiled."""
     reads_gradients = False
     step: int | None = None
-    """The step being looked at, None between."""
+    """The step that is measured now; None between two such steps."""
     last = False
-    """Whether it is the run's last."""
+    """Whether that step is the run's last one."""
     watch: Watch | None = None
     """Shared by all diagnostics callbacks of a trainer, from the start of fit to its end."""
     _resumed = 0
-    """Steps that a resumed run had taken, where Lightning does not count them."""
+    """Steps that a resumed run had taken, read from its checkpoint."""
 
     def __init__(self, every_n_steps: int = 100) -> None:
         if every_n_steps < 1:
@@ -48,64 +49,64 @@ class DiagnosticsCallback(Callback):
         super().__init__()
         self.every_n_steps = every_n_steps
         self.values: dict[str, Tensor] = {}
-        """What has been measured in this batch, by tag: 0-d tensors become numbers, others arrays."""
+        """Tag -> what was measured in this batch. 0-d tensors become numbers, others arrays."""
         self._told: set[str] = set()
 
-    # what a subclass says and does
+    # methods for subclasses to override
 
     def due(self, step: int, last: bool, watched: bool) -> bool:
-        """Whether to look at a step that is the run's last, or watched as the end of a stride."""
+        """Whether to measure this step. `last`: it is the run's last; `watched`: it is the last one of a stride."""
         return watched or last or log_spaced(step) or step % self.every_n_steps == 0
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the first step of a fit. The only place where a ValueError reaches the user."""
 
     def reset(self) -> None:
-        """Forget what was seen of earlier steps: the run starts at step 0."""
+        """Forget all earlier steps, because a run starts at step 0."""
 
     def modules(self, pl_module: LightningModule) -> dict[str, nn.Module]:
-        """The modules to look at, by the name that tags give them."""
+        """The modules to look at, by their names in tags."""
         return {}
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before forward."""
+        """Called before the forward pass."""
 
     def see_input(self, layer: str, module: nn.Module, x: Tensor) -> None:
-        """A module's first input, detached; valid until this returns."""
+        """Gets a module's first input, detached. The tensor is valid only until this method returns."""
 
     def see_output(self, layer: str, module: nn.Module, x: Tensor, unit_axis: int | None) -> None:
-        """Its first output, and the dimension in which the units lie, where that is known."""
+        """Gets a module's first output, and the dimension that holds the units (None if that is not known)."""
 
     def see_gradient(self, layer: str, module: nn.Module, grad: Tensor) -> None:
-        """The gradient of the loss by that output, summed over the backwards of the batch."""
+        """Gets the gradient of the loss by that output, summed over the backward passes of the batch."""
 
     def before_update(self, update: Update) -> None:
-        """Gradients are whole, not scaled, not clipped; parameters have not moved."""
+        """Called when gradients are complete, unscaled and not yet clipped. The parameters have not changed yet."""
 
     def after_clipping(self, update: Update) -> None:
-        """Gradients are what the optimizer gets, in the moment it gets them."""
+        """Called when the optimizer is about to step: gradients are as it gets them."""
 
     def after_update(self, update: Update) -> None:
-        """The optimizer has stepped. Not called where a gradient scaler skips the step."""
+        """Called when the optimizer has stepped; not called if a gradient scaler skips the step."""
 
     def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After the batch."""
+        """Called after the batch."""
 
     def measured(
         self, trainer: Trainer, pl_module: LightningModule, step: int, numbers: dict[str, float], arrays: Arrays
     ) -> None:
-        """All values of this step, of all callbacks; numbers that are added here are logged too."""
+        """Gets the values of all callbacks at this step. Numbers that are added to `numbers` are logged too."""
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
-        """The run has ended early, `step` was its last and was not looked at as such."""
+        """Called if the run has ended early: `step` was its last, and was not measured as the last one."""
 
     def broken_off(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """An exception ends the run."""
+        """Called if an exception ends the run."""
 
-    # for subclasses to use
+    # methods for subclasses to call
 
     def put(self, tag: str, statistic: Callable[..., Tensor], *of: Any) -> None:
-        """Measure one value under no_grad; leave it out where that raises."""
+        """Measure one value under no_grad; leave it out if the statistic raises."""
         self.attempt(tag, self._put, tag, statistic, *of)
 
     def _put(self, tag: str, statistic: Callable[..., Tensor], *of: Any) -> None:
@@ -113,20 +114,20 @@ class DiagnosticsCallback(Callback):
             self.values[tag] = statistic(*of)
 
     def attempt(self, what: str, function: Callable[..., None], *arguments: Any) -> None:
-        """Call it; whatever it raises is logged once and costs no more than what it was to do."""
+        """Call the function. If it raises, log that once and go on: only what it was to do is lost."""
         try:
             function(*arguments)
         except Exception as error:
             self.leave_out(what, error)
 
     def leave_out(self, what: str, reason: object) -> None:
-        """Say once for each reason that something is not measured."""
+        """Warn that something is not measured, once for each reason."""
         why = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else str(reason)
         if why not in self._told:
             self._told.add(why)
             log.warning("%s leaves out %s: %s", type(self).__name__, what, why.splitlines()[0].rstrip(".") + ".")
 
-    # Lightning's hooks, of which only the first diagnostics callback's drive the watch
+    # Lightning's hooks. Only those of the first diagnostics callback drive the watch.
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         callbacks = [each for each in trainer.callbacks if isinstance(each, DiagnosticsCallback)]  # type: ignore[attr-defined]
@@ -138,7 +139,7 @@ class DiagnosticsCallback(Callback):
         self.start(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step == 0:  # not resumed, whatever this object has seen in another run
+        if trainer.global_step == 0:  # a new run, though this object may have seen another one before
             self.reset()
         if watch := self._driven():
             self.attempt("everything", watch.start, pl_module)
@@ -201,21 +202,21 @@ def log_spaced(step: int) -> bool:
 
 
 class PatternCallback(DiagnosticsCallback):
-    """A callback that looks at modules: those whose name `pattern` (a regex) matches, or else those that it knows."""
+    """A callback for modules: those whose names match `pattern` (a regex), or without a pattern those that it knows."""
 
     kind = ""
-    """What it looks at by itself, in words."""
+    """What it looks at without a pattern, for messages."""
     missing = "everything"
-    """What can't be shown without."""
+    """What is left out if there is no such module, for messages."""
     advice = ""
-    """What to do where there is none, as the end of a sentence."""
+    """What to do then, as the end of the message."""
 
     def __init__(self, pattern: str | None = None, every_n_steps: int = 100) -> None:
         super().__init__(every_n_steps)
         self.pattern = pattern
 
     def knows(self, module: nn.Module) -> bool:
-        """Whether to look at this module where no pattern chooses."""
+        """Whether to look at this module if there is no pattern."""
         raise NotImplementedError
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -225,10 +226,10 @@ class PatternCallback(DiagnosticsCallback):
             self.leave_out(self.missing, f"{type(pl_module).__name__} has no {self.kind}{self.advice}")
 
     def modules(self, pl_module: LightningModule) -> dict[str, nn.Module]:
-        # anew at each watched step: modules may be replaced, or compiled, while a run goes on
+        # selected anew at each watched step, because modules can be replaced or compiled during a run
         try:
             chosen = self._select(pl_module)
-        except ValueError:  # of the pattern, which matched in the beginning
+        except ValueError:  # the pattern matched at the start and no longer does
             return {}
         hidden = compiled_modules(pl_module)
         if within := [name for name, module in chosen.items() if module in hidden]:
@@ -244,5 +245,5 @@ class PatternCallback(DiagnosticsCallback):
         return select(pl_module, (lambda _: True) if self.pattern else self.knows, self.pattern)
 
     @cached_property
-    def state_key(self) -> str:  # which Lightning asks for each time it calls a hook
+    def state_key(self) -> str:  # cached, because Lightning asks for it at each call of a hook
         return self._generate_state_key(pattern=self.pattern)

@@ -1,4 +1,4 @@
-"""A TensorBoard that is good at first sight: custom scalars, cards, hparams with real metrics."""
+"""What is written to TensorBoard: numbers, histograms, image cards, text, custom scalars, and hparams with metrics."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -19,12 +19,12 @@ Histogram = tuple[list[float], list[int]]
 """Edges (n + 1) and counts (n)."""
 
 CARD = 302 / 204
-"""Width by height of the room for an image in the narrowest cards of Time Series."""
+"""Width divided by height of the area for an image in the narrowest cards of the Time Series page."""
 FAST = 1
-"""PNG's compression: half the time of the default for about a quarter more bytes."""
+"""Level of PNG's compression: it takes half the time of the default level and makes files a quarter larger."""
 
 FIRST_HPARAMS = ("experiment", "data.batch_size", "model.batchnorm", "model.gain", "optim.lr")
-"""TensorBoard shows five columns: these are what the sweeps vary."""
+"""TensorBoard shows five columns at first. These are the settings that the sweeps vary."""
 
 LAYOUT = {
     "training": {
@@ -57,7 +57,7 @@ def add_layout(trainer: Trainer) -> None:
 
 
 def start_session(trainer: Trainer, step: int) -> None:
-    """Make TensorBoard drop what an earlier process wrote from `step` on, which is measured again."""
+    """Make TensorBoard drop what an earlier process wrote from `step` on, because these steps are measured again."""
     for logger in _tensorboards(trainer):
         session = SessionLog(status=SessionLog.START)
         logger.experiment._get_file_writer().add_event(Event(session_log=session), step)
@@ -75,7 +75,7 @@ def log_hparams(trainer: Trainer, config: dict[str, Any], metrics: dict[str, flo
         if content is not None and section != "run_dir"
         for key, value in (content.items() if isinstance(content, dict) else [("", content)])
     }
-    flat = {key: value for key, value in flat.items() if value is not None}  # which TensorBoard would show as text
+    flat = {key: value for key, value in flat.items() if value is not None}  # TensorBoard would show "None" as text
     ordered = sorted(metrics.items(), key=lambda item: item[0] != "val/loss")
     finals = {f"final/{tag.replace('/', '_')}": value for tag, value in ordered}
     experiment, start, end = hparams(flat, finals)
@@ -93,7 +93,7 @@ def log_hparams(trainer: Trainer, config: dict[str, Any], metrics: dict[str, flo
 
 
 def log_numbers(trainer: Trainer, numbers: Mapping[str, float], step: int) -> None:
-    """As each logger's log_metrics; to TensorBoard in one event, which is faster by far."""
+    """Log numbers by tag with every logger. TensorBoard gets all of them in one event, which is much faster."""
     if not numbers:
         return
     boards = _tensorboards(trainer)
@@ -109,7 +109,7 @@ def shows_histograms(trainer: Trainer) -> bool:
 
 
 def log_histograms(trainer: Trainer, histograms: Mapping[str, Histogram], step: int) -> None:
-    """To TensorBoard; sums are those of the bins' centers."""
+    """Write histograms to TensorBoard. Their sums are computed from the centers of the bins."""
     values = []
     for tag, (edges, counts) in histograms.items():
         centers, total = np.convolve(edges, [0.5, 0.5], "valid"), np.array(counts)
@@ -128,7 +128,7 @@ def log_histograms(trainer: Trainer, histograms: Mapping[str, Histogram], step: 
 
 
 def card(picture: Image.Image) -> Image.Image:
-    """The picture in white of the shape of TensorBoard's cards, which fill their room with whatever shape."""
+    """The picture padded with white to the shape of TensorBoard's cards, which stretch other shapes."""
     width = max(picture.width, round(picture.height * CARD))
     whole = Image.new("RGB", (width, round(width / CARD)), "white")
     whole.paste(picture, ((width - picture.width) // 2, 0))
@@ -136,14 +136,14 @@ def card(picture: Image.Image) -> Image.Image:
 
 
 def png(picture: Image.Image) -> bytes:
-    """Compressed quickly."""
+    """The picture as PNG, with fast compression."""
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=FAST)
     return file.getvalue()
 
 
 def log_card(trainer: Trainer, tag: str, encoded: bytes, step: int) -> None:
-    """To TensorBoard, the PNG of a `card`."""
+    """Write the PNG of a `card` to TensorBoard."""
     width, height = Image.open(io.BytesIO(encoded)).size
     image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=encoded)
     for logger in _tensorboards(trainer):
@@ -151,8 +151,8 @@ def log_card(trainer: Trainer, tag: str, encoded: bytes, step: int) -> None:
 
 
 def log_text(trainer: Trainer, tag: str, lines: Iterable[str], step: int) -> None:
-    """To TensorBoard, line by line and literally, an empty line as (empty)."""
-    # indented by four, Markdown takes nothing in a line for markup
+    """Write lines of text to TensorBoard without Markdown. An empty line is shown as (empty)."""
+    # Markdown shows lines that are indented by four as they are
     summary = text(tag, "\n".join(f"    {line or '(empty)'}" for line in lines))
     summary.value[0].tag = tag  # without the /text_summary that torch adds
     for logger in _tensorboards(trainer):
@@ -160,14 +160,14 @@ def log_text(trainer: Trainer, tag: str, lines: Iterable[str], step: int) -> Non
 
 
 def _tensorboards(trainer: Trainer) -> list[Any]:
-    # by name: Lightning has this class under two names, see host.py
+    # by class name, because Lightning exists under two names, see host.py
     return [each for each in trainer.loggers if "TensorBoardLogger" in (kind.__name__ for kind in type(each).__mro__)]
 
 
 @rank_zero_only
 def _write(logger: Any, summary: Any, step: int) -> None:
     if logger._prefix and not summary.value[0].tag.startswith("_hparams_"):
-        # as Lightning's log_metrics does; in a copy, for other loggers have other prefixes
+        # add the logger's prefix as log_metrics does; to a copy, because each logger has its own prefix
         summary = Summary.FromString(summary.SerializeToString())
         for value in summary.value:
             value.tag = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}{value.tag}"

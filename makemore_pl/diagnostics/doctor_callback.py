@@ -1,4 +1,4 @@
-"""The doctor as a callback: it watches any LightningModule and says in the end what is wrong with its training."""
+"""The doctor as a callback: it watches any LightningModule, and at the end says what is wrong with its training."""
 
 import json
 import logging
@@ -41,19 +41,19 @@ from makemore_pl.files import write_atomically
 log = logging.getLogger(__name__)
 
 INSPECTED = 3
-"""Batches in the beginning of which every module's call is looked at."""
+"""The first batches, in which hooks inspect the calls of all modules."""
 SETTLED = 5
-"""Step from which units that still are copies are copies for good."""
+"""From this step on, units that are still copies of each other will stay copies."""
 ALIASES = ("val/loss", "val_loss", "valid_loss", "validation_loss", "valid/loss", "validation/loss")
 
 
 class Doctor(DiagnosticsCallback):
     """Says what is wrong with a training, why, and what to change.
 
-    It needs no other callback: of ActivationStats, GradientStats, UpdateStats and BatchNormStats it brings those that
-    the trainer does not have. At the end of fit the verdict is printed, written to `findings.json` in the trainer's log
-    directory and to TensorBoard, and kept in `findings`, `abstentions`, `checked` and `prescriptions`. docs/doctor.md
-    explains each finding.
+    It needs no other callback: it adds ActivationStats, GradientStats, UpdateStats and BatchNormStats if the trainer
+    lacks them. At the end of fit the verdict is printed, written to `findings.json` in the trainer's log directory and
+    to TensorBoard, and kept in `findings`, `abstentions`, `checked` and `prescriptions`. docs/doctor.md explains each
+    finding.
 
         from makemore_pl.diagnostics import Doctor
         trainer = Trainer(callbacks=[Doctor()], max_steps=1000)
@@ -195,7 +195,7 @@ class Doctor(DiagnosticsCallback):
             self._inspection.look_at_modes()
 
     def _copies(self, pl_module: LightningModule) -> dict[str, float]:
-        """Of hidden layers: an embedding's rows are words, the last layer's are classes, which targets tell apart."""
+        """Copies among hidden units. Rows of embeddings and of the last layer are left out: data tell them apart."""
         seen = self._inspection
         no_units = (nn.Embedding, nn.EmbeddingBag, *NORMALISATIONS)
         aside = {p for m in pl_module.modules() if isinstance(m, no_units) for p in m.parameters(recurse=False)}
@@ -271,7 +271,7 @@ class Doctor(DiagnosticsCallback):
         self._most_backwards = max(self._most_backwards, self._backwards)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if pl_module.automatic_optimization and isinstance(loss, Tensor) and loss.numel() == 1 and self.watch:
-            # Lightning has divided it
+            # Lightning has divided the loss by accumulate_grad_batches
             self._losses.append((self.watch._step, loss.detach() * trainer.accumulate_grad_batches))
 
     # the end

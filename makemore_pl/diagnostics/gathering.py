@@ -1,4 +1,4 @@
-"""The instruments that a module needs, and from what was seen of it to the facts that the doctor's rules look at."""
+"""Chooses the instruments for a module, and turns what they saw into the facts that the doctor's rules use."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -22,7 +22,7 @@ Numbers = Mapping[str, Mapping[int, float | None]]
 
 
 def instruments(module: nn.Module) -> list[DiagnosticsCallback]:
-    """Those whose numbers the rules look at, as far as the module has what they measure."""
+    """The callbacks whose numbers the rules use, without those that have nothing to measure in this module."""
     found: list[DiagnosticsCallback] = []
     if any(is_activation(each) for each in module.modules()):
         found.append(ActivationStats())
@@ -39,7 +39,7 @@ def of_optimizers(
     reached: Collection[nn.Parameter],
     series: Numbers,
 ) -> None:
-    """Who trains which parameter.
+    """Fill in which optimizer trains which parameter.
 
     Args:
         reached: parameters that had a gradient in some watched step.
@@ -64,7 +64,7 @@ def of_optimizers(
 
 
 def of_inspection(facts: Facts, module: nn.Module, seen: Inspection) -> None:
-    """Layers, what they follow, and the mode they ran in. After `of_optimizers`."""
+    """Fill in the layers, which layer follows which, and their modes. Call it after `of_optimizers`."""
     tags = layer_names(module, [name for name, each in module.named_modules() if name and is_activation(each)])
     layers = {each: tags[seen.names[each]] for each in seen.order if seen.names[each] in tags}
     facts.layers = tuple(layers.values())
@@ -90,7 +90,7 @@ def of_inspection(facts: Facts, module: nn.Module, seen: Inspection) -> None:
 
 
 def of_loss(facts: Facts, graph: LossGraph, targets: TargetStatistics, series: Numbers) -> None:
-    """Which loss it is, and what a constant guess would cost."""
+    """Fill in which loss it is, and the loss of a constant guess."""
     facts.loss, facts.activation_before_loss = graph.kind, graph.activation
     if graph.kind == "likelihood":  # a binary cross-entropy on probabilities, whose sigmoid is right
         facts.loss, facts.activation_before_loss = "bce", None

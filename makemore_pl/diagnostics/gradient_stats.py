@@ -29,10 +29,10 @@ class GradientStats(ActivationCallback):
     | clipped/share | share of the last 100 watched steps in which clipping shortened the gradient | fraction |
     | not_finite/gradients | elements of gradients that are NaN or infinite | count |
 
-    after_clipping and clipped are measured where the trainer or the module's configure_gradient_clipping may clip,
-    between that and the step; in manual optimization gradients are seen as the optimizers get them. An optimizer that
-    evaluates more than once a batch is measured the first time. Under a 16-bit gradient scaler, whose scale it would
-    show, activation_grad_std abstains; with a fused optimizer all of them do.
+    after_clipping and clipped are measured if the trainer or the module's configure_gradient_clipping may clip. In
+    manual optimization gradients are measured as the optimizers get them. If an optimizer evaluates the loss several
+    times in a batch, the first evaluation is measured. Under a 16-bit gradient scaler activation_grad_std abstains,
+    because these gradients are scaled; with a fused optimizer under a scaler all of them abstain.
 
         from makemore_pl.diagnostics import GradientStats
         trainer = Trainer(callbacks=[GradientStats()], gradient_clip_val=1.0)
@@ -46,10 +46,10 @@ class GradientStats(ActivationCallback):
         super().__init__(pattern, every_n_steps)
         self._clipped: deque[Tensor] = deque(maxlen=100)
         self._before: list[Tensor] = []
-        """Norms of the gradients that each optimizer has got in this batch, before and after clipping."""
+        """Norm of the gradients of each optimizer in this batch, before and after clipping."""
         self._after: list[Tensor] = []
         self._counts: list[Tensor] = []
-        """Of these gradients' elements that are not finite."""
+        """Number of elements of these gradients that are not finite."""
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().start(trainer, pl_module)

@@ -23,17 +23,18 @@ log = logging.getLogger(__name__)
 
 BINS = 50
 EXAMPLES, UNITS = 64, 200
-"""Of a raster, at most."""
+"""A raster has at most so many examples and units."""
 Raster = np.ndarray[Any, np.dtype[np.bool_]]
 Measurement = tuple[Callable[..., Tensor], Tensor, tuple[Any, ...]]
-"""A statistic, the tensor it is of, and its other arguments."""
+"""A statistic, its tensor, and its other arguments."""
 
 
 def histogram(x: Tensor, bound: float | None = None) -> Tensor:
-    """(1 + BINS): how far the bins reach on both sides of 0, and the counts of BINS equal ones.
+    """One tensor (1 + BINS): the bound up to which the bins reach on both sides of 0, then the counts of BINS equal
+    bins.
 
-    They reach to `bound`, by default to the largest finite absolute value, 1 where that is 0. What is not finite is
-    left out; GradientStats counts it.
+    The default of `bound` is the largest finite absolute value, or 1 if that is 0. Elements that are not finite are not
+    counted here; GradientStats counts them.
     """
     x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
     x = x.detach().flatten().float()
@@ -41,7 +42,7 @@ def histogram(x: Tensor, bound: float | None = None) -> Tensor:
     x = torch.where(finite, x, 0)
     reach = x.abs().max() if x.numel() else x.new_zeros(())
     reach = torch.where(reach == 0, 1, reach) if bound is None else torch.full_like(reach, bound)
-    # in place and with a bin more for what is not finite: an activation may be large
+    # in place, because activations can be large; the last bin takes what is not finite
     place = (x / reach).add_(1).mul_(BINS / 2).long().clamp_(0, BINS - 1).masked_fill_(~finite, BINS)
     counts = torch.zeros(BINS + 1, dtype=torch.int64, device=x.device)
     counts.scatter_add_(0, place, counts.new_ones(1).expand_as(place))
@@ -49,21 +50,22 @@ def histogram(x: Tensor, bound: float | None = None) -> Tensor:
 
 
 def raster(x: Tensor, axis: int) -> Tensor:
-    """Which activations of a tanh saturate, (examples * units) flat, at most EXAMPLES by UNITS."""
+    """Whether each activation of a tanh is saturated: (examples * units) flat, at most EXAMPLES by UNITS."""
     units = statistics.units_first(x, axis)[:UNITS, :EXAMPLES].T
     return (units.abs() > statistics.SATURATED).flatten()
 
 
 def edges_and_counts(packed: "np.ndarray[Any, np.dtype[np.float32]]") -> Histogram:
-    """What `histogram` has packed."""
+    """Edges and counts from what `histogram` returns."""
     reach = float(packed[0])
     return np.linspace(-reach, reach, BINS + 1).tolist(), packed[1:].astype(np.int64).tolist()
 
 
 class Distributions(ActivationCallback):
-    """Collects `histograms` and `rasters` of saturated units on the steps that it `shows`.
+    """Collects `histograms` and `rasters` of saturated units at the steps that it `shows`.
 
-    Of the other steps that are due it keeps copies until the next one, so that a run that ends early can be shown too.
+    At the other steps that are due it keeps copies of the tensors until the next such step. So it can show the last
+    step of a run that ends early.
     """
 
     missing = "activations and their gradients"
@@ -75,11 +77,11 @@ class Distributions(ActivationCallback):
         self.histograms: dict[str, Histogram] = {}
         self.rasters: dict[str, Raster] = {}
         self._shapes: dict[str, torch.Size] = {}
-        """Of the rasters."""
+        """Tag -> shape of its raster."""
         self._copies: dict[str, Measurement] = {}
-        """Of this step, where it is not shown."""
+        """What this step will need if it turns out to be the last one shown; empty if the step is shown now."""
         self.kept: dict[str, Measurement] = {}
-        """Of the last such step, none where a later one was shown."""
+        """The copies of the last step that was due and not shown; empty if a later step was shown."""
         self.kept_step = 0
 
     def shows(self, step: int, last: bool) -> bool:
@@ -115,7 +117,7 @@ class Distributions(ActivationCallback):
             self.leave_out(f"the raster of {layer}", NO_AXIS)
         elif tanh and axis is not None:
             self._shapes[f"saturation/{layer}"] = statistics.units_first(x, axis)[:UNITS, :EXAMPLES].T.shape
-            # its tag is also that of a number
+            # the tag saturation/... belongs to a number, so the raster is measured under another one
             self.collect(f"raster of saturation/{layer}", ("out", module), raster, x, axis)
 
     def before_update(self, update: Update) -> None:
@@ -156,7 +158,7 @@ class Distributions(ActivationCallback):
         self.histograms = {tag: edges_and_counts(a) for tag, a in arrays.items() if tag not in rasters.values()}
 
     def show(self, trainer: Trainer, step: int) -> None:
-        """Show `histograms` and `rasters`, which are of this step."""
+        """Show `histograms` and `rasters`, which were measured at this step."""
         raise NotImplementedError
 
 
@@ -171,7 +173,7 @@ class Histograms(Distributions):
     | weight_grads/<parameter> | their gradient, before clipping | 50 bins, count |
     | saturation/<layer> | which units of a tanh saturate, in diagnostics.jsonl only | 64 examples, 200 units |
 
-    A run that ends early shows the last step that was due, every `every_n_steps`, and the weights it has ended with.
+    If a run ends early, the last step that was due (see `every_n_steps`) is shown, and the final weights.
 
         from makemore_pl.diagnostics import Histograms
         trainer = Trainer(callbacks=[Histograms()], logger=TensorBoardLogger("logs"))

@@ -1,8 +1,8 @@
 """Which Lightning there is: `lightning.pytorch`, `pytorch_lightning`, or both in one process.
 
-They are the same code under two names, and each Trainer takes only callbacks and loggers of its own classes. So ours
-inherit from those of each Lightning that has been imported by the time one of them is made. Nothing is imported twice
-for it: a second import of Lightning costs seconds.
+They are the same code under two names, and each Trainer takes only callbacks and loggers of its own classes. So our
+classes inherit from those of every Lightning that has been imported when one of our objects is made. Neither Lightning
+is imported only for this, because that takes seconds.
 """
 
 import sys
@@ -35,7 +35,7 @@ def join(ours: type, module: str) -> None:
     for host in NAMES:
         if theirs := sys.modules.get(f"{host}.{module}"):
             base = getattr(theirs, name)
-            if base not in ours.__mro__:  # issubclass of an abstract class remembers its first answer
+            if base not in ours.__mro__:  # issubclass would not do: abstract classes cache its first answer
                 ours.__bases__ = (*ours.__bases__, base)
 
 

@@ -23,13 +23,14 @@ VERSION = 1
 
 
 class JSONLinesLogger(Logger):
-    """Appends to `<save_dir>/diagnostics.jsonl`, one object a line, on disk as soon as it is logged.
+    """Appends to `<save_dir>/diagnostics.jsonl`, one JSON object a line, and writes each line at once.
 
-    `{"version": 1, "step": 500, "values": {tag: number or null}}`, null for what is not finite; several lines may carry
-    the same step. Instead of `values` a line can have `histograms` (edges and counts), `rasters` (shape and base64 of
-    packed bits, row by row), `images` (paths, relative to the file) or `texts` (lists of strings).
+    A line is `{"version": 1, "step": 500, "values": {tag: number or null}}`; null stands for a number that is not
+    finite. Several lines can have the same step. Instead of `values` a line can have `histograms` (edges and counts),
+    `rasters` (shape and base64 of packed bits, row by row), `images` (paths, relative to the file) or `texts` (lists of
+    strings).
 
-    Steps never come twice: the first line of a process drops what an earlier one wrote from its step on.
+    No step is in the file twice: when a process writes its first line, lines of earlier processes from that step on go.
     """
 
     def __init__(self, save_dir: str) -> None:
@@ -37,9 +38,9 @@ class JSONLinesLogger(Logger):
         super().__init__()
         self.path = Path(save_dir) / "diagnostics.jsonl"
         self.tags: set[str] = set()
-        """Of all values and images so far."""
+        """The tags of all values and images so far."""
         self._file: int | None = None
-        """A descriptor, one write a line: opening the file each time would double the cost of logging."""
+        """A file descriptor that stays open: opening the file for each line would double the time of logging."""
         self._resumed = False
         self._step = 0
 
@@ -57,7 +58,7 @@ class JSONLinesLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml has them."""
+        """Does nothing, because config.yaml has the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -67,7 +68,7 @@ class JSONLinesLogger(Logger):
 
     @rank_zero_only
     def log_histograms(self, histograms: Mapping[str, tuple[list[float], list[int]]], step: int) -> None:
-        """Edges (n + 1) and counts (n) by tag; of the edges seven digits, all that a float32 has, are kept."""
+        """Log edges (n + 1) and counts (n) by tag. Edges keep seven digits, which is what a float32 has."""
         rounded = {
             tag: {"edges": [float(f"{edge:.7g}") for edge in edges], "counts": counts}
             for tag, (edges, counts) in histograms.items()
@@ -98,10 +99,11 @@ class JSONLinesLogger(Logger):
 
     @rank_zero_only
     def resume_at(self, step: int, written: int | None = None) -> None:
-        """Drop what an interrupted run wrote from `step` on, for it is about to be measured again, and half a line.
+        """Drop lines from `step` on, because these steps will be measured again, and a line that is cut short.
 
         Args:
-            written: bytes when the checkpoint was made. Behind them lies what a run writes because it ends early.
+            written: size of the file in bytes when the checkpoint was made. What follows was written because the run
+                ended early, and is dropped too.
         """
         self.finalize("resumed")
         self._resumed = True
@@ -137,4 +139,4 @@ def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError):
-        return math.inf  # half a line, from a kill
+        return math.inf  # a kill has cut the line short

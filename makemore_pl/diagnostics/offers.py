@@ -1,7 +1,7 @@
-"""What a LightningModule may offer to the instruments. It needs none of it, and nothing has to be registered.
+"""What a LightningModule can offer to the instruments. All of it is optional, and nothing has to be registered.
 
-An offer is recognised by name, signature and an annotated result, so a layer or a method of one's own that happens to
-be called `probe` is not taken for one.
+An offer is a method that is recognised by its name, its signature and its annotated return type. So a layer or another
+method that happens to be called `probe` is not taken for an offer.
 """
 
 import inspect
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 class Strided(Protocol):
-    """Takes several optimizer steps a batch, of which Lightning sees the last one."""
+    """Takes several optimizer steps a batch. Lightning sees only the last of them."""
 
     def watched_step(self, batch: Any) -> int:
-        """The number of that step, counted from 0."""
+        """The number of that last step, counted from 0."""
 
 
 class Probed(Protocol):
@@ -26,7 +26,7 @@ class Probed(Protocol):
 
 
 class Averaged(Protocol):
-    """Knows the mean training loss of all steps since the watched one before."""
+    """Knows the mean training loss of all steps since the last watched step."""
 
     mean_loss: float
 
@@ -39,7 +39,7 @@ class Configured(Protocol):
 
 
 def offer(module: nn.Module, name: str, *arguments: Any) -> Callable[..., Any] | None:
-    """The module's own method of that name, where it takes these arguments and says what it returns; else None."""
+    """The module's method of that name if it takes these arguments and its return type is annotated; else None."""
     method = getattr(module, name, None)
     if not inspect.ismethod(method):
         return None
@@ -52,7 +52,7 @@ def offer(module: nn.Module, name: str, *arguments: Any) -> Callable[..., Any] |
 
 
 def configuration_of(module: nn.Module) -> dict[str, dict[str, Any]] | None:
-    """What `Configured` describes; None from a module whose method of that name gives something else."""
+    """What `Configured.configuration` returns; None if the module has no such method or it returns something else."""
     offered = offer(module, "configuration")
     found = offered() if offered else None
     sections = ("data", "model", "optim", "trainer")

@@ -16,6 +16,7 @@ from makemore_pl.diagnostics.histograms import Distributions, Raster
 from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
 from makemore_pl.diagnostics.watch import Arrays
+from makemore_pl.doctor import updates
 from makemore_pl.figures import curves, lecture_pictures
 from makemore_pl.files import write_atomically
 
@@ -32,9 +33,9 @@ class Figures(Distributions):
     | pictures/saturation | examples by units of each tanh layer, white where abs(tanh) > 0.97 | image |
     | pictures/spread_over_depth | standard deviation of activations and gradients by layer, from two on | image |
 
-    Drawn at `steps`, as far as they are watched, and at the last step: drawing costs more than measuring many steps. A
-    run that ends early shows the last step that was due, every `every_n_steps`. The PNG files lie in `figures/` of the
-    trainer's log directory. Trial runs (fast_dev_run) draw nothing.
+    Pictures are drawn at those of `steps` that are watched, and at the last step. They are few, because drawing takes
+    as long as measuring many steps. If a run ends early, the last step that was due (see `every_n_steps`) is drawn. The
+    PNG files lie in `figures/` of the trainer's log directory. Trial runs (fast_dev_run) draw nothing.
 
         from makemore_pl.diagnostics import Figures, UpdateStats
         trainer = Trainer(callbacks=[Figures(), UpdateStats()], logger=TensorBoardLogger("logs"))
@@ -61,7 +62,7 @@ class Figures(Distributions):
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().start(trainer, pl_module)
-        # all processes must ask for it
+        # asked for in every process, because log_dir is broadcast between processes
         self._directory = Path(trainer.log_dir or trainer.default_root_dir) / "figures"
 
     def measured(
@@ -109,7 +110,7 @@ def pictures(
     steps: Sequence[int],
     ratios: Mapping[str, Sequence[float]],
 ) -> dict[str, Figure]:
-    """Every picture there are numbers for, by name.
+    """Every picture that has numbers to show, by name.
 
     Args:
         steps, ratios: update:data ratios so far, by parameter.
@@ -131,7 +132,7 @@ def pictures(
                 own_units=name == "weight_gradients",
             )
     if len(steps) > 1:
-        figures["update_data_ratio"] = lecture_pictures.update_ratios(steps, ratios)
+        figures["update_data_ratio"] = lecture_pictures.update_ratios(steps, ratios, updates.BAND)
     activations, gradients = (
         {t.partition("/")[2]: each for t, each in histograms.items() if t.startswith(quantity)}
         for quantity in ("activations/", "activation_grads/")

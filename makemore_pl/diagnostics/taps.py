@@ -1,7 +1,7 @@
-"""One tap for all who look: hooks on modules, each module once, that show readers what passes through.
+"""One tap for all callbacks: it hooks each module once and shows the module's tensors to all readers.
 
-A reader reduces what it sees to a few numbers at once, so the tap copies nothing but gradients: those of several
-backwards add up, and their sum is known at the end only.
+A reader at once reduces a tensor to a few numbers, so the tap does not copy inputs and outputs. It copies gradients,
+because those of several backward passes add up and their sum is known only at the end.
 """
 
 import re
@@ -27,10 +27,10 @@ class Reader(Protocol):
     def see_input(self, layer: str, module: nn.Module, x: Tensor) -> None: ...
 
     def see_output(self, layer: str, module: nn.Module, x: Tensor, unit_axis: int | None) -> None:
-        """unit_axis: the dimension in which the units lie, None where nobody can tell."""
+        """unit_axis: the dimension that holds the units; None if it is not known."""
 
     def leave_out(self, what: str, reason: object) -> None:
-        """What was to be measured and could not be."""
+        """Say that something could not be measured, and why."""
 
 
 @dataclass
@@ -39,20 +39,20 @@ class Passage:
 
     readers: list[tuple[str, Reader]]
     calls: int = 0
-    """In training mode; recomputation by activation checkpointing does not count."""
+    """Calls in training mode, without those that activation checkpointing repeats."""
     evaluations: int = 0
-    """In eval mode."""
+    """Calls in eval mode."""
     transformed: int = 0
-    """Inside a transform of torch.func, whose tensors can't be taken out."""
+    """Calls inside a transform of torch.func, whose tensors can't be measured."""
     shown: bool = False
     with_gradient: bool = False
-    """Whether the call that was shown was one with gradient."""
+    """Whether gradients were enabled in the call that was shown."""
     number: int = 0
-    """Of the last call whose output can get a gradient."""
+    """Calls so far whose output can get a gradient."""
     gradient: Tensor | None = None
-    """Sum over the backwards so far."""
+    """Sum over the backward passes so far."""
     source: tuple[bool, int] = (True, -1)
-    """Where the gradient comes from: outside of Lightning's backward or not, and the number of the call."""
+    """Where the gradient comes from: whether from outside of Lightning's backward, and the number of the call."""
     showing: bool = False
     unit_axis: int | None = None
     shape: torch.Size | None = None
@@ -60,21 +60,21 @@ class Passage:
 
 @dataclass
 class Tap:
-    """Hooks from `open` to `close`. Only training mode counts; readers are shown one call of each module.
+    """Hooks that are in place from `open` to `close`. Readers are shown one call of each module, in training mode.
 
-    That is the first call with gradient, or the first of all where none has one: later calls of a module that is used
-    again, under `no_grad`, or repeated by activation checkpointing do not displace it. Gradients are those of the first
-    call that gets any.
+    This is the first call with gradients enabled, or the first of all if there is no such call. Later calls, calls
+    under `no_grad` and calls repeated by activation checkpointing do not replace it. Gradients are those of the first
+    call whose output gets a gradient.
     """
 
     passages: dict[nn.Module, Passage] = field(default_factory=dict)
     backward: bool = False
-    """Whether Lightning's backward is running. Gradients of others, as for a gradient penalty, give way to its."""
+    """Whether Lightning's backward is running. Its gradients replace those of others, as of a gradient penalty."""
     _handles: list[RemovableHandle] = field(default_factory=list)
     _axes: dict[int, tuple["ReferenceType[Tensor]", int]] = field(default_factory=dict)
-    """By id of a tensor that a layer of a KNOWN type has returned."""
+    """Id of a tensor that a layer of a KNOWN type has returned -> the tensor and its unit axis."""
     _last: tuple[torch.Size, int | None] = (torch.Size(), None)
-    """What the last such layer has returned."""
+    """Shape and unit axis of what the last such layer has returned."""
 
     def open(self, root: nn.Module, looking: Iterable[tuple[Reader, Mapping[str, nn.Module]]]) -> None:
         """Hook the modules that readers look at, and, to learn about unit axes, all layers of a KNOWN type in root."""
@@ -98,7 +98,7 @@ class Tap:
         self.passages, self._axes, self._last, self.backward = {}, {}, (torch.Size(), None), False
 
     def gradient(self, module: nn.Module) -> Tensor | None:
-        """The gradient of the loss by a module's output, None where none has arrived."""
+        """The gradient of the loss by a module's output; None if none has arrived."""
         return self.passages[module].gradient if module in self.passages else None
 
     def _hook(self, _: Passage, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
@@ -106,7 +106,7 @@ class Tap:
         self._handles.append(module.register_forward_hook(after))
 
     def _spare(self, function: Callable[..., None], passage: Passage, *arguments: Any) -> None:
-        """Call it; what it raises must not reach the training."""
+        """Call the function. If it raises, the readers are told, and the training goes on."""
         try:
             function(passage, *arguments)
         except Exception as error:
@@ -166,7 +166,7 @@ class Tap:
                 passage.gradient = passage.gradient + grad.detach()
 
     def _axis(self, x: Tensor) -> int | None:
-        """Where the units of an input lie: as in the layer it comes from, or in the last one if shapes agree."""
+        """The unit axis of an input: that of the layer that returned it, or of the last layer if the shapes agree."""
         if x.is_nested:
             return 1  # (B, j, n), which `dense` makes (all j, n)
         if x.ndim < 2:
@@ -188,8 +188,8 @@ class Tap:
         self._last = x.shape, axis
 
 
-# torch has no public way to ask the next two. Should a name go, calls inside a transform are left out with what they
-# raise, and a module that is recomputed is said to run twice; its numbers stay right.
+# torch has no public function for these two questions. If the first name goes, calls inside a transform raise and are
+# left out; if the second goes, a recomputed module is reported to run twice. The numbers stay right.
 _transform = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
 _backward = torch._C._current_graph_task_id if hasattr(torch._C, "_current_graph_task_id") else lambda: -1
 
@@ -200,7 +200,7 @@ def in_transform() -> bool:
 
 
 def in_backward() -> bool:
-    """Whether autograd is running backward, as when a checkpoint recomputes."""
+    """Whether autograd is running a backward pass, as it is when activation checkpointing recomputes a module."""
     return bool(_backward() >= 0)
 
 
@@ -214,7 +214,7 @@ def first_tensor(value: object) -> Tensor | None:
 
 
 def dense(x: Tensor) -> Tensor:
-    """The same numbers in one plain tensor: the rows of a nested one, all of a sparse or distributed one."""
+    """The numbers of a nested, sparse or distributed tensor in one ordinary tensor; a nested one gives its rows."""
     whole = getattr(x, "full_tensor", None)  # of a DTensor
     x = whole() if whole else x
     if x.is_nested:
@@ -223,7 +223,7 @@ def dense(x: Tensor) -> Tensor:
 
 
 def compiled_modules(root: nn.Module) -> set[nn.Module]:
-    """Those that torch.compile has taken over by any of its ways, with all that is inside them.
+    """The modules that torch.compile has compiled, in any of its ways, and their submodules.
 
     Compiled code ignores hooks that are added after it was traced (pytorch#117758).
     """
@@ -235,7 +235,7 @@ def compiled_modules(root: nn.Module) -> set[nn.Module]:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    # By attribute, not isinstance of OptimizedModule, whose import costs more than a second.
+    # By attribute, because importing OptimizedModule for isinstance takes more than a second.
     functions = [getattr(type(module), name, None) for name in ("forward", "training_step")]
     functions += [value for value in vars(module).values() if callable(value)]
     return module._compiled_call_impl is not None or any(
@@ -246,7 +246,7 @@ def _is_compiled(module: nn.Module) -> bool:
 def select(
     module: nn.Module, wanted: Callable[[nn.Module], bool] = lambda _: True, pattern: str | None = None
 ) -> dict[str, nn.Module]:
-    """Submodules by qualified name that are wanted and have a name in which `pattern` (a regex) is found.
+    """The submodules that are wanted and whose qualified name contains a match of `pattern` (a regex), by that name.
 
     A module registered twice appears under its first name.
 

@@ -1,11 +1,11 @@
-"""Lightning's TensorBoardLogger, which leaves nothing beside its events."""
+"""Lightning's TensorBoardLogger, which writes event files and no other files."""
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 
 class TensorBoard(TensorBoardLogger):
-    """Without `hparams.yaml`: a run directory has config.yaml, and the hparams of its events."""
+    """Does not write `hparams.yaml`, because config.yaml and the events have the same settings."""
 
     @rank_zero_only
     def save(self) -> None:

@@ -1,4 +1,4 @@
-"""Along which dimension of an activation the units lie: what a layer before it says, never the number of dimensions."""
+"""Which dimension of an activation holds the units. The layer before it tells; the number of dimensions does not."""
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm

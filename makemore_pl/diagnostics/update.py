@@ -1,4 +1,4 @@
-"""One optimizer's update in a watched batch: its parameters and gradients, for all who look."""
+"""One optimizer's update in a watched batch: its parameters and gradients, for all callbacks."""
 
 from collections.abc import Iterator
 
@@ -23,17 +23,17 @@ class Update:
         self.matrices = {name: parameter for name, parameter in matrices(module).items() if parameter in mine}
         """Parameters of two and more dimensions, by tag name."""
         self.readable = not (scaled and getattr(optimizer, "_step_supports_amp_scaling", False))
-        """Whether gradients are without scale: a fused optimizer takes it off by itself, unseen."""
+        """Whether gradients are unscaled here. A fused optimizer unscales them only inside of its step."""
 
         self.clipped = False
-        """Whether the optimizer has got its gradients, so that clipping is done."""
+        """Whether clipping is done, because the optimizer has got its gradients."""
 
     def matrix_gradients(self) -> Iterator[tuple[str, Tensor]]:
-        """Before clipping, by tag name, of those matrices that have one; one whole tensor at a time."""
+        """Tag name and gradient of each matrix that has one, before clipping, as ordinary tensors."""
         for name, parameter in self.matrices.items():
             if parameter.grad is not None:
                 yield name, dense(parameter.grad)
 
     def gradients(self) -> list[Tensor]:
-        """Of all parameters that have one, as they are now; maybe sparse or distributed, see `dense`."""
+        """The current gradients of all parameters that have one. They can be sparse or distributed, see `dense`."""
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]

@@ -13,24 +13,25 @@ from makemore_pl.diagnostics.update import Update
 
 
 class UpdateStats(DiagnosticsCallback):
-    """The step that was really taken, whatever the optimizer, weight decay and clipping, relative to the parameter.
+    """The change of each parameter relative to its size, with any optimizer, weight decay and clipping.
 
     | tag | meaning | shape, unit |
     |---|---|---|
     | update_data_ratio/<parameter> | log10 of std(after - before) over std(after) | decades |
     | unmoved/share | share of these parameters that did not move: 1 for a skipped step | fraction |
 
-    Parameters of two and more dimensions. An optimizer can step more than once a batch: all of that is the step.
+    It measures parameters of two or more dimensions. If an optimizer steps several times in a batch, the sum of these
+    steps is measured.
 
         from makemore_pl.diagnostics import UpdateStats
         trainer = Trainer(callbacks=[UpdateStats()])
-        trainer.fit(module, loader)  # update_data_ratio/...: healthy networks lie between -4 and -1.5
+        trainer.fit(module, loader)  # update_data_ratio/...: the median of the matrices is healthy from -3.5 to -1
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
         super().__init__(every_n_steps)
         self._before: dict[Optimizer, dict[str, Tensor]] = {}
-        """Copies of the parameters that each optimizer is about to step, and those whose step is measured."""
+        """Optimizer -> copies of its parameters before the step."""
         self._updates: list[Update] = []
 
     def begin(self, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""The one watch of a trainer: which steps are looked at, the one tap, and the one way from tensors to loggers."""
+"""The watch that all diagnostics callbacks of a trainer share: it chooses steps, opens the tap and logs numbers."""
 
 import logging
 import math
@@ -26,19 +26,19 @@ Arrays = dict[str, "np.ndarray[Any, np.dtype[np.float32]]"]
 
 
 PATIENCE = 100
-"""Steps of other optimizers that are looked into while one is waited for, which may never step again."""
+"""How many steps of other optimizers are measured while the watch waits for one that may never step again."""
 
 
 class Watch:
     """Drives the diagnostics callbacks of one trainer through one fit.
 
-    Steps are counted from 0, one for each batch that ended with an optimizer step. In automatic optimization that is
-    the axis of `self.log`. Where a data module hands out strides, all watched steps are due; elsewhere each callback
-    says which. A step that is due stays due until an optimizer steps. If several do, in different batches, it waits for
-    all that have stepped since the step that was due before. With accumulated gradients, the last batch of a step is
-    looked at.
+    Steps are counted from 0, one for each batch in which an optimizer stepped. In automatic optimization these are the
+    steps of `self.log`. If the data module hands out strides, all watched steps are due; else each callback decides. A
+    step that is due stays due until an optimizer steps. If several optimizers step in different batches, the watch
+    waits for all that have stepped since the last step that was due. With accumulated gradients, the last batch of a
+    step is measured.
 
-    For callbacks that judge rather than measure: override `measured`, which gets all numbers of a step by tag.
+    A callback that judges numbers instead of measuring them overrides `measured`, which gets all numbers of a step.
 
     Args:
         callbacks: all diagnostics callbacks of the trainer, in order.
@@ -50,19 +50,19 @@ class Watch:
         self.callbacks = callbacks
         self.tap = Tap()
         self.taken = taken
-        """Steps so far."""
+        """Steps taken so far."""
         self.looking: list[DiagnosticsCallback] = []
-        """Those that look at this batch."""
+        """The callbacks that measure this batch."""
         self._shared: dict[object, Tensor] = {}
         self._updates: dict[Optimizer, Update] = {}
-        """Of this batch."""
+        """The updates of this batch."""
         self._due: list[DiagnosticsCallback] = []
         self._waiting: set[Optimizer] = set()
-        """Optimizers whose step is still to be seen."""
+        """Optimizers whose step has not been measured yet."""
         self._stepped: set[Optimizer] = set()
-        """In this batch."""
+        """Optimizers that have stepped in this batch."""
         self._stepped_since: set[Optimizer] = set()
-        """Since the step that was due before this one."""
+        """Optimizers that have stepped since the last step that was due."""
         self._modules: list[tuple[DiagnosticsCallback, dict[str, nn.Module]]] = []
         self._asked, self._patience = -1, PATIENCE
         self._step, self._last = 0, False
@@ -75,23 +75,23 @@ class Watch:
 
     @property
     def scaled(self) -> bool:
-        """Whether gradients carry the scale of 16-bit precision until the optimizer steps."""
+        """Whether a 16-bit gradient scaler scales the gradients until the optimizer steps."""
         return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def once(self, key: object, compute: Callable[..., Tensor], *of: Any) -> Tensor:
-        """What compute(*of) gives, computed by the first callback that asks for this key in a batch."""
+        """The result of compute(*of), which is computed once a batch for all callbacks that ask for this key."""
         if key not in self._shared:
             self._shared[key] = compute(*of)
         return self._shared[key]
 
     def start(self, pl_module: LightningModule) -> None:
-        self._monitored = self.trainer.callback_metrics  # asked for once: each time it waits for the device
+        self._monitored = self.trainer.callback_metrics  # asked for once, because each time it waits for the device
         self._at = self.trainer.global_step
         self._advance = len(self.trainer.optimizers)
         self._watched_step = offer(pl_module, "watched_step", None)
         try:
             self._last_step = self.trainer.estimated_stepping_batches - 1
-        except Exception:  # Lightning can't tell for some schedules; then `finish` shows the end
+        except Exception:  # Lightning can't estimate this for some schedules; then `finish` shows the last step
             self._last_step = math.inf
         config = getattr(getattr(self.trainer, "datamodule", None), "trainer_config", None)
         every = getattr(config, "watch_every", 1)
@@ -106,7 +106,7 @@ class Watch:
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
     def begin(self, pl_module: LightningModule, batch: Any) -> None:
-        """Before forward: find out who looks, and open the tap for them."""
+        """Called before the forward pass: find out which callbacks measure this batch, and open the tap for them."""
         trainer = self.trainer
         last = False
         if self._watched_step:
@@ -145,7 +145,7 @@ class Watch:
         self._modules.append((callback, callback.modules(pl_module)))
 
     def before_update(self, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Gradients are whole; once a batch, however often an optimizer evaluates or steps."""
+        """Called when gradients are complete. Only the first evaluation or step of a batch counts."""
         self._stepped.add(optimizer)
         if self.looking and optimizer not in self._updates:
             self._updates[optimizer] = update = Update(optimizer, pl_module, self.scaled)
@@ -153,7 +153,7 @@ class Watch:
                 callback.attempt("gradients", callback.before_update, update)
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The optimizer's own hook, after clipping. In automatic optimization the closure holds the whole step."""
+        """A hook of the optimizer itself, after clipping. In automatic optimization a closure computes gradients."""
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if not self.looking or not callable(closure):
             self._ready(optimizer)
@@ -171,7 +171,7 @@ class Watch:
     def _ready(self, optimizer: Optimizer) -> None:
         pl_module = self.trainer.lightning_module
         if not pl_module.automatic_optimization and optimizer not in self._stepped:
-            self.before_update(pl_module, optimizer)  # it was not asked to step through Lightning
+            self.before_update(pl_module, optimizer)  # the module called torch's step, not Lightning's
         update = self._updates.get(optimizer)
         if update and not update.clipped:
             update.clipped = True
@@ -185,7 +185,7 @@ class Watch:
                 callback.attempt("the update", callback.after_update, update)
 
     def end(self, pl_module: LightningModule) -> None:
-        """After the batch: measure, fetch, log."""
+        """Called after the batch: measure, fetch, log."""
         if self._stepped:
             self.taken = self._step + 1
             self._advance = self.trainer.global_step - self._at or self._advance
@@ -199,7 +199,7 @@ class Watch:
             self._complete = self._last
         elif self._stepped:
             self._patience -= 1
-        # else gradients are still being accumulated
+        # otherwise gradients are still being accumulated
         if not (self._waiting and self._patience):
             self._waiting, self._due = set(), []
         self._forget()
@@ -219,12 +219,12 @@ class Watch:
             arguments = self.trainer, pl_module, self._step, numbers, arrays
             callback.attempt("what it shows", callback.measured, *arguments)
         dashboard.log_numbers(self.trainer, numbers, self._step)
-        # for EarlyStopping and ModelCheckpoint to monitor; self.log would cost more and add an epoch to every step
+        # EarlyStopping and ModelCheckpoint read these; self.log would be slower and log `epoch` at every step
         found = torch.tensor(list(numbers.values()))
         self._monitored.update(zip(numbers, found.unbind(), strict=True))
 
     def finish(self, pl_module: LightningModule) -> None:
-        """The run is over. Where its last step could not be foreseen, let callbacks show what they still can."""
+        """Called at the end of a run. If its last step was not known in advance, callbacks show what they have kept."""
         if not self._complete and self.taken:
             self._forget()
             for callback in self.callbacks:
@@ -232,7 +232,7 @@ class Watch:
         self._complete = True
 
     def _tell_calls(self) -> None:
-        """Once a run, for all callbacks together: which modules can't be measured as one would think."""
+        """Warn once a run about modules of which nothing, or only one of several calls, is measured."""
         if self._counted:
             return
         self._counted = True
@@ -259,14 +259,14 @@ class Watch:
         self.looking, self._modules, self._updates, self._shared = [], [], {}, {}
 
     def close(self) -> None:
-        """Remove whatever hooks there are."""
+        """Remove all hooks."""
         self._forget()
         while self._handles:
             self._handles.pop().remove()
 
 
 def fetch(values: dict[str, Tensor]) -> tuple[dict[str, float], Arrays]:
-    """0-d tensors as numbers, others as flat arrays, by tag; in one transfer from the device."""
+    """Move values from the device in one transfer: 0-d tensors become numbers, others flat arrays, by tag."""
     if not values:
         return {}, {}
     device = next(iter(values.values())).device
@@ -279,6 +279,6 @@ def fetch(values: dict[str, Tensor]) -> tuple[dict[str, float], Arrays]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first four names, and how many more there are."""
     names = list(names)
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

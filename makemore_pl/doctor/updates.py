@@ -9,8 +9,8 @@ from makemore_pl.doctor.evidence import Abstain, Evidence, Series, median
 from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
 
-LOW, HIGH = -3.5, -1.0
-"""log10 of update over data: the band of update sizes."""
+BAND = LOW, HIGH = -3.5, -1.0
+"""log10 of update over data that a median matrix is healthy in."""
 PATH = 0.3
 """Steps at full rate times update over data, below which a network can't have got far from where it began."""
 SLOW, SHORT = -3.3, 200
@@ -83,7 +83,7 @@ def frozen_parameters(evidence: Evidence) -> Iterator[Finding]:
               "batchnorm_lag", "vanishing_gradients", "batchnorm_noise",
               "train_val_mismatch"),
     remedy="Divide the learning rate by ten to the power of what is too much; add a warm-up.",
-    picture="update_data_ratio, above -1.5",
+    picture="update_data_ratio, above -1",
 )  # fmt: skip
 def update_too_large(evidence: Evidence) -> Iterator[Finding]:
     ratios = _at_full_rate(evidence)

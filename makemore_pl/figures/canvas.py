@@ -209,10 +209,10 @@ def _legend(
 
 
 def plain(value: float, _: object = None) -> str:
-    """A number as short as it can be read: 0.0005, 12, 1.5k."""
-    if abs(value) >= 1000:
-        return f"{value / 1000:.4g}k"
-    return "0" if abs(value) < 1e-12 else f"{value:.4g}".replace("-", "−")
+    """A number as short as it can be read: 0.0005, 12, 1.5k, 1e+07."""
+    if abs(value) < 1e-12:
+        return "0"
+    return (f"{value / 1000:.4g}k" if 1e3 <= abs(value) < 1e6 else f"{value:.4g}").replace("-", "−")
 
 
 def step_axis(ax: Axes, last: float, log: bool = True) -> None:
@@ -230,12 +230,12 @@ def step_axis(ax: Axes, last: float, log: bool = True) -> None:
 
 
 def mark_drops(ax: Axes, drops: Iterable[float]) -> None:
-    """An upright line where the learning rate drops."""
-    for step in drops:
+    """An upright line where the learning rate drops; of several the names stand below each other."""
+    for place, step in enumerate(drops):
         ax.axvline(step, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
         ax.annotate(
-            "lr drops", (step, 1), (-3, -2), xycoords=ax.get_xaxis_transform(), textcoords="offset points",
-            ha="right", va="top", fontsize=TEXT - 1, color=MUTED,
+            "lr drops", (step, 1), (-3, -2 - 10 * (place % 4)), xycoords=ax.get_xaxis_transform(),
+            textcoords="offset points", ha="right", va="top", fontsize=TEXT - 1, color=MUTED,
         )  # fmt: skip
 
 

@@ -28,6 +28,9 @@ from makemore_pl.figures.canvas import (
 )
 from makemore_pl.figures.series import Histogram, floats, limits, spread, thin, trailing_mean
 
+APART = 10.0
+"""Nats on an axis of losses from which on the baselines' names would lie over each other."""
+
 
 def lines(
     steps: ArrayLike,
@@ -145,12 +148,14 @@ def loss_curve(
     if whole:
         bounds = limits(train, val, list(baselines.values()), [0.0])
         ax.set_ylim(0, bounds[1] if bounds else 1)
-        names = {name: y for name, y in baselines.items() if name == "uniform"}  # they lie too close to be told apart
+        names = {name: y for name, y in baselines.items() if name == "uniform"}
     elif log:
         _show_all_losses(ax, limits(train, val, list(baselines.values())))
     elif bounds := limits(smooth[steps >= max(steps, default=0) / 10], val, sorted(baselines.values())[:1], margin=0.1):
         ax.set_ylim(*bounds)
         names = {name: y for name, y in baselines.items() if bounds[0] < y < bounds[1]}
+        if bounds[1] - bounds[0] > APART:
+            names = {name: y for name, y in names.items() if name == "uniform"}
     draw_references(ax, names, drops)
     mark_drops(ax, floats(drops))
     scale = "logarithmic steps" if log else "linear axes" if whole else "close up"
@@ -197,9 +202,10 @@ def _show_all_losses(ax: Axes, bounds: tuple[float, float] | None) -> None:
         if high > 10:  # a confidently wrong start would press the rest flat
             ax.set_yscale("log")
             ax.set_ylim(max(low, 1.5), high * 1.1)
-            ax.yaxis.set_major_locator(FixedLocator([2, 3, 5, 10, 20, 30, 50, 100]))
+            ticks = FixedLocator([2, 3, 5, 10, 20, 30, 50, 100]) if high < 100 else LogLocator(numticks=6)
+            ax.yaxis.set_major_locator(ticks)
             ax.yaxis.set_minor_locator(NullLocator())
-            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_major_formatter(FuncFormatter(plain))
 
 
 def curves_of(steps: ArrayLike, values: Mapping[str, ArrayLike]) -> list[Curve]:

@@ -32,8 +32,6 @@ from makemore_pl.figures.curves import curves_of, draw_points
 from makemore_pl.figures.film import Film, shoot, shoot_rasters
 from makemore_pl.figures.series import Histogram, density, floats, limits, reach, spread
 
-BAND_OF_UPDATES = (-4.0, -1.5)
-"""Below: TheDeepChecker. Above: calibrated on the lecture's networks, which are healthy at -1.9 to -2.3."""
 LECTURE_LINE = -3.0
 SATURATED = 0.97
 DECADES = 3
@@ -85,14 +83,14 @@ def distribution_film(
 def update_ratios(
     steps: ArrayLike,
     values: Mapping[str, ArrayLike],
-    band: tuple[float, float] = BAND_OF_UPDATES,
-    lecture_line: float = LECTURE_LINE,
+    band: tuple[float, float],
     raw: Mapping[str, ArrayLike] | None = None,
     drops: ArrayLike = (),
 ) -> Figure:
     """Update:data ratios over the steps, the band they are healthy in, and the lecture's line.
 
     Args:
+        band: lowest and highest healthy ratio, log10.
         raw: faint points of what `values` are means of.
         drops: steps at which the learning rate drops.
     """
@@ -100,7 +98,7 @@ def update_ratios(
     figure, (ax,) = canvas(legend_rows=rows)
     draw_points(ax, steps, raw or {})
     plot(ax, curves_of(steps, values))
-    _frame_updates(ax, max(floats(steps), default=0.0), list(values.values()), drops, band, lecture_line)
+    _frame_updates(ax, max(floats(steps), default=0.0), list(values.values()), drops, band)
     caption(ax, "update:data ratio", "step", "log10", rows)
     legend(ax)
     return figure
@@ -110,6 +108,7 @@ def update_film(
     steps: ArrayLike,
     values: Mapping[str, ArrayLike],
     at: Sequence[int],
+    band: tuple[float, float],
     drops: ArrayLike = (),
     beside: Sequence[tuple[ArrayLike, ArrayLike]] = (),
     title: str = "update:data ratio",
@@ -123,7 +122,7 @@ def update_film(
     rows = legend_rows(values)
     figure, (ax,) = canvas(legend_rows=rows)
     last = max([0.0, *steps, *(max(floats(each), default=0.0) for each, _ in beside)])
-    _frame_updates(ax, last, [*values.values(), *(each for _, each in beside)], drops, BAND_OF_UPDATES, LECTURE_LINE)
+    _frame_updates(ax, last, [*values.values(), *(each for _, each in beside)], drops, band)
     caption(ax, title, "step", "log10", rows)
 
     def until(step: int) -> list[Curve]:
@@ -176,6 +175,7 @@ def four_pictures(
     weight_grads: Mapping[str, Histogram],
     steps: ArrayLike,
     updates: Mapping[str, ArrayLike],
+    band: tuple[float, float],
     title: str = "",
 ) -> Figure:
     """The lecture's four pictures in one: three distributions at one step, and the update:data ratios up to it.
@@ -192,9 +192,7 @@ def four_pictures(
         title_here = f"{name}s, {title}" if title else f"{name}s"
         caption(ax, title_here, _unit(name, own_units), _density(log), 0)
     plot(panels[3], curves_of(steps, updates))
-    _frame_updates(
-        panels[3], max(floats(steps), default=0.0), list(updates.values()), (), BAND_OF_UPDATES, LECTURE_LINE
-    )
+    _frame_updates(panels[3], max(floats(steps), default=0.0), list(updates.values()), (), band)
     caption(panels[3], "update:data ratio", "step", "log10", 0)
     legend_of_all(figure)
     return figure
@@ -281,10 +279,9 @@ def _frame_updates(
     values: Sequence[ArrayLike],
     drops: ArrayLike,
     band: tuple[float, float],
-    lecture_line: float,
 ) -> None:
     ax.axhspan(*band, color=BAND, linewidth=0, zorder=0)
-    ax.axhline(lecture_line, color=RULE, linewidth=0.8, linestyle=(0, (1, 1.5)))
+    ax.axhline(LECTURE_LINE, color=RULE, linewidth=0.8, linestyle=(0, (1, 1.5)))
     step_axis(ax, last)
     low, high = limits(*values, [band[0] - 0.5, band[1] + 0.5], margin=0.02) or band
     ax.set_ylim(max(low, -8), min(high, 2))

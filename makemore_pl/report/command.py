@@ -1,10 +1,11 @@
-"""A config as what one types after `scripts/train.py`."""
+"""What one types after `scripts/train.py`: for a run again, of a config, with changes."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from makemore_pl.command_line import typed
-from makemore_pl.report.run_directory import flatten
+from makemore_pl.report.run_directory import Run, flatten, working_directory
 
 NOT_SETTINGS = ("callbacks", "logger", "run_dir", "ckpt_path", "experiment")
 SHOWN_ONLY = ("trainer.enable_progress_bar", "report")
@@ -31,6 +32,43 @@ def overrides(config: Mapping[str, Any], start: Mapping[str, Any]) -> list[str]:
         ours, theirs = (_placed(each.get(group) or {}, str(each.get("run_dir") or "")) for each in (config, start))
         settings += _group(group, ours, theirs)
     return settings
+
+
+def command_of(run: Run, start: Mapping[str, Any] | None = None) -> list[str] | None:
+    """What runs a run again, from whatever directory; None where that is not known.
+
+    Args:
+        start: what its experiment alone, or nothing at all, composes to.
+    """
+    command = run.overrides
+    if command is None:
+        if start is None:
+            return None
+        command = [] if run.name == "default" else [f"+experiment={typed(run.name)}"]
+        if (run.directory.parent / "multirun.yaml").is_file():
+            command.append("hydra.mode=RUN")  # the experiment may be a sweep, of which this is one job
+        command += overrides(run.config, start)
+    return placed(command, [run])
+
+
+def placed(command: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """With the files of words that these runs have read by their whole paths."""
+    paths = {str(run.get("data.path")): _whole(run) for run in runs if run.get("data.path")}
+    found = f"data.path={','.join(map(typed, paths.values()))}"
+    return [found if paths and each.lstrip("+").startswith("data.path=") else each for each in command]
+
+
+def _whole(run: Run) -> str:
+    here = working_directory(run.directory)
+    return os.path.abspath(here / run.get("data.path")) if here else str(run.get("data.path"))
+
+
+def applied(command: Iterable[str], changes: Iterable[str]) -> list[str]:
+    """The overrides with changes in place of those for the same key; of two changes for one key the first."""
+    new: dict[str, str] = {}
+    for change in changes:
+        new.setdefault(change.partition("=")[0], change)
+    return [*(each for each in command if each.lstrip("+").partition("=")[0] not in new), *new.values()]
 
 
 def _group(group: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from makemore_pl.doctor.updates import BAND
 from makemore_pl.figures import curves, lecture_pictures
 from makemore_pl.figures.canvas import in_order, spoken
 from makemore_pl.figures.series import Floats, Histogram, drops, trailing_mean
 from makemore_pl.report.run_directory import Run
 from makemore_pl.report.section import Block, Frames, Note, Picture, Pictures, Scene
-from makemore_pl.report.wording import ends, listed
+from makemore_pl.report.wording import from_to, listed
 
 FRAMES = 12
 """At most, of a slider."""
@@ -134,7 +135,7 @@ def _update_scenes(runs: Mapping[str, Run], at: Sequence[int]) -> list[Scene]:
         if not weights or not at_hand:
             continue
         film = lecture_pictures.update_film(
-            steps, weights, at_hand, drops_of(runs[owner]), beside, _owned("update:data ratio", owner)
+            steps, weights, at_hand, BAND, drops_of(runs[owner]), beside, _owned("update:data ratio", owner)
         )
         alts = {}
         for step in at_hand:
@@ -189,6 +190,7 @@ def four_pictures(run: Run, steps: Iterable[int]) -> list[Picture]:
             weight_grads,
             update_steps[until],
             {name: each[until] for name, each in matrices(updates).items()},
+            BAND,
             f"step {step:,}",
         )
         kept.append(Picture(f"four_pictures_{step}", figure, f"The lecture's four pictures at step {step:,}."))
@@ -221,6 +223,12 @@ def chosen(steps: Iterable[int], most: int) -> list[int]:
     if OPENING in steps and OPENING not in picked and most > 2:
         picked = (picked - {min(picked - {steps[0], steps[-1]}, key=lambda step: abs(step - OPENING))}) | {OPENING}
     return sorted(picked)
+
+
+def ends(steps: ArrayLike, values: Mapping[str, Floats]) -> str:
+    """From where to where each went, in words."""
+    told = "; ".join(f"{spoken(name)} {from_to(each)}" for name, each in values.items())
+    return f"{told}, to step {int(np.asarray(steps)[-1]):,}."
 
 
 def missing(what: str) -> Note:

@@ -1,20 +1,21 @@
 """How healthy a run was: its layers, updates, BatchNorm, embeddings."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from makemore_pl.doctor import forward, normalisation
+from makemore_pl.doctor.evidence import Abstain, Evidence, median
+from makemore_pl.doctor.facts import Facts
+from makemore_pl.doctor.updates import BAND, typical_ratio
 from makemore_pl.figures import comparisons, curves, lecture_pictures
 from makemore_pl.figures.canvas import in_order, spoken
-from makemore_pl.figures.series import Floats
-from makemore_pl.report.evolution import OPENING, SHARES, drops_of, matrices, missing, smooth
+from makemore_pl.report.evolution import OPENING, SHARES, drops_of, ends, matrices, missing, smooth
 from makemore_pl.report.run_directory import Run, read_embedding
 from makemore_pl.report.section import Block, Note, Picture, Pictures, Table
-from makemore_pl.report.wording import ends, from_to, number, significant
+from makemore_pl.report.wording import from_to, number, significant
 
-FIRST_BOUND, LATER_BOUND = 0.25, 0.15
-"""Of saturation, in the first tanh layer and in later ones: between what gain 5/3 gives and what gain 2 does."""
 LAYER_QUANTITIES = {
     "activation_std": "activation std",
     "preactivation_std": "preactivation std",
@@ -25,6 +26,15 @@ LAYER_QUANTITIES = {
     "activation_grad_std": "gradient std",
 }
 """Tags, and what a table calls them."""
+MEANINGS = {
+    "preactivation_std": "a preactivation is what goes into the activation function",
+    "saturation": "saturation is the share of |activation| > 0.97",
+    "saturation_excess": "its excess is what a Gaussian preactivation of that std would not have",
+    "dead_units": "a dead unit is saturated on every example",
+    "linear_share": "the linear share has |preactivation| < 0.8, where tanh hardly bends",
+    "activation_grad_std": "the gradient is that of the loss by the activations",
+}
+"""What is not said by the name."""
 DEEP = 3
 """Layers from which on depth is worth a picture."""
 
@@ -34,9 +44,9 @@ def layers(run: Run) -> list[Block]:
     if depth := _depth(run):
         blocks.append(Note("How a signal spreads through the depth of the network, which is what the gain decides."))
         blocks.append(Pictures(depth))
-    bounds = {"bound": FIRST_BOUND}
+    bounds = {"bound at step 0": forward.FIRST}
     if len(run.diagnostics.quantity("saturation")[1]) > 1:
-        bounds = {"bound, first layer": FIRST_BOUND, "bound, later ones": LATER_BOUND}
+        bounds = {"bound, first layer": forward.FIRST, "bound, later ones": forward.LATER}
     shown = _line_pictures(
         run,
         {
@@ -47,11 +57,14 @@ def layers(run: Run) -> list[Block]:
     )
     if shown:
         blocks.append(Pictures(shown))
-    if reading := _over_bound(run):
-        blocks.append(Note(reading))
-    if table := _layers(run):
-        blocks.append(table)
-    return blocks or [missing("the layers")]
+    if any(picture.name.startswith("saturation") for picture in shown):
+        blocks.append(
+            Note(
+                f"The doctor judges saturation at the start: up to {forward.FIRST} is healthy in the first tanh layer, "
+                f"up to {forward.LATER} in the median of the later ones. Training may raise it."
+            )
+        )
+    return [*blocks, *layers_table(run)] or [missing("the layers")]
 
 
 def at(run: Run, quantity: str, step: int) -> dict[str, float]:
@@ -85,28 +98,22 @@ def _depth(run: Run) -> list[Picture]:
     return pictures
 
 
-def _over_bound(run: Run) -> str:
-    last = at(run, "saturation", run.diagnostics.last_step or 0)
-    bounds = {name: LATER_BOUND if place else FIRST_BOUND for place, name in enumerate(last)}
-    over = [f"{spoken(name)} ({significant(each)})" for name, each in last.items() if each > bounds[name]]
-    if not last:
-        return ""
-    rule = f"the bounds, {FIRST_BOUND} in the first layer and {LATER_BOUND} in later ones (gain 5/3 gives about 0.2)"
-    return (
-        f"Saturation over {rule}: {', '.join(over)}."
-        if over
-        else f"In the end the saturation of all layers is within {rule}."
-    )
-
-
-def _layers(run: Run) -> Table | None:
+def layers_table(run: Run) -> list[Block]:
+    """A row a layer; nothing where none was measured."""
     measured = {name: run.diagnostics.quantity(name)[1] for name in LAYER_QUANTITIES}
     measured = {name: each for name, each in measured.items() if each}
     names = in_order({layer for each in measured.values() for layer in each})
     if not names:
-        return None
+        return []
     rows = [[spoken(layer), *(from_to(each.get(layer)) for each in measured.values())] for layer in names]
-    return Table("Layers: first watched step → last", ["layer", *(LAYER_QUANTITIES[name] for name in measured)], rows)
+    columns = ["layer", *(LAYER_QUANTITIES[name] for name in measured)]
+    return [Table("Layers: first watched step → last", columns, rows), *explained(measured)]
+
+
+def explained(quantities: Iterable[str]) -> list[Block]:
+    """What columns mean that do not explain themselves."""
+    told = "; ".join(MEANINGS[each] for each in quantities if each in MEANINGS)
+    return [Note(f"{told[0].upper()}{told[1:]}.")] if told else []
 
 
 def updates(run: Run) -> list[Block]:
@@ -114,74 +121,92 @@ def updates(run: Run) -> list[Block]:
     updates = matrices(updates)
     if not updates:
         return [missing("update:data ratios")]
-    low, high = lecture_pictures.BAND_OF_UPDATES
     means = {name: smooth(run, "update_data_ratio", steps, each) for name, each in updates.items()}
     picture = Picture(
         "update_data_ratio_over_steps",
-        lecture_pictures.update_ratios(steps, means, raw=updates, drops=drops_of(run)),
+        lecture_pictures.update_ratios(steps, means, BAND, raw=updates, drops=drops_of(run)),
         f"Update to data ratios, log10: {ends(steps, means)}",
         "Lines: means of up to 21 watched steps, points: each. Shaded: the band. Dotted: the lecture's line.",
     )
     ratios = _line_pictures(run, {"grad_data_ratio": ("grad:data ratio", "std(grad) / std(weight)", {})})
-    phases = phases_of(run, steps)
-    rows: list[list[Any]] = []
-    for name, each in updates.items():
-        grad = run.diagnostics.quantity("grad_data_ratio")[1].get(name)
-        rows.append([spoken(name), *(_judged(each[seen], shift) for seen, shift in phases.values()), from_to(grad)])
-    fallen = [f"{shift:.1f}".replace("-", "−") for _, shift in phases.values() if shift]
-    dropped = f" The learning rate has dropped by then, and the band with it: by {fallen[-1]}." if fallen else ""
     return [
         Note(
-            f"How large a step is beside what it changes, in powers of ten. The lecture's line is −3; the band, "
-            f"{number(low, 1)} to {number(high, 1)}, is where the lecture's own healthy networks move too: with "
-            f"BatchNorm they sit at −1.9 to −2.3.{dropped}"
+            "How large a step is beside the weight that it changes, as the power of ten of std(step) / std(weight). "
+            f"The lecture's line is −3. {_judged(typical(run))}"
         ),
         Pictures([picture, *ratios]),
-        Table(
-            "Weights: update:data ratio, log10, medians, and whether they are inside the band",
-            ["weight", *phases, "grad:data, first → last"],
-            rows,
-        ),
+        *updates_table(run),
     ]
 
 
-def phases_of(run: Run, steps: "np.ndarray[Any, Any]") -> dict[str, tuple["np.ndarray[Any, Any]", float]]:
-    """When an update is judged: by name which of the steps, and how far the learning rate has fallen, as log10.
+def updates_table(run: Run) -> list[Block]:
+    """A row a weight; nothing where none was measured."""
+    steps, updates = run.diagnostics.quantity("update_data_ratio")
+    updates = matrices(updates)
+    if not updates:
+        return []
+    phases = phases_of(run, steps)
+    grads = run.diagnostics.quantity("grad_data_ratio")[1]
+    rows = [
+        [
+            spoken(name),
+            *(number(median(each[seen]), 2) for seen in phases.values()),
+            from_to(grads.get(name)),
+        ]
+        for name, each in updates.items()
+    ]
+    columns = ["weight", *phases, "grad:data, first → last"]
+    return [Table("Weights: medians of the update:data ratio, log10", columns, rows)]
 
-    The start; where the rate drops, the last fifth of the watched steps before; and those of the last tenth of the run.
+
+def typical(run: Run) -> float:
+    """The update:data ratio that the doctor judges, log10; nan where none was measured."""
+    try:
+        return typical_ratio(Evidence(run.diagnostics.values, Facts(vocabulary=("embedding.weight",))))
+    except Abstain:
+        return float("nan")
+
+
+def _judged(ratio: float) -> str:
+    low, high = BAND
+    where = "below" if ratio < low else "above" if ratio > high else "inside"
+    return (
+        "The doctor judges one number: the median of the weights, embedding aside, while the learning rate is at least "
+        f"half of its highest. Here it is {number(ratio, 2)}, {where} the band of {number(low, 1)} to "
+        f"{number(high, 1)}."
+        if np.isfinite(ratio)
+        else ""
+    )
+
+
+def phases_of(run: Run, steps: "np.ndarray[Any, Any]") -> dict[str, "np.ndarray[Any, Any]"]:
+    """Which of the steps belong to the start, the time before the learning rate drops, and the end, by name.
+
+    The start ends at OPENING; before a drop the last fifth of the watched steps counts, of the end the last tenth.
     """
-    lr_steps, lrs = run.diagnostics.tag("lr")
     drops = drops_of(run)
     last = int(steps[-1])
     begun = steps <= (min(OPENING, last / 4))
     begun &= steps >= steps[begun.sum() // 2]  # its second half: the first steps are of another size
-    found = {f"start, to step {steps[begun][-1]:,}": (begun, 0.0)}
+    found = {f"start, to step {steps[begun][-1]:,}": begun}
     if drops.size and (steps < drops[0]).any():
         before = steps < drops[0]
         before &= steps >= steps[before][-max(1, before.sum() // 5)]
-        found[f"before the drop at {int(drops[0]):,}"] = (before, 0.0)
-    shift = float(np.log10(lrs[-1] / lrs[lr_steps < drops[0]][-1])) if drops.size else 0.0
-    found["end"] = (steps >= (max(last * 0.9, drops[-1]) if drops.size else last * 0.9), shift)
-    return {name: (seen, shift) for name, (seen, shift) in found.items() if seen.any()}
-
-
-def _judged(ratios: Floats, shift: float) -> str:
-    if not np.isfinite(ratios).any():
-        return "–"
-    low, high = (bound + shift for bound in lecture_pictures.BAND_OF_UPDATES)
-    ratio = float(np.median(ratios[np.isfinite(ratios)]))
-    return f"{number(ratio, 2)} {'below' if ratio < low else 'above' if ratio > high else 'inside'}"
+        found[f"before the drop at {int(drops[0]):,}"] = before
+    found["end"] = steps >= (max(last * 0.9, drops[-1]) if drops.size else last * 0.9)
+    return {name: seen for name, seen in found.items() if seen.any()}
 
 
 def batchnorm(run: Run) -> list[Block]:
     if run.get("model.batchnorm") == "none":
         return []
+    lags = {"expected": 1.0, "bound": normalisation.LAG}
     shown = _line_pictures(
         run,
         {
-            "batchnorm_mean_lag": ("lag of the running mean", "standard errors", {"expected": 1.0, "bound": 1.5}),
-            "batchnorm_var_lag": ("lag of the running variance", "of its noise", {"expected": 1.0, "bound": 1.5}),
-            "batchnorm_gap": ("loss gap, running − batch statistics", "nats", {"none": 0.0}),
+            "batchnorm_mean_lag": ("lag of the running mean", "standard errors", lags),
+            "batchnorm_var_lag": ("lag of the running variance", "of its noise", lags),
+            "batchnorm_gap": ("loss gap, running − batch statistics", "nats", {"bound": normalisation.GAP}),
             "batchnorm_weight_std": ("BatchNorm weight (gamma), spread", "std over units", {}),
             "batchnorm_bias_std": ("BatchNorm bias (beta), spread", "std over units", {}),
         },
@@ -192,7 +217,8 @@ def batchnorm(run: Run) -> list[Block]:
         Note(
             "Eval mode uses running statistics. Where they keep up with the network, their distance from a minibatch's "
             "own is the noise of drawing it: a lag of 1, or less behind another BatchNorm, which has taken most of "
-            "that noise away. Above 1.5 they trail behind."
+            f"that noise away. Above {normalisation.LAG} they trail behind, which harms where it costs more than "
+            f"{normalisation.GAP} nats."
         ),
         Pictures(shown),
     ]

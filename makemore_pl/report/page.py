@@ -1,10 +1,11 @@
 """The page of a run or a sweep as one HTML file without anything from elsewhere, and its figures as files."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from makemore_pl.figures.canvas import png
 from makemore_pl.files import write_atomically
@@ -33,7 +34,7 @@ def tell(
     if is_run(directory):
         return run_story.tell(read_run(directory), defaults, start, place)
     if is_sweep(directory):
-        return sweep_story.tell_directory(directory)
+        return sweep_story.tell_directory(directory, place)
     raise ValueError(
         f"{directory} is neither a run directory (it has no config.yaml) nor a sweep directory (no folder in it has)."
     )
@@ -41,6 +42,11 @@ def tell(
 
 def render(page: Page) -> str:
     """The page as HTML; the same page gives the same text."""
+    return _template().render(page=page)
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("makemore_pl.report"),
         autoescape=True,
@@ -48,7 +54,7 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(page=page)
+    return environment.get_template("page.html.j2")
 
 
 def write_report(
@@ -73,7 +79,7 @@ def write_pair(first: Path, second: Path, output: Path) -> Path:
     Raises:
         ValueError: one is no run directory, or a file of it can't be read.
     """
-    write_atomically(output, render(pair_story.tell(read_run(first), read_run(second))))
+    write_atomically(output, render(pair_story.tell(read_run(first), read_run(second), output.parent)))
     return output
 
 

@@ -72,6 +72,8 @@ class Run:
     """What the doctor found, from findings.json."""
     diagnosis: dict[str, Any] = field(default_factory=dict)
     """All of findings.json; empty where no doctor has looked."""
+    job: str = ""
+    """What tells it from others that it was read with: its folder's path below theirs."""
 
     @property
     def name(self) -> str:
@@ -80,8 +82,13 @@ class Run:
     @property
     def finding(self) -> str:
         """The id of the doctor's first finding above info that no other explains; nothing where there is none."""
-        roots = (each for each in self.findings if each.get("severity") != "info" and not each.get("because_of"))
-        return next((str(each.get("id", "")) for each in roots), "")
+        return next(iter(self.roots), "")
+
+    @property
+    def roots(self) -> list[str]:
+        """The ids of all of these, each once."""
+        found = (each for each in self.findings if each.get("severity") != "info" and not each.get("because_of"))
+        return list(dict.fromkeys(str(each.get("id", "")) for each in found))
 
     def get(self, key: str) -> Any:
         """A dotted config key; None where there is none."""
@@ -125,6 +132,15 @@ def read_overrides(directory: Path) -> list[str] | None:
         return None
     elsewhere = ("hydra.", "run_dir=", "ckpt_path=")
     return [str(each) for each in read_yaml(path, list) if not str(each).lstrip("+~").startswith(elsewhere)]
+
+
+def working_directory(directory: Path) -> Path | None:
+    """Where the command of a run, or of the sweep that it is a job of, was typed; None where Hydra kept no record."""
+    for path in (directory / ".hydra" / "hydra.yaml", directory.parent / "multirun.yaml"):
+        if path.is_file():
+            runtime = read_yaml(path, dict).get("hydra", {}).get("runtime", {})
+            return Path(runtime["cwd"]) if isinstance(runtime, dict) and "cwd" in runtime else None
+    return None
 
 
 def read_diagnostics(path: Path, kinds: Collection[str] = KINDS) -> Diagnostics:

@@ -5,22 +5,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from makemore_pl import command_line
+from makemore_pl.command_line import anywhere
 from makemore_pl.report import evolution, health
-from makemore_pl.report.command import differences, overrides
+from makemore_pl.report.command import command_of, differences, overrides
 from makemore_pl.report.run_directory import Run, flatten, recorded
 from makemore_pl.report.section import Block, Code, Names, Note, Page, Picture, Section, Table, Tiles
 from makemore_pl.report.verdict import verdict
-from makemore_pl.report.wording import listed, number, show, signed
+from makemore_pl.report.wording import count, listed, number, show, signed
 
 LECTURE = {
-    "original": (2.1245, 2.1682),
-    "fix_softmax": (2.07, 2.13),
-    "fix_saturation": (2.0356, 2.1027),
-    "kaiming": (2.0377, 2.1070),
-    "batchnorm": (2.0668, 2.1048),
+    "original": ("2.1245", "2.1682"),
+    "fix_softmax": ("2.07", "2.13"),
+    "fix_saturation": ("2.0356", "2.1027"),
+    "kaiming": ("2.0377", "2.1070"),
+    "batchnorm": ("2.0668", "2.1048"),
 }
-"""Published train and validation losses by experiment."""
+"""Published train and validation losses by experiment, with as many digits as were published."""
 PACKAGES = ("makemore_pl", "torch", "lightning", "hydra-core", "numpy")
 DECISIVE = ("data", "model", "optim", "seed")
 """Settings that decide the losses, the number of steps aside."""
@@ -31,6 +31,7 @@ def tell(
     defaults: Mapping[str, Any] | None = None,
     start: Mapping[str, Any] | None = None,
     place: Path | None = None,
+    short: bool = False,
 ) -> Page:
     """The page of a run.
 
@@ -38,25 +39,38 @@ def tell(
         defaults: the default config; without it the page does not say what differs.
         start: what its experiment alone composes to; without it the page knows less of how to run it again.
         place: the folder of the page, by default the run's directory.
+        short: with its losses as the only pictures, for they are what takes time.
     """
     differing = differences(run.config, defaults) if defaults is not None else {}
     sections = [
         Section("What was run", _what(run, differing, defaults is not None)),
         Section("Final losses", _final(run, start)),
         Section("Loss", evolution.loss(run)),
-        Section("Step by step", evolution.step_by_step({"": run})),
-        Section("Layers", health.layers(run)),
-        Section("Updates", health.updates(run)),
-        Section("BatchNorm", health.batchnorm(run)),
-        Section("Embeddings", health.embeddings(run)),
-        Section("Names", _names(run)),
+        *(_tables(run) if short else _pictures(run)),
         Section("How to run it again", _again(run, start or defaults)),
     ]
     told, absent = told_and_absent(sections)
     if absent:
         why = " (it was trained with callbacks=none)" if not run.config.get("callbacks") else ""
         told.insert(-1, Section("Not measured", [Note(f"This page has nothing on {listed(absent)}{why}.")]))
-    return Page(run.name, sentence(run), [*verdict(run, place or run.directory), *told], lambda: _kept(run))
+    if judged := verdict(run, place or run.directory, start or defaults):
+        told.insert(0, Section("Verdict", judged))
+    return Page(run.name, sentence(run), told, lambda: _kept(run))
+
+
+def _pictures(run: Run) -> list[Section]:
+    return [
+        Section("Step by step", evolution.step_by_step({"": run})),
+        Section("Layers", health.layers(run)),
+        Section("Updates", health.updates(run)),
+        Section("BatchNorm", health.batchnorm(run)),
+        Section("Embeddings", health.embeddings(run)),
+        Section("Names", _names(run)),
+    ]
+
+
+def _tables(run: Run) -> list[Section]:
+    return [Section("Layers", health.layers_table(run)), Section("Updates", health.updates_table(run))]
 
 
 def _kept(run: Run) -> list[Picture]:
@@ -123,16 +137,17 @@ def _final(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
         ("test loss", number(metrics.get("test/loss")), "nats, whole split"),
         ("val perplexity", number(metrics.get("val/perplexity"), 2), "characters to choose among"),
         ("initial loss", number(metrics.get("initial_loss")), f"ln V is {number(metrics.get('uniform_loss'))}"),
-        ("steps", f"{metrics.get('steps', 0):,}", _pace(metrics)),
-        ("parameters", f"{metrics.get('parameters', 0):,}", ""),
+        ("steps", count(metrics.get("steps")), _pace(metrics)),
+        ("parameters", count(metrics.get("parameters")), ""),
     ]
     blocks: list[Block] = [Tiles(tiles)]
     if run.name in LECTURE:
         train, val = LECTURE[run.name]
+        losses = metrics["train/loss"], metrics["val/loss"]
         rows = [
-            ["this run", number(metrics["train/loss"]), number(metrics["val/loss"])],
-            ["the lecture", f"{train}", f"{val}"],
-            ["difference", signed(metrics["train/loss"] - train), signed(metrics["val/loss"] - val)],
+            ["this run", *map(number, losses)],
+            ["the lecture", train, val],
+            ["difference", *(signed(ours - float(its)) for ours, its in zip(losses, (train, val), strict=True))],
         ]
         same = run.get("data.source") == "lecture" and metrics.get("steps") == 200_000
         blocks.append(Table("Beside the lecture's published losses", ["", "train", "val"], rows))
@@ -142,13 +157,11 @@ def _final(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
             Note(
                 f"Same words, same number of steps.{changed}"
                 if same
-                else "The lecture's losses are for its own word list and 200,000 steps; this run had "
-                f"data.source={run.get('data.source')} and {metrics.get('steps', 0):,} steps, so they are a "
-                f"neighbour's, not a target.{changed}"
+                else "The lecture trained on its own word list for 200,000 steps, this run with "
+                f"data.source={run.get('data.source')} for {metrics.get('steps', 0):,}: the losses need not agree."
+                f"{changed}"
             )
         )
-    if reading := _beginning(metrics):
-        blocks.append(Note(reading))
     return blocks
 
 
@@ -157,21 +170,6 @@ def _altered(run: Run, start: Mapping[str, Any] | None) -> list[str]:
     settings = run.overrides if run.overrides is not None else overrides(run.config, start) if start else []
     keys = [setting.lstrip("+~").partition("=")[0] for setting in settings]
     return [key for key in keys if key.partition(".")[0] in DECISIVE and key not in ("data", "data.source")]
-
-
-def _beginning(metrics: Mapping[str, Any]) -> str:
-    initial, uniform = metrics.get("initial_loss"), metrics.get("uniform_loss")
-    if initial is None or uniform is None:
-        return ""
-    excess = initial - uniform
-    judged = (
-        "the network began confidently wrong, and spent its first steps on unlearning that"
-        if excess > 1
-        else "it began a little too sure of itself"
-        if excess > 0.1
-        else "it began as it should, with all characters about equally likely"
-    )
-    return f"Its first minibatch cost {initial:.4f} nats where a uniform guess costs {uniform:.4f}: {judged}."
 
 
 def _names(run: Run) -> list[Block]:
@@ -184,18 +182,13 @@ def _names(run: Run) -> list[Block]:
 
 
 def _again(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
-    command = run.overrides
-    if command is None:
-        command = [] if run.name == "default" else [f"+experiment={command_line.typed(run.name)}"]
-        if (run.directory.parent / "multirun.yaml").is_file():
-            command.append("hydra.mode=RUN")  # the experiment may be a sweep, of which this is one job
-        command += overrides(run.config, start) if start else []
     rows, when = recorded([run]), "of the run"
     if not isinstance(run.metrics.get("versions"), dict):
         rows += [[name, version] for name, version in _installed().items()]
         when = "when this page was made; the run did not record its own"
+    command = command_of(run, start)
     return [
-        Code(command_line.command("train.py", *command)),
+        *([Code(anywhere("train.py", *command))] if command is not None else []),
         Table(f"Versions {when}", ["package", "version"], rows),
     ]
 
@@ -212,4 +205,4 @@ def _installed() -> dict[str, str]:
 
 def _pace(metrics: Mapping[str, Any]) -> str:
     seconds, rate = metrics.get("seconds"), metrics.get("steps_per_second")
-    return f"{seconds:.0f} s, {rate:,.0f} a second" if seconds is not None and rate is not None else ""
+    return f"{seconds:.0f} s, {rate:,.0f} steps a second" if seconds is not None and rate is not None else ""

@@ -83,6 +83,8 @@ class Finding:
     """One of the doctor's, and below it those that follow from it."""
 
     id: str
+    title: str
+    """In words; nothing where no rule has this id."""
     severity: str
     colour: str
     """Severity among those that the page has a colour for."""
@@ -128,7 +130,7 @@ class Table:
     def numeric(self) -> list[bool]:
         """By column: whether its cells are numbers, or the dash of a missing one."""
         columns = zip(*self.cells(), strict=True)
-        return [all(re.fullmatch(r"[-+−–\d][-−\d.,e→± ]*k?", text) for text, _ in column) for column in columns]
+        return [all(re.fullmatch(r"[-+−–\d][-+−\d.,e→± ]*k?", text) for text, _ in column) for column in columns]
 
 
 @dataclass(slots=True)

@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from makemore_pl.files import write_atomically
-from makemore_pl.report.page import tell, write_page
+from makemore_pl.report import job_page
+from makemore_pl.report.page import render, tell, write_page
 from makemore_pl.report.run_directory import Run
 from makemore_pl.report.section import Picture
 from makemore_pl.report.sweep_directory import (
-    Mean,
     comparable,
     compared,
     correlations,
@@ -55,8 +56,13 @@ class Ranking:
     """The job of the best setting that has the lowest validation loss; nothing where none is finished."""
 
 
-def write_summary(directory: Path) -> list[Ranking]:
+def write_summary(directory: Path, defaults: Mapping[str, Any] | None = None) -> list[Ranking]:
     """Write summary.csv, summary.md, report.html and its figures into the sweep directory; returns what won.
+
+    A job whose page is missing or out of date gets a short one.
+
+    Args:
+        defaults: the default config, for the pages of the jobs.
 
     Raises:
         ValueError: where there are no jobs.
@@ -65,10 +71,12 @@ def write_summary(directory: Path) -> list[Ranking]:
     keys = varied_keys(runs)
     rankings = [_ranking(label, group) for label, group in comparable(runs).items()]
     write_atomically(directory / "summary.csv", _csv(runs, keys))
+    for run in job_page.outdated(runs):
+        write_atomically(run.directory / job_page.PAGE, render(job_page.tell(run, defaults)))
     page = tell(directory)
     write_page(page, directory / "report.html")
     pictures = [picture for picture in page.pictures() if picture.name in LINKED]
-    failed = lost_jobs(directory) | {run.directory.name: reason for run, reason in failures(runs)}
+    failed = lost_jobs(directory) | {run.job: reason for run, reason in failures(runs)}
     write_atomically(directory / "summary.md", _markdown(directory.name, runs, keys, rankings, failed, pictures))
     return rankings
 
@@ -79,14 +87,14 @@ def _ranking(label: str, runs: Sequence[Run]) -> Ranking:
     cells = []
     for row in ordered:
         val, train = row.metric("val/loss"), row.metric("train/loss")
-        cells.append([*(show(value) for value in row.setting.values()), _spread(val), _spread(train), f"{val.n}"])
+        cells.append([*(show(value) for value in row.setting.values()), str(val), str(train), f"{val.n}"])
     finished = [run for run in ordered[0].runs if run.metrics.get("val/loss") is not None] if ordered else []
     best = min(finished, key=lambda run: _or_last(run.metrics["val/loss"]), default=None)
     columns = [*settings, "val loss", "train loss", "seeds"]
     if any(run.finding for run in runs):
         columns.append("finding")
         cells = [[*cell, ", ".join(_findings(row.runs))] for cell, row in zip(cells, ordered, strict=True)]
-    return Ranking(label, columns, cells, best.directory.name if best else "")
+    return Ranking(label, columns, cells, best.job if best else "")
 
 
 def _findings(runs: Sequence[Run]) -> list[str]:
@@ -112,7 +120,7 @@ def _csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
         values = [layer_mean(run.diagnostics, quantity, FIRST if end == "first" else None) for quantity, end in ends]
         numbers = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
         metrics = [run.metrics.get(key, "") for key in METRICS]
-        writer.writerow([run.directory.name, *(_setting(run, key) for key in keys), *metrics, run.finding, *numbers])
+        writer.writerow([run.job, *(_setting(run, key) for key in keys), *metrics, run.finding, *numbers])
     return file.getvalue()
 
 
@@ -141,7 +149,7 @@ def _markdown(
         lines += [f"- {_escaped(job)}: {_escaped(reason)}" for job, reason in failed.items()]
     if others := unfinished(runs):
         lines += ["", "Not finished:", ""]
-        steps = [(run.directory.name, run.diagnostics.last_step) for run in others]
+        steps = [(run.job, run.diagnostics.last_step) for run in others]
         reached = ["" if step is None else f": last watched at step {step:,}" for _, step in steps]
         lines += [f"- {_escaped(job)}{end}" for (job, _), end in zip(steps, reached, strict=True)]
     return "\n".join(lines) + "\n"
@@ -155,7 +163,7 @@ def _jobs(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
         losses = [number(run.metrics.get(key)) for key in ("val/loss", "train/loss")]
         ends = ["–" if math.isnan(values[place]) else significant(values[place]) for values in last.values()]
         seconds = number(run.metrics.get("seconds"), 1)
-        table.append([run.directory.name, *(_setting(run, key) for key in keys), *losses, *ends, seconds])
+        table.append([run.job, *(_setting(run, key) for key in keys), *losses, *ends, seconds])
     columns = ["job", *keys, "val loss", "train loss", *last, "seconds"]
     if any(run.diagnosis for run in runs):
         columns.append("finding")
@@ -175,7 +183,3 @@ def _escaped(text: str) -> str:
     """As Markdown that shows this text: no markup, no HTML, one line."""
     # an underscore within a word is none of it, and nearly all of ours are within words
     return re.sub(r"([\\`*\[\]<>|&~#!$]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
-
-
-def _spread(value: Mean) -> str:
-    return number(value.mean) + (f" ± {value.std:.4f}" if math.isfinite(value.std) else "")

@@ -1,8 +1,9 @@
 """The numbers of a sweep: what was varied, means over seeds, which early diagnostic foretells the final loss."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from makemore_pl.figures.series import Floats, floats
+from makemore_pl.report.command import SHOWN_ONLY
 from makemore_pl.report.run_directory import (
     Diagnostics,
     Run,
@@ -21,9 +23,9 @@ from makemore_pl.report.run_directory import (
     read_run,
     read_yaml,
 )
-from makemore_pl.report.wording import show
+from makemore_pl.report.wording import number, show
 
-UNVARIED = ("run_dir", "ckpt_path")
+UNVARIED = ("run_dir", "ckpt_path", *SHOWN_ONLY)
 EARLY = (200, 1000)
 """Steps whose diagnostics are held against the final loss."""
 FEWEST = 8
@@ -52,14 +54,15 @@ def read_runs(directory: Path) -> list[Run]:
     jobs = _job_directories(directory)
     if not jobs and not lost_jobs(directory):
         raise ValueError(f"{directory} is not a sweep directory: no folder in it has a config.yaml.")
-    return [read_run(job, ("values",)) if is_run(job) else _unborn(job) for job in jobs]
+    runs = [read_run(job, ("values",)) if is_run(job) else _unborn(job) for job in jobs]
+    return [replace(run, job=run.directory.relative_to(directory).as_posix()) for run in runs]
 
 
 def lost_jobs(directory: Path) -> dict[str, str]:
     """Why jobs failed that left nothing but a reason: refused, say, before they had a config."""
     jobs = set(_job_directories(directory))
     lost = {path.parent for path in directory.rglob("failure.json")} - jobs
-    return {job.name: _reason(job) for job in sorted(lost)}
+    return {job.relative_to(directory).as_posix(): _reason(job) for job in sorted(lost)}
 
 
 def _unborn(job: Path) -> Run:
@@ -105,7 +108,9 @@ def comparable(runs: Sequence[Run], *also: str) -> dict[str, list[Run]]:
     Losses after other numbers of steps, or of other words, say nothing of the settings. Largest group first.
     """
     keys = ("trainer.max_steps", *also)
-    facts = [{key: show(run.get(key)) for key in keys} | {"words": _words(run, runs)} for run in runs]
+    facts = [
+        {key: show(run.get(key)) for key in keys} | {"words": each} for run, each in zip(runs, words(runs), strict=True)
+    ]
     apart = [key for key in (*keys, "words") if len({each[key] for each in facts}) > 1]
     groups: dict[str, list[Run]] = {}
     for run, each in zip(runs, facts, strict=True):
@@ -113,11 +118,23 @@ def comparable(runs: Sequence[Run], *also: str) -> dict[str, list[Run]]:
     return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
 
 
-def _words(run: Run, runs: Sequence[Run]) -> str:
-    """The start of the fingerprint of a run's words, which an unfinished run does not have: its source's, or path's."""
-    named = [run, *(each for each in runs if each.config.get("data") == run.config.get("data"))]
-    found = [str(each.metrics["words_sha256"]) for each in named if each.metrics.get("words_sha256")]
-    return found[0][:8] if found else show(run.get("data.path") or run.get("data.source"))
+def words(runs: Sequence[Run]) -> list[str]:
+    """A name for the words of each run, one name for the same words: their source or path.
+
+    Where that has changed between runs the start of the fingerprint is added. An unfinished run has no fingerprint, and
+    counts as another run of the same data settings.
+    """
+    sources = [show(run.get("data.path") or run.get("data.source")) for run in runs]
+    prints = [str(run.metrics.get("words_sha256") or "") for run in runs]
+    data = [repr(run.config.get("data")) for run in runs]
+    known = {settings: fingerprint for settings, fingerprint in zip(data, prints, strict=True) if fingerprint}
+    prints = [fingerprint or known.get(settings, "") for settings, fingerprint in zip(data, prints, strict=True)]
+    called: dict[str, str] = {}
+    for fingerprint, source in zip(prints, sources, strict=True):
+        called.setdefault(fingerprint or source, source)
+    changed = {name for name, times in Counter(called.values()).items() if times > 1}
+    names = [called[fingerprint or source] for fingerprint, source in zip(prints, sources, strict=True)]
+    return [f"{name} {each[:8]}".strip() if name in changed else name for name, each in zip(names, prints, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +151,9 @@ class Mean:
         numbers = numbers[np.isfinite(numbers)]
         mean = float(numbers.mean()) if numbers.size else math.nan
         return cls(mean, float(numbers.std(ddof=1)) if numbers.size > 1 else math.nan, numbers.size)
+
+    def __str__(self) -> str:
+        return number(self.mean) + (f" ± {number(self.std)}" if math.isfinite(self.std) else "")
 
 
 @dataclass(frozen=True, slots=True)

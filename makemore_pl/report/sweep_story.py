@@ -4,21 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from makemore_pl import command_line
-from makemore_pl.figures import comparisons
-from makemore_pl.figures.series import Floats, trailing_mean
-from makemore_pl.report import evolution
-from makemore_pl.report.heat_map_grid import grids, is_number
+from makemore_pl.command_line import anywhere
+from makemore_pl.report.command import placed
+from makemore_pl.report.heat_map_grid import is_number
+from makemore_pl.report.job_page import link, links, page_from
 from makemore_pl.report.run_directory import Run, read_yaml, recorded
 from makemore_pl.report.run_story import told_and_absent
-from makemore_pl.report.section import Block, Code, Note, Page, Picture, Pictures, Section, Table
+from makemore_pl.report.section import Block, Code, Note, Page, Section, Table
 from makemore_pl.report.sweep_directory import (
     EARLY,
     FEWEST,
-    Mean,
-    Row,
     comparable,
     compared,
     correlations,
@@ -30,59 +25,51 @@ from makemore_pl.report.sweep_directory import (
     unfinished,
     varied_keys,
 )
-from makemore_pl.report.wording import number, show, signed
-
-MAPPED = {
-    "activation_std": "activation_std, mean of the layers",
-    "saturation": "saturation, mean of the layers",
-    "activation_grad_std": "activation_grad_std, mean of the layers",
-    "grad_data_ratio": "grad_data_ratio, mean of the weights",
-    "update_data_ratio": "update_data_ratio, mean of the weights",
-    "batchnorm_mean_lag": "batchnorm_mean_lag, mean of the layers",
-}
-"""Diagnostics beside the validation loss, at the last watched step."""
-SPANS = {
-    "activation_std": (0.0, 1.0),
-    "saturation": (0.0, 1.0),
-    "update_data_ratio": (-5.0, -1.0),
-    "batchnorm_mean_lag": (0.0, 3.0),
-}
-"""Where the colours of a map begin and end: the same in every sweep, the ratio's middle at the lecture's -3."""
-LOSS_SPAN = 0.1, 1.0
-"""Nats that the colours of a map of losses span, at least and at most."""
-LEVELS = 8
-"""Of a setting, up to which curves are coloured by it."""
+from makemore_pl.report.sweep_results import curves, maps, results
+from makemore_pl.report.wording import count, show, signed
 
 
-def tell(runs: Sequence[Run], name: str, command: Sequence[str] | None, lost: Mapping[str, str] | None = None) -> Page:
-    """The page of a sweep.
+def tell(
+    runs: Sequence[Run],
+    name: str,
+    command: Sequence[str] | None,
+    lost: Mapping[str, str] | None = None,
+    place: Path | None = None,
+) -> Page:
+    """The page of a sweep, or of runs that only lie together.
 
     Args:
-        lost: why jobs failed that are not among the runs, by name.
         command: what was typed after `scripts/train.py`, where it is known.
+        lost: why jobs failed that are not among the runs, by name.
+        place: the folder of the page, from which it links to those of the jobs; without it there are no links.
     """
     keys = independent_keys(runs, varied_keys(runs))
-    settings = rows(runs, keys)
-    failed, others = failures(runs), unfinished(runs)
+    failed, others, groups = failures(runs), unfinished(runs), comparable(runs)
+    page_of = page_from(place) if place else lambda run: ""
     sections = [
-        Section("What was swept", _what(runs, keys)),
-        *_comparisons(comparable(runs)),
+        Section("What was varied", _what(runs, keys)),
+        *_comparisons(groups, page_of),
         Section("What foretells the end", _foretelling(runs)),
-        Section("Failures", _failures(failed, [*keys, "seed"], lost or {})),
-        *([Section("Not finished", _unfinished(others, [*keys, "seed"]))] if others else []),
-        Section("How to run it again", _again(command, runs)),
+        Section("Failures", _failures(failed, [*keys, "seed"], lost or {}, page_of)),
+        *([Section("Not finished", _unfinished(others, [*keys, "seed"], page_of))] if others else []),
+        Section("How to run it again" if command else "Versions", _again(command, runs)),
     ]
     jobs, finished = len(runs) + len(lost or {}), len(runs) - len(failed) - len(others)
-    seeds = {run.config.get("seed") for run in runs}
+    settings, seeds = len(rows(runs, keys)), len({run.config.get("seed") for run in runs})
     lead = (
-        f"{jobs} {'job' if jobs == 1 else 'jobs'}, {finished} of them finished: {len(settings)} "
-        f"{'setting' if len(settings) == 1 else 'settings'} of {', '.join(keys) or 'nothing'}, "
-        f"with {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}."
+        f"{_several(jobs, 'job' if command else 'run')}, {finished} of them finished: "
+        f"{_several(settings, 'setting')} of {', '.join(keys) or 'nothing'}, with {_several(seeds, 'seed')}."
     )
+    if len(groups) > 1:
+        lead += " Losses are compared only where steps and words are the same."
     told, left_out = told_and_absent(sections)
     if left_out:
         told.insert(-1, Section("Left out", [Note(" ".join(left_out))]))
     return Page(name, lead, told)
+
+
+def _several(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _what(runs: Sequence[Run], keys: Sequence[str]) -> list[Block]:
@@ -98,144 +85,25 @@ def _what(runs: Sequence[Run], keys: Sequence[str]) -> list[Block]:
     return [Table("Settings that differ between the jobs", ["setting", "values", "how many"], table)]
 
 
-def _comparisons(groups: Mapping[str, Sequence[Run]]) -> list[Section]:
+def _comparisons(groups: Mapping[str, Sequence[Run]], page_of: Callable[[Run], str]) -> list[Section]:
     """Results, maps and curves of what can be compared: of each group alone, where there are several."""
-    sections = []
+    sections, alone = [], []
     for place, (label, runs) in enumerate(groups.items()):
         keys = independent_keys(runs, varied_keys(runs))
         settings = rows(runs, keys)
-        of, suffix = (f", {label}", f"_{place}" if place else "") if label else ("", "")
-        sections.append(Section(f"Results{of}", _results(settings, keys)))
-        if len(settings) > 1 or len(groups) == 1:
-            sections.append(Section(f"Maps{of}", _maps(settings, keys, suffix)))
-            sections.append(Section(f"Curves{of}", _curves(settings, suffix)))
-    return sections
-
-
-def _results(settings: Sequence[Row], keys: Sequence[str]) -> list[Block]:
-    vals = [row.metric("val/loss") for row in settings]
-    if not any(val.n for val in vals):
-        return [Note("No job has finished yet.", missing=True)]
-    order = np.argsort([val.mean for val in vals], kind="stable")  # those without losses last
-    settings, vals = [settings[place] for place in order], [vals[place] for place in order]
-    table = []
-    for row, val in zip(settings, vals, strict=True):
-        losses = [_cell(each) for each in (val, row.metric("train/loss"), row.metric("test/loss"))]
-        rate = row.metric("steps_per_second").mean
-        cells = [(show(value), value if is_number(value) else show(value)) for value in row.setting.values()]
-        seeds = f"{val.n} of {len(row.runs)}"
-        pace = f"{rate:,.0f}" if np.isfinite(rate) else "–"
-        table.append([losses[0], *cells, *losses[1:], (pace, rate), (seeds, val.n)])
-    columns = ["val loss", *keys, "train loss", "test loss", "steps a second", "finished"]  # first, for narrow screens
-    blocks: list[Block] = [Table("Mean ± standard deviation over the seeds", columns, table, sortable=True, best=0)]
-    blocks.append(
-        Note(f"Lowest validation loss: {settings[0].label or 'the only setting'}. {_told_apart(settings, vals)}")
-    )
-    return blocks
-
-
-def _told_apart(settings: Sequence[Row], vals: Sequence[Mean]) -> str:
-    spread = vals[0].std
-    if not np.isfinite(spread):
-        return "It has one finished seed, so a small lead may be the luck of the draw: add seed=1,2,3."
-    near = [row.label for row, val in zip(settings, vals, strict=True) if val.mean - vals[0].mean <= spread][1:]
-    if not near:
-        return "No other setting is within one standard deviation of its seeds."
-    return f"Not told apart from it by these runs, for within one standard deviation of its seeds: {'; '.join(near)}."
-
-
-def _cell(value: Mean) -> tuple[str, float]:
-    spread = f" ± {value.std:.4f}" if np.isfinite(value.std) else ""
-    return f"{number(value.mean)}{spread}", value.mean
-
-
-def _maps(settings: Sequence[Row], keys: Sequence[str], suffix: str) -> list[Block]:
-    if not keys:
-        return [Note("Only the seed was varied, so there is nothing to map.", missing=True)]
-    measured = {tag.partition("/")[0] for row in settings for run in row.runs for tag in run.diagnostics.values}
-    values: dict[str, tuple[str, str, Callable[[Row], float]]] = {
-        "val_loss": ("val loss, nats", "{:.3f}", lambda row: row.metric("val/loss").mean)
-    }
-    for quantity, title in MAPPED.items():
-        if quantity in measured:
-            values[quantity] = (title, "{:.3g}", lambda row, q=quantity: row.early(q, None).mean)  # type: ignore[misc]
-    pictures = []
-    for name, (title, form, value) in values.items():
-        panels, x_labels, y_labels, x_name, y_name = grids(settings, keys, value)
-        panels = {label: grid for label, grid in panels.items() if np.isfinite(grid).any()}
-        if not panels:
+        if len(groups) > 1 and len(settings) == 1:
+            val = settings[0].metric("val/loss")
+            alone.append([(str(val), val.mean), runs[0].name, label, (links(runs, page_of), "")])
             continue
-        span = SPANS.get(name) if name != "val_loss" else _loss_span(panels)
-        figure = comparisons.heat_map(panels, x_labels, y_labels, title, x_name, y_name, form, span)
-        pictures.append(
-            Picture(f"map_{name}{suffix}", figure, _read_out(title, panels, x_labels, y_labels, x_name, y_name))
-        )
-    return [
-        Note("Diagnostics at the last watched step; a dash where no job finished or measured it."),
-        Pictures(pictures),
-    ]
-
-
-def _loss_span(panels: Mapping[str, Floats]) -> tuple[float, float]:
-    losses = np.concatenate([grid[np.isfinite(grid)] for grid in panels.values()])
-    least, most = LOSS_SPAN
-    return losses.min(), losses.min() + min(max(np.ptp(losses), least), most)
-
-
-def _read_out(
-    title: str, panels: Mapping[str, Floats], x_labels: list[str], y_labels: list[str], x_name: str, y_name: str
-) -> str:
-    rows_read = []
-    for label, grid in panels.items():
-        for y, values in zip(y_labels, grid, strict=True):
-            where = " ".join(part for part in (label, f"{y_name}={y}" if y_name else "") if part)
-            rows_read.append(f"{where}: {', '.join(number(value, 3) for value in values)}")
-    return f"{title}, for {x_name} {', '.join(x_labels)}. {'; '.join(rows_read)}."
-
-
-def _curves(settings: Sequence[Row], suffix: str) -> list[Block]:
-    curves = {row.label or "all seeds": _curve(row.runs) for row in settings}
-    curves = {label: curve for label, curve in curves.items() if curve[0].size}
-    if not curves:
-        return [Note("Not measured in these jobs: the training loss (diagnostics.jsonl has none).", missing=True)]
-    key = _colouring(settings)
-    groups = {row.label or "all seeds": f"{key}={show(row.setting[key])}" if key else "all seeds" for row in settings}
-    groups = {label: group for label, group in groups.items() if label in curves}
-    finished = [row for row in settings if row.metric("val/loss").n and (row.label or "all seeds") in curves]
-    best = [row.label or "all seeds" for row in sorted(finished, key=lambda row: row.metric("val/loss").mean)][:3]
-    alt = f"Training loss of {len(curves)} settings; lowest validation loss: {', '.join(best)}."
-    drops = {step for row in settings for run in row.runs for step in evolution.drops_of(run).tolist()}
-    figure = comparisons.overlaid_curves(curves, "training loss, means over the seeds", "nats", groups, sorted(drops))
-    hint = "A curve says its settings where the pointer rests on it." if len(curves) > 1 else ""
-    return [Pictures([Picture(f"curves{suffix}", figure, alt, hint)])]
-
-
-def _colouring(settings: Sequence[Row]) -> str:
-    """The setting that curves are coloured by: of those with few values the one that the losses differ most by."""
-    best, widest = "", -1.0
-    for key in settings[0].setting:
-        by_level: dict[str, list[float]] = {}
-        for row in settings:
-            by_level.setdefault(show(row.setting[key]), []).append(row.metric("val/loss").mean)
-        means = [Mean.of(each).mean for each in by_level.values()]
-        width = float(np.nan_to_num(np.ptp(means)))
-        if len(by_level) <= LEVELS and width > widest:
-            best, widest = key, width
-    return best
-
-
-def _curve(runs: Sequence[Run]) -> tuple[Floats, Floats]:
-    by_step: dict[int, list[float]] = {}
-    for run in runs:
-        steps, losses = run.diagnostics.tag("train/loss_mean")
-        if not steps.size:
-            steps, losses = run.diagnostics.tag("train/loss")
-        for step, loss in zip(
-            steps.tolist(), trailing_mean(steps, losses, evolution.drops_of(run)).tolist(), strict=True
-        ):
-            by_step.setdefault(step, []).append(loss)
-    ordered = sorted(by_step)
-    return np.array(ordered, dtype=np.float64), np.array([Mean.of(by_step[step]).mean for step in ordered])
+        of, suffix = (f", {label}", f"_{place}" if place else "") if label else ("", "")
+        sections.append(Section(f"Results{of}", results(settings, keys, page_of)))
+        sections.append(Section(f"Maps{of}", maps(settings, keys, suffix)))
+        sections.append(Section(f"Curves{of}", curves(settings, suffix)))
+    if alone:
+        note = Note("Nothing else has these steps and words, so these losses have nothing to be compared with.")
+        table = Table("Single settings", ["val loss", "experiment", "steps and words", "pages"], alone)
+        sections.append(Section("Alone", [note, table]))
+    return sections
 
 
 def _foretelling(runs: Sequence[Run]) -> list[Block]:
@@ -266,49 +134,51 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
     ]
 
 
-def _failures(failed: Sequence[tuple[Run, str]], keys: Sequence[str], lost: Mapping[str, str]) -> list[Block]:
+def _failures(
+    failed: Sequence[tuple[Run, str]], keys: Sequence[str], lost: Mapping[str, str], page_of: Callable[[Run], str]
+) -> list[Block]:
     if not failed and not lost:
         return []
-    table = [[job, "refused before it had a config", "–", words] for job, words in lost.items()]
-    table += [[*_reached(run, keys), words] for run, words in failed]
+    table: list[list[Any]] = [[job, "refused before it had a config", "–", words] for job, words in lost.items()]
+    table += [[*_reached(run, keys, page_of), words] for run, words in failed]
     return [Table("Jobs that failed", ["job", "setting", "last step", "why"], table)]
 
 
-def _unfinished(others: Sequence[Run], keys: Sequence[str]) -> list[Block]:
-    note = Note("These jobs run, or were interrupted: the same command resumes them.")
+def _unfinished(others: Sequence[Run], keys: Sequence[str], page_of: Callable[[Run], str]) -> list[Block]:
+    table = [_reached(run, keys, page_of) for run in others]
     return [
-        note,
-        Table("Jobs without final losses", ["job", "setting", "last step"], [_reached(r, keys) for r in others]),
+        Note("These jobs run, or were interrupted: the same command resumes them."),
+        Table("Jobs without final losses", ["job", "setting", "last step"], table),
     ]
 
 
-def _reached(run: Run, keys: Sequence[str]) -> list[str]:
-    step = run.diagnostics.last_step
+def _reached(run: Run, keys: Sequence[str], page_of: Callable[[Run], str]) -> list[str]:
     setting = " ".join(f"{key}={show(run.get(key))}" for key in keys)
-    return [run.directory.name, setting, "–" if step is None else f"{step:,}"]
+    return [link(run.job, page_of(run)), setting, count(run.diagnostics.last_step)]
 
 
 def _again(command: Sequence[str] | None, runs: Sequence[Run]) -> list[Block]:
-    blocks: list[Block] = [
-        Note("The sweep did not record its command (multirun.yaml).", missing=True)
-        if command is None
-        else Code(command_line.command("train.py", "-m", *command))
-    ]
-    if rows := recorded(runs):
-        blocks.append(Table("Versions of the jobs", ["package", "version"], rows))
+    blocks: list[Block] = [Code(anywhere("train.py", "-m", *placed(command, runs)))] if command else []
+    if found := recorded(runs):
+        blocks.append(Table("Versions of the jobs", ["package", "version"], found))
     return blocks
 
 
-def tell_directory(directory: Path) -> Page:
-    """The page of a sweep directory.
+def tell_directory(directory: Path, place: Path | None = None) -> Page:
+    """The page of a sweep directory, or of any folder with runs below it.
+
+    Args:
+        place: the folder of the page, by default the directory.
 
     Raises:
         ValueError: no sweep directory, or a file of it can't be read.
     """
     runs = read_runs(directory)
     experiments = list(dict.fromkeys(run.name for run in runs))
-    name = f"{', '.join(experiments[:4])}{' …' if len(experiments) > 4 else ''}" or directory.name
-    return tell(runs, f"Sweep: {name}", _command(directory), lost_jobs(directory))
+    name = f"{', '.join(experiments[:4])}{' …' if len(experiments) > 4 else ''}"
+    command = _command(directory)
+    title = f"Sweep: {name or directory.name}" if command else f"Runs in {directory.resolve().name}"
+    return tell(runs, title, command, lost_jobs(directory), place or directory)
 
 
 def _command(directory: Path) -> list[str] | None:

@@ -1,13 +1,19 @@
 """The doctor's verdict as it stands at the top of a page: causes first, and below each what follows from it."""
 
 import os
+import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import makemore_pl.doctor.diagnosis  # noqa: F401  # registers the rules
+from makemore_pl.command_line import anywhere
+from makemore_pl.doctor.rule import RULES
 from makemore_pl.figures.canvas import spoken
+from makemore_pl.report.command import applied, command_of
 from makemore_pl.report.run_directory import Run
-from makemore_pl.report.section import Finding, Section, Verdict
+from makemore_pl.report.section import Block, Code, Finding, Note, Verdict
 from makemore_pl.report.wording import plain, significant
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "doctor.md"
@@ -15,23 +21,40 @@ SEVERITIES = ("critical", "warning", "info")
 """The worst first; others come last."""
 
 
-def verdict(run: Run, place: Path) -> list[Section]:
+def verdict(run: Run, place: Path, start: Mapping[str, Any] | None = None, of: str = "") -> list[Block]:
     """Nothing where no doctor has looked.
 
     Args:
         place: the folder of the page, from which it links to docs/doctor.md.
+        start: as of command_of.
+        of: whose verdict it is, where a page has several.
     """
     if not run.diagnosis:
         return []
     told = _trees(run.findings, _records(run.diagnosis, "prescriptions"), os.path.relpath(DOCUMENT, place))
     causes = sum(each.severity != "info" for each in told)
-    notes = len(told) - causes
     following = len(run.findings) - len(told)
-    counts = ((causes, "cause", "causes"), (following, "that follows", "that follow"), (notes, "note", "notes"))
+    counts = (
+        (causes, "cause", "causes"),
+        (following, "finding that follows", "findings that follow"),
+        (len(told) - causes, "to know", "to know"),
+    )
     counted = ", ".join(f"{n} {one if n == 1 else many}" for n, one, many in counts if n)
-    lead = f"{counted[:1].upper()}{counted[1:]}." if causes else f"Nothing found that harms this run. {counted}".strip()
+    checked = len(run.diagnosis.get("checked") or [])
+    healthy = f"Healthy: {checked} checks found nothing wrong." if checked else "Nothing could be checked."
+    lead = " ".join([*([] if causes else [healthy]), *([f"{counted}."] if counted else [])])
     abstained = [f"{each.get('id')}: {each.get('reason')}" for each in _records(run.diagnosis, "abstentions")]
-    return [Section("Verdict", [Verdict(lead, told, abstained)])]
+    blocks: list[Block] = [Verdict(f"{of}: {lead}" if of else lead, told, abstained)]
+    command, changes = command_of(run, start), changes_of(run)
+    if command is not None and changes:
+        blocks += [Note("Run it with these changes:"), Code(anywhere("train.py", *applied(command, changes)))]
+    return blocks
+
+
+def changes_of(run: Run) -> list[str]:
+    """Every override that the doctor prescribes and no run has refuted."""
+    prescriptions = [each for each in _records(run.diagnosis, "prescriptions") if not _is_refuted(each)]
+    return [str(override) for each in prescriptions for override in each.get("overrides") or []]
 
 
 def _trees(findings: list[dict[str, Any]], prescriptions: list[dict[str, Any]], document: str) -> list[Finding]:
@@ -60,7 +83,7 @@ def _finding(
 ) -> Finding:
     own, severity = str(finding.get("id")), str(finding.get("severity"))
     value, bound, step = (finding.get(key) for key in ("value", "bound", "step"))
-    measured = [_number(value)] if value is not None else []
+    measured = [f"measured {_number(value)}"] if value is not None else []
     measured += [f"bound {_number(bound)}"] if bound is not None else []
     where = ", ".join(spoken(each.strip()) for each in str(finding.get("where") or "").split(","))
     at = f"step {step:,}" if isinstance(step, int) else ""
@@ -71,9 +94,10 @@ def _finding(
         if each.get("finding") == own and not _is_refuted(each)
     ]
     colour = severity if severity in SEVERITIES else "info"
-    message = str(finding.get("message") or own)
+    message = re.sub(r"\blayers\.\d+(?:\.\w+)*", lambda found: spoken(found[0]), str(finding.get("message") or own))
     told = " · ".join(filter(None, details))
-    return Finding(own, severity, colour, message, told, f"{document}#{own}", remedies, followers)
+    title = RULES[own].title if own in RULES else ""
+    return Finding(own, title, severity, colour, message, told, f"{document}#{own}", remedies, followers)
 
 
 def _is_refuted(prescription: dict[str, Any]) -> bool:

@@ -1,11 +1,10 @@
 """Numbers and settings as words, for tables and alternative texts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from makemore_pl.figures.canvas import spoken
 from makemore_pl.figures.series import Floats
 
 
@@ -31,12 +30,28 @@ def listed(words: Iterable[str]) -> str:
     return f"{', '.join(before)} and {last}" if before else last
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None or not np.isfinite(value) else f"{value:.{digits}f}".replace("-", "−")
+LARGE = 1000
+"""From which on decimals say nothing: four significant digits are left."""
 
 
-def signed(value: float, digits: int = 4) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
+def number(value: float | None, digits: int = 4, sign: str = "") -> str:
+    """With so many decimals, a large number with four digits in all; a dash for what is missing or not finite.
+
+    Args:
+        sign: "+" to show it of positive numbers too.
+    """
+    if value is None or not np.isfinite(value):
+        return "–"
+    return f"{value:{sign}{f'.{digits}f' if abs(value) < LARGE else '.4g'}}".replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    return number(value, digits, "+")
+
+
+def count(value: int | None, sign: str = "") -> str:
+    """With separators of thousands."""
+    return "–" if value is None else f"{value:{sign},}".replace("-", "−")
 
 
 def significant(value: float) -> str:
@@ -46,9 +61,3 @@ def significant(value: float) -> str:
 def from_to(values: Floats | None) -> str:
     finite = values[np.isfinite(values)] if values is not None else np.empty(0)
     return f"{significant(finite[0])} → {significant(finite[-1])}" if finite.size else "–"
-
-
-def ends(steps: Any, values: Mapping[str, Floats]) -> str:
-    return (
-        "; ".join(f"{spoken(name)} {from_to(each)}" for name, each in values.items()) + f", to step {int(steps[-1]):,}."
-    )

@@ -101,7 +101,7 @@ def _ready_package(scan: Scan) -> str:
             try:
                 with package_cache.inductor_inside(directory):
                     _compile(graph, carry, x_leaves, new)
-                _check(torch_internals.load_package(new, device), scan)
+                check(_call_of(torch_internals.load_package(new, device)), scan)
                 path = package_cache.keep(key, new)
             finally:
                 new.unlink(missing_ok=True)
@@ -156,18 +156,22 @@ def _compile(graph: torch.fx.GraphModule, carry: list[Tensor], xs: list[Tensor],
 
 
 @torch.no_grad()
-def _check(package: Package, scan: Scan) -> None:
-    """Raises ArithmeticError where the compiled loop and the step itself give different numbers."""
-    leaves, ys = _call_of(package)(scan.carry, scan.trial_xs)
-    xs, unflatten_xs = torch_internals.flatten(scan.trial_xs)
-    carry, losses = scan.carry, []
-    for i in range(len(xs[0])):
-        *carry, y = scan.step(*carry, *unflatten_xs([each[i] for each in xs]))
-        losses.append(y)
-    expected = [*torch_internals.leaves(tuple(carry)), torch.stack(losses)]
-    for ours, theirs in zip((*leaves, ys), expected, strict=True):
+def check(call: CompiledScan, scan: Scan) -> None:
+    """Raises ArithmeticError where the one call and the step itself, again and again, give different numbers."""
+    leaves, ys = call(scan.carry, scan.trial_xs)
+    for ours, theirs in zip((*leaves, ys), one_by_one(scan.step, scan.carry, scan.trial_xs), strict=True):
         ours, theirs = ours.double(), theirs.double()
         error, size = (ours - theirs).norm().item(), theirs.norm().item()
         # a run whose first steps are not finite is refused elsewhere, with the name of the layer
         if math.isfinite(size) and not error <= 1e-2 * size + 1e-6:
             raise ArithmeticError(f"they differ from the eager ones by {error:.2g} in {size:.2g}")
+
+
+def one_by_one(step: Callable[..., Any], carry: Any, xs: Any) -> list[Tensor]:
+    """The leaves of the last carry, and the ys, of a step over the first axis of xs."""
+    tensors, unflatten = torch_internals.flatten(xs)
+    ys = []
+    for i in range(len(tensors[0])):
+        *carry, y = step(*carry, *unflatten([each[i] for each in tensors]))
+        ys.append(y)
+    return [*torch_internals.leaves(tuple(carry)), torch.stack(ys)]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from makemore_pl.choices import OPTIMIZERS
 from makemore_pl.config import OptimConfig
+from makemore_pl.config.choices import OPTIMIZERS
 
 Tensors = dict[str, Tensor]
 State = dict[str, Tensors]

@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from filelock import FileLock
-from platformdirs import user_cache_path
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +29,19 @@ def directory() -> Path:
 
     Else, with a warning, a directory that is removed at the end of the process.
     """
-    path = Path(CHOSEN or user_cache_path("makemore_pl")) / "strides"
+    path = Path(CHOSEN or _users_cache()) / "strides"
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         danger = why_unsafe(path)
     except OSError as error:
         danger = f"{path} can't be used ({error.strerror})"
     return path if danger is None else _private(danger)
+
+
+def _users_cache() -> str:
+    from platformdirs import user_cache_dir  # runs that compile nothing work without it
+
+    return user_cache_dir("makemore_pl")
 
 
 @cache

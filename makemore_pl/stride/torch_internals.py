@@ -26,7 +26,7 @@ INDUCTOR = {
     "aot_inductor.enable_frame_pointer": False,  # only profilers read it
     "cpp.vec_isa_ok": True,  # False compiles and loads a program with vector code first, 4 s
 }
-"""How packages are compiled. When torch drops an option: delete it here, they only save time."""
+"""How packages are compiled. They only save time: one that this torch does not know is left out."""
 
 
 def leaves(tree: Any) -> list[Tensor]:
@@ -67,10 +67,11 @@ def scan(body: Callable[..., Any], carry: list[Tensor], xs: list[Tensor]) -> Any
 
 def compile_package(program: torch.export.ExportedProgram, path: Path) -> None:
     """A package of AOTInductor. When it goes: torch.compile, which takes 10 s in every process (docs/adr/0005)."""
-    from torch._inductor import aoti_compile_and_package
+    from torch._inductor import aoti_compile_and_package, list_options
 
-    # a copy: torch adds entries of its own to the dict that it gets
-    aoti_compile_and_package(program, package_path=str(path), inductor_configs={**INDUCTOR})
+    known = list_options()
+    options = {name: value for name, value in INDUCTOR.items() if name in known}
+    aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
 
 
 def load_package(path: Path, device: torch.device) -> Package:

@@ -1,7 +1,8 @@
-"""Unwatched steps: many optimizer steps in one call, in a bare loop or as one compiled graph."""
+"""Unwatched steps: many optimizer steps in one call, in a bare loop or as one graph."""
 
 import logging
 import math
+from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 from makemore_pl.dropout import Dropout
 from makemore_pl.module_copy import copy_without_hooks
 from makemore_pl.stride import torch_internals
-from makemore_pl.stride.compiling import CompilingFailed, Scan, compiled_scan
+from makemore_pl.stride.compiling import CompiledScan, CompilingFailed, Scan, compiled_scan
 from makemore_pl.stride.finiteness import all_finite, first_not_finite
 from makemore_pl.stride.optimizers import CLIPPING, Rule, State, Tensors
 from makemore_pl.stride.pinned import send
@@ -32,11 +33,13 @@ class Engine(NamedTuple):
     call_length: int = MOST_STEPS
     """Steps in one call."""
     compiled: bool = False
-    """Whether a call of exactly call_length steps is one compiled graph. Shorter ones always run step by step."""
+    """Whether a call of exactly call_length steps is one graph. Shorter ones always run step by step."""
     falls_back: bool = False
     """Whether to go on step by step where compiling fails, with a warning, instead of raising ValueError."""
     calls_in_slice: int = 1
     """Calls whose minibatches are drawn at once."""
+    one_call: Callable[[Scan], CompiledScan] = compiled_scan
+    """Makes the graph: a compiled package, or a recording of CUDA's."""
 
 
 EAGER = Engine()
@@ -201,7 +204,7 @@ class Unwatched:
         # one package for all runs of this shape: whatever may differ without another graph is an argument
         name = f"{self.name} {x.shape} {x.device}"
         trial_xs = (*minibatches, send(trial_rates, x.device), masks)
-        new, losses = compiled_scan(Scan(name, step, carry, xs, trial_xs))(carry, xs)
+        new, losses = self.engine.one_call(Scan(name, step, carry, xs, trial_xs))(carry, xs)
         torch_internals.foreach_copy_(torch_internals.leaves(carry), new)
         if self.rule.method.counts_steps:
             for each in self.optimizer.state.values():

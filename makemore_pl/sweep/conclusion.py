@@ -4,9 +4,9 @@ import io
 import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from makemore_pl.command_line import near, program, tensorboard
+from makemore_pl.config import Config
 from makemore_pl.files import write_atomically
 from makemore_pl.sweep.job import in_a_line
 from makemore_pl.sweep.tally import Sweep
@@ -22,8 +23,6 @@ from makemore_pl.sweep.tally import Sweep
 if TYPE_CHECKING:
     from makemore_pl.report.summary import Ranking
 
-OLD = 600.0
-"""Seconds after which no write is still going on."""
 MOST = 20
 """Rows of the table; the others are in summary.md."""
 
@@ -48,10 +47,9 @@ def conclude(sweep: Sweep) -> None:
 def _summarize(sweep: Sweep) -> str:
     """Write the summary and show it; returns why there is none, or nothing."""
     try:
-        _clear(sweep.directory)
         from makemore_pl.report.summary import write_summary  # draws, so only when there is something to draw
 
-        rankings = write_summary(sweep.directory)
+        rankings = write_summary(sweep.directory, asdict(Config(run_dir="")))
         won = next((ranking for ranking in rankings if ranking.best in sweep.jobs), None)
         pinned = pin_cards(sweep.directory / won.best, won) if won else ""
     except Exception as error:  # nothing may hide the failures
@@ -73,8 +71,8 @@ def pin_cards(best: Path, ranking: "Ranking") -> str:
     Returns:
         what says so.
     """
-    from makemore_pl.pins import url
     from makemore_pl.report.run_directory import read_diagnostics
+    from makemore_pl.running.pins import url
 
     tags = read_diagnostics(best / "diagnostics.jsonl", ("values",)).values
     if not tags:
@@ -83,14 +81,6 @@ def pin_cards(best: Path, ranking: "Ranking") -> str:
     address = url(tags, runs=(), colour_by="" if swept == "val loss" else f"{swept}=(.+?)(?:_[a-z.]+=|$)")
     write_atomically(best.parent / "dashboard.url", address + "\n")
     return "  (cards pinned by dashboard.url)"
-
-
-def _clear(directory: Path) -> None:
-    """Remove what kills have left half written; what is new may be another command's that is at it."""
-    for path in directory.rglob("*.part"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > OLD:
-                path.unlink()
 
 
 def say(line: str, start: str = "", end: str = "\n") -> None:

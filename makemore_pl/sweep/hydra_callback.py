@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from makemore_pl.command_line import typed
 from makemore_pl.config import Config, resolve
 from makemore_pl.errors import USERS_MISTAKES, explain
+from makemore_pl.files import remove_parts
 from makemore_pl.sweep.directory_names import job_name, sweep_name
 from makemore_pl.sweep.job import ALONE, COMMAND, METRICS, refuse_other_run
-from makemore_pl.sweep.stopping import end_with_parent, stop_on_signals
+from makemore_pl.sweep.stopping import set_up_worker, stop_on_signals
 from makemore_pl.sweep.tally import Sweep
 
 OmegaConf.register_new_resolver(
@@ -26,9 +28,9 @@ OmegaConf.register_new_resolver(
 )
 
 OmegaConf.register_new_resolver("gpus_of", lambda accelerator: int(accelerator == "gpu"), replace=True)
-WORKERS_END_WITH_PARENT = {
+SET_UP_WORKERS = {
     "_target_": "hydra.utils.get_method",
-    "path": f"{end_with_parent.__module__}.{end_with_parent.__name__}",
+    "path": f"{set_up_worker.__module__}.{set_up_worker.__name__}",
 }
 
 
@@ -64,7 +66,7 @@ class SweepCallback(Callback):
             Sweep.current = Sweep(
                 directory, dict(zip(jobs, (_alone(each, bool(params)) for each in combinations), strict=True))
             )
-            stop_on_signals()
+            stop_on_signals(Sweep.current.stop, partial(Sweep.current.begun, running=True))
         sweep = Sweep.current
         assert sweep
         with open_dict(config):
@@ -80,10 +82,12 @@ class SweepCallback(Callback):
             if "batch_size" in config.hydra.launcher:
                 config.hydra.launcher.batch_size = 1  # joblib puts jobs after quickly skipped ones into one batch
                 with open_dict(config.hydra.launcher):
-                    config.hydra.launcher.initializer = WORKERS_END_WITH_PARENT
+                    config.hydra.launcher.initializer = SET_UP_WORKERS
         if not again:
             for job, each in zip(jobs, combinations, strict=True):
                 _refuse_other_run(config, directory / job, each)
+            for place in (directory, *(directory / job for job in jobs)):
+                remove_parts(place)
 
 
 def _alone(overrides: Sequence[str], from_file: bool) -> list[str]:

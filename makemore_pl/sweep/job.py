@@ -6,6 +6,7 @@ Everything that one job knows of another lies in the sweep directory, so it is t
 import json
 import logging
 import math
+import multiprocessing
 import os
 import traceback
 from dataclasses import asdict, replace
@@ -18,12 +19,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from makemore_pl.config import Config, DataConfig, resolve
+from makemore_pl.config.stored_config import load_config
 from makemore_pl.errors import USERS_MISTAKES, explain, is_mistake
 from makemore_pl.files import write_atomically
-from makemore_pl.run_lock import alone_in
-from makemore_pl.stored_config import load_config
+from makemore_pl.running.run_lock import alone_in
+from makemore_pl.running.signals import Stopped
 from makemore_pl.sweep.gpu import take_gpu
-from makemore_pl.sweep.stopping import end_worker, stopped_by
+from makemore_pl.sweep.stopping import end_worker
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ METRICS = "metrics.json"
 FAILURE = "failure.json"
 FIGURES, DOCTOR = "makemore_pl.diagnostics.Figures", "makemore_pl.diagnostics.Doctor"
 LOSSES = "makemore_pl.diagnostics.jsonl.JSONLinesLogger"
-STOPPING = {"stop_on_critical": {"_target_": "makemore_pl.hopeless.StopOnCritical"}}
+STOPPING = {"stop_on_critical": {"_target_": "makemore_pl.running.hopeless.StopOnCritical"}}
 GROUPS = ("data", "model", "optim", "trainer")
 _ELSEWHERE = "name another hydra.sweep.dir, or move this one away."
 COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"
@@ -99,8 +101,13 @@ def run_job(raw: DictConfig) -> float:
         return _val_loss(directory)
     if config.trainer.accelerator != "cpu":
         take_gpu()
-    with alone_in(directory, wait=True):  # where another command runs the same job
-        return _run_locked(directory, config)
+    try:
+        with alone_in(directory, wait=True):  # where another command runs the same job
+            return _run_locked(directory, config)
+    except Stopped as stopped:
+        if multiprocessing.parent_process() is not None:
+            end_worker(stopped.code - 128)
+        raise
 
 
 def _run_locked(directory: Path, config: Config) -> float:
@@ -118,10 +125,9 @@ def _run_locked(directory: Path, config: Config) -> float:
         callbacks = _last_pictures(config.callbacks) | (STOPPING if config.doctor.stop_on_critical else {})
         job = replace(config, ckpt_path=ckpt_path, trainer=trainer, callbacks=callbacks)
         return float(run(job, announce=False)["val/loss"])
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
-        if stopped := stopped_by(error):
-            end_worker(stopped)
-            raise stopped from None
         fail(directory, _command(), in_a_line(error), traceback.format_exc())
         return math.nan
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from makemore_pl.command_line import near
 from makemore_pl.errors import USERS_MISTAKES, explain
-from makemore_pl.run_lock import LOCK
+from makemore_pl.running.run_lock import LOCK
+from makemore_pl.running.signals import Stopped, again
 from makemore_pl.sweep.conclusion import conclude, look, say
 from makemore_pl.sweep.job import fail, in_a_line
-from makemore_pl.sweep.stopping import Stopped
 from makemore_pl.sweep.tally import Sweep
 
 ON_TERMINAL, IN_FILE = 2.0, 60.0
@@ -29,11 +29,11 @@ def launch(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt as error:
         if Sweep.current is None:
             raise
-        say(
-            f"\nstopped: {Sweep.current.progress()}. The same command goes on from here: finished jobs are kept, "
-            "interrupted ones resumed from their last checkpoint."
-        )
-        sys.exit(error.exit_code if isinstance(error, Stopped) else 130)
+        sweep = Sweep.current
+        sweep.stop()
+        command = again(sys.argv, {"hydra.sweep.dir": str(sweep.directory)})
+        say(f"\nstopped: {sweep.progress()}, in {sweep.directory}; go on with: {command}")
+        sys.exit(error.code if isinstance(error, Stopped) else 130)
 
 
 def _launch(main: Callable[[], Any]) -> None:

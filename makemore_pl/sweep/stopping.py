@@ -1,69 +1,58 @@
-"""What ends a sweep early: Ctrl-C or another signal to its process; and its workers end with it."""
+"""What ends a sweep early, and its jobs with it: a signal to its process or to a worker, or that process's death."""
 
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
-from types import FrameType
+from collections.abc import Callable
+from contextlib import suppress
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "win32" else [])]
+from makemore_pl.running.signals import Stopped, handle
 
-
-class Stopped(KeyboardInterrupt):
-    """A signal asks the sweep to end. A KeyboardInterrupt, because launchers and Lightning clean up after that one."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.exit_code = 128 + number
+GRACE = 10.0
+"""Seconds that the jobs of a stopped sweep may take to save where they stand."""
 
 
-def stop_on_signals() -> None:
-    """The first signal raises Stopped in the main thread; a second one, during the clean-up, ends the process at once.
+def stop_on_signals(stop: Callable[[], None], running: Callable[[], object]) -> None:
+    """The first signal lets the jobs save where they stand and raises Stopped in the main thread; a second one ends the
+    process at once.
 
-    Signals that whoever started the process ignores, as nohup does, stay ignored.
+    Args:
+        stop: called first. running: whether jobs are still running.
     """
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
+    told = False
+
+    def obey(number: int) -> None:
+        nonlocal told
+        if told:
+            os._exit(128 + number)
+        told = True
+        stop()
+        if workers := multiprocessing.active_children():
+            with suppress(OSError):  # not print: that may be what was interrupted
+                os.write(2, b"\nstopping: jobs save where they stand; another signal ends them at once\n")
+            for each in workers:
+                each.terminate()
+            deadline = time.monotonic() + GRACE
+            while running() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        raise Stopped("", 128 + number)
+
+    handle(obey)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    for each in SIGNALS:
-        signal.signal(each, _leave)
-    raise Stopped(number)
+def set_up_worker() -> None:
+    """Let this worker process end with the sweep's: joblib calls it before a worker takes its first job.
 
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    os._exit(128 + number)
-
-
-def stopped_by(error: BaseException) -> Stopped | None:
-    """The signal behind an error that a run ends with: Lightning turns Ctrl-C and SIGTERM into SystemExit."""
-    for each in (error, error.__context__):
-        if isinstance(each, Stopped):
-            return each
-        if isinstance(each, KeyboardInterrupt):
-            return Stopped(signal.SIGINT)
-        if type(each).__name__ == "SIGTERMException":  # Lightning's, which is not imported for this alone
-            return Stopped(signal.SIGTERM)
-    if isinstance(error, SystemExit) and error.code in [128 + number for number in SIGNALS]:
-        return Stopped(int(error.code) - 128)
-    return None
-
-
-def end_with_parent() -> None:
-    """End this worker process when the sweep's process is gone, whatever ended that; Ctrl-C is left to it.
-
-    joblib calls it before a worker takes its first job. A thread looks at the parent's process id, which works wherever
-    there are such ids. Linux's PR_SET_PDEATHSIG would need ctypes, and kills when the parent's *thread* ends that
-    started the worker.
+    A thread looks at the parent's process id, which works wherever there are such ids. Linux's PR_SET_PDEATHSIG would
+    need ctypes, and kills when the parent's *thread* ends that started the worker. Ctrl-C is left to the sweep.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handle(end_worker)
 
     def watch() -> None:
         while os.getppid() == parent.pid:
@@ -73,9 +62,12 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, name="end_with_parent", daemon=True).start()
 
 
-def end_worker(stopped: Stopped) -> None:
-    """End this worker process by the signal that its run has caught; the sweep itself goes on."""
-    if multiprocessing.parent_process() is not None:
-        number = stopped.exit_code - 128
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+def end_worker(number: int) -> None:
+    """End this worker process by a signal, but only when its sweep has had the time to stop as well.
+
+    joblib kills all other workers when one dies, and those may still be saving. A sweep that has not got the signal
+    goes on: it runs the jobs again that this has ended.
+    """
+    time.sleep(1.2 * GRACE)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

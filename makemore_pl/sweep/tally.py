@@ -9,9 +9,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from makemore_pl.run_lock import LOCK
+from makemore_pl.running.run_lock import LOCK
 from makemore_pl.sweep.job import METRICS, read_failure
 
+LAST = "checkpoints/last.ckpt"
 TELLING = 0.05
 """Share of its steps that some job must have taken before a time left is told: the first ones compile and draw."""
 TAIL = 2**18
@@ -30,8 +31,13 @@ class Sweep:
         self.command = uuid.uuid4().hex
         self.started = time.time()
         self.before = self.steps_taken()
+        self.stopped = False
         self.alone: list[str] = []
         """Jobs whose process was killed: to be run again, one at a time, so that it shows which of them is at fault."""
+
+    def stop(self) -> None:
+        """From now on nothing waits any more."""
+        self.stopped = True
 
     def failures(self) -> dict[str, str]:
         """Why jobs of this command failed, by job."""
@@ -71,6 +77,9 @@ class Sweep:
     def progress(self) -> str:
         """One line: done, running, waiting, failed, time left."""
         done, failed, running = len(self.finished()), len(self.failures()), len(self.begun(running=True))
+        if self.stopped:
+            saved = sum((self.directory / job / LAST).exists() for job in self.jobs.keys() - self.settled())
+            return f"{done} of {len(self.jobs)} jobs done, {saved} saved where they stood, {failed} failed"
         waiting = max(len(self.jobs) - done - failed - running, 0)
         line = f"{done} of {len(self.jobs)} jobs done, {running} running, {waiting} waiting, {failed} failed"
         seconds = self.seconds_left() if running or waiting else None

@@ -10,20 +10,21 @@ from typing import Protocol
 
 from makemore_pl.command_line import command, typed
 from makemore_pl.config import Config
+from makemore_pl.config.stored_config import load_config
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.finding import SEVERITIES, Diagnosis, Prescription
 from makemore_pl.doctor.plain_words import verdict
 from makemore_pl.doctor.prescribing import combined, prescribe
 from makemore_pl.doctor.recorded_run import read_evidence
 from makemore_pl.doctor.verifying import compare
+from makemore_pl.report.command import applied
 from makemore_pl.report.command import overrides as differing
 from makemore_pl.report.run_directory import read_overrides
 from makemore_pl.report.sweep_directory import is_sweep
-from makemore_pl.stored_config import load_config
 from makemore_pl.train import run
 
 STEPS = {"trainer.max_steps": "2000", "trainer.watch_every": "50", "trainer.val_check_interval": "500"}
-"""Of a brief training, where the user gives no others."""
+"""The length of a brief training. The user's own overrides of these keys come first."""
 QUICK = ["trainer=cpu", "trainer.engine=eager", "trainer.enable_progress_bar=false", "logger=jsonl"]
 SEEDS = 3
 
@@ -36,16 +37,16 @@ class Compose(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The diagnosis of one configuration, and how it is run with what is prescribed."""
+    """The diagnosis of one configuration, and the overrides that run it."""
 
     name: str
     diagnosis: Diagnosis
     overrides: list[str] | None
-    """What scripts/train.py takes; None where nobody knows."""
+    """The overrides for scripts/train.py; None if they are not known."""
     loss: float | None = None
 
     def lines(self) -> list[str]:
-        """In plain words, with the command to paste."""
+        """The diagnosis in sentences, and the commands that apply the prescriptions."""
         lines = [self.name, *verdict(self.diagnosis)]
         changed = self.overrides is not None and mended(self.overrides, self.diagnosis.prescriptions)
         if changed:
@@ -89,7 +90,7 @@ def examined_directory(directory: Path, compose: Compose) -> list[Report]:
 
 
 def _overrides_of(run_dir: Path, compose: Compose) -> list[str]:
-    """What was typed for this run; where that is not kept, what makes its config of its experiment."""
+    """The overrides that were typed for this run; if Hydra did not keep them, those that give its config again."""
     typed_then = read_overrides(run_dir)
     if typed_then is not None:
         return typed_then
@@ -106,14 +107,14 @@ def _overrides_of(run_dir: Path, compose: Compose) -> list[str]:
 
 
 def brief(overrides: Sequence[str]) -> list[str]:
-    """The overrides of a brief training: everything that is measured, nothing that is drawn."""
+    """The overrides of a brief training, which measures everything and draws no pictures."""
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
     defaults = [f"{key}={value}" for key, value in STEPS.items() if key not in given]
     return [*(each for each in QUICK if each.partition("=")[0] not in given), *defaults, *overrides]
 
 
 def examine_run(run_dir: Path) -> Diagnosis:
-    """What a run directory tells.
+    """The diagnosis of a recorded run.
 
     Raises:
         ValueError: it holds no run, or one that recorded nothing.
@@ -124,7 +125,7 @@ def examine_run(run_dir: Path) -> Diagnosis:
 
 
 def examine(overrides: Sequence[str], compose: Compose) -> tuple[Diagnosis, float]:
-    """Train in a directory that is removed again; the diagnosis and the final validation loss."""
+    """Train in a temporary directory; returns the diagnosis and the final validation loss."""
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         config = compose(overrides, f"{scratch}/run")
         loss = trained(replace(config, callbacks=_measuring(config)))
@@ -163,25 +164,18 @@ def verify(
     return verified
 
 
-def applied(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
-    """The overrides with changes in place of those for the same key."""
-    new = {change.partition("=")[0]: change for change in changes}
-    kept = [each for each in overrides if each.lstrip("+").partition("=")[0] not in new]
-    return [*kept, *new.values()]
-
-
 def mended(overrides: Sequence[str], prescriptions: tuple[Prescription, ...]) -> list[str] | None:
-    """The overrides with all that is prescribed and was not refuted; None where that changes nothing."""
+    """The overrides with every prescription that was not refuted; None if that changes nothing."""
     good = tuple(each for each in prescriptions if each.verified != "refuted")
     changes = combined(good)
     return applied(overrides, changes) if changes else None
 
 
 def trained(config: Config) -> float:
-    """The validation loss in the end; infinite where the training stopped being finite.
+    """Train; returns the final validation loss, or infinity if a number became NaN or infinite.
 
     Raises:
-        KeyboardInterrupt: a signal has ended it; Lightning makes a SystemExit of that.
+        KeyboardInterrupt: a signal has ended the training, which Lightning turns into SystemExit.
     """
     try:
         return float(run(config, announce=False)["val/loss"])
@@ -192,7 +186,7 @@ def trained(config: Config) -> float:
 
 
 def _measuring(config: Config) -> dict[str, dict[str, object]]:
-    """The callbacks without those that draw or spell."""
+    """The callbacks without those that draw pictures or generate names."""
     drawing = ("Histograms", "Figures", "Samples")
     return {name: node for name, node in config.callbacks.items() if not str(node["_target_"]).endswith(drawing)}
 

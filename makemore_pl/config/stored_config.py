@@ -11,19 +11,19 @@ from makemore_pl.config import Config, resolve
 
 
 def _literal(value: Any) -> Any:
-    """With every interpolation escaped in OmegaConf's way."""
+    """The value with every interpolation in its texts escaped."""
     if isinstance(value, dict):
-        return {key: _literal(each) for key, each in value.items()}
+        return {key: _literal(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_literal(each) for each in value]
+        return [_literal(item) for item in value]
     return literal(value) if isinstance(value, str) else value
 
 
 def load_config(run_dir: Path) -> Config:
-    """The resolved config of a run. Nothing in it is resolved again: `${oc.env:HOME}` stays these words.
+    """The config of a run, as the run resolved it. A text such as `${oc.env:HOME}` is not interpolated again.
 
     Raises:
-        ValueError: where there is none that can be read, or it does not fit the schema.
+        ValueError: config.yaml is missing, can't be read, or does not fit the schema.
     """
     path = run_dir / "config.yaml"
     if not path.is_file():

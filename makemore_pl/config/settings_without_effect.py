@@ -1,24 +1,25 @@
-"""Settings that the rest of a config makes powerless: a run names them instead of ignoring them in silence."""
+"""Settings that have no effect because of other settings: a run names them instead of ignoring them silently."""
 
-from makemore_pl.choices import OPTIMIZERS
 from makemore_pl.config import Config, OptimConfig
+from makemore_pl.config.choices import OPTIMIZERS
 
 
 def settings_without_effect(config: Config) -> list[str]:
-    """One sentence for each setting that the rest of the config makes powerless."""
+    """One sentence for each setting that was changed but has no effect."""
     model, optim, trainer = config.model, config.optim, config.trainer
-    powerless = {
-        "model.hidden_bias: a Linear straight before BatchNorm has no bias": model.batchnorm_at("pre")
+    without_effect = {
+        "model.hidden_bias: a Linear directly before BatchNorm has no bias": model.batchnorm_at("pre")
         and model.hidden_bias,
-        "model.output_bias: a Linear straight before BatchNorm has no bias": model.batchnorm_at("output")
+        "model.output_bias: a Linear directly before BatchNorm has no bias": model.batchnorm_at("output")
         and model.output_bias,
         "model.bn_momentum: there is no BatchNorm": model.batchnorm == "none" and model.bn_momentum != 0.1,
         "model.bn_eps: there is no BatchNorm": model.batchnorm == "none" and model.bn_eps != 1e-5,
-        "optim.decay_at: only schedule step_decay has it": optim.schedule != "step_decay" and optim.decay_at != 0.5,
-        "optim.decay_factor: schedule constant has no decay": optim.schedule == "constant"
+        "optim.decay_at: only optim.schedule=step_decay uses it": optim.schedule != "step_decay"
+        and optim.decay_at != 0.5,
+        "optim.decay_factor: optim.schedule=constant does not decay": optim.schedule == "constant"
         and optim.decay_factor != 0.1,
         **{
-            f"optim.{setting}: {optim.name} has none": getattr(optim, setting) != getattr(OptimConfig(), setting)
+            f"optim.{setting}: {optim.name} does not use it": getattr(optim, setting) != getattr(OptimConfig(), setting)
             for setting in sorted({setting for settings in OPTIMIZERS.values() for setting in settings})
             if setting not in OPTIMIZERS[optim.name]
         },
@@ -31,4 +32,4 @@ def settings_without_effect(config: Config) -> list[str]:
         "doctor.stop_on_critical: only a job of a sweep has others to be compared with": config.doctor.stop_on_critical
         and "stop_on_critical" not in config.callbacks,
     }
-    return [f"Without effect: {sentence}." for sentence, holds in powerless.items() if holds]
+    return [f"Without effect: {sentence}." for sentence, holds in without_effect.items() if holds]

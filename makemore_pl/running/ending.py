@@ -8,10 +8,10 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from makemore_pl.config import Config
 from makemore_pl.diagnostics.dashboard import log_hparams
-from makemore_pl.evaluate import split_loss
-from makemore_pl.hopeless import StopOnCritical
 from makemore_pl.initialization import gain_of
+from makemore_pl.losses import split_loss
 from makemore_pl.module import MakemoreModule
+from makemore_pl.running.hopeless import StopOnCritical
 
 log = logging.getLogger(__name__)
 

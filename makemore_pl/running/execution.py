@@ -16,6 +16,8 @@ from lightning.pytorch.callbacks import (
 
 from makemore_pl.config import Config, TrainerConfig
 from makemore_pl.lightning_internals import counts_steps
+from makemore_pl.stride.compiling import compiled_scan
+from makemore_pl.stride.recording import recorded_scan
 from makemore_pl.stride.unwatched_steps import MOST_BYTES, Engine, compiled_call_length, steps_in_memory
 
 log = logging.getLogger(__name__)
@@ -67,14 +69,18 @@ def choose_watch_every(config: TrainerConfig, callbacks: Iterable[Callback] = ()
 
 
 def choose_engine(config: TrainerConfig, accelerator: str) -> str:
-    """Compile or eager, with one line in the log. Decided from the config and the presence of a compiler alone.
+    """Compile, record or eager, with one line in the log. Decided from the config and the presence of a compiler alone.
 
     Raises:
-        ValueError: compile where there is no compiler.
+        ValueError: compile where there is no compiler, record on a CPU.
     """
     unwatched = config.max_steps - config.max_steps // config.watch_every
     if config.watch_every == 1 or config.engine == "eager":
         return "eager"
+    if config.engine == "record":
+        if accelerator != "gpu":
+            raise ValueError("trainer.engine=record needs a GPU, whose graphs it records: use trainer.engine=compile.")
+        return "record"
     if config.engine == "auto" and (accelerator == "gpu" or unwatched < COMPILE_PAYS):
         why = (
             "they run on a GPU"
@@ -95,10 +101,11 @@ def engine_of(config: Config, accelerator: str) -> Engine | None:
     """How unwatched steps run; None where every step is watched."""
     if config.trainer.watch_every == 1:
         return None
-    compiled = choose_engine(config.trainer, accelerator) == "compile"
+    engine = choose_engine(config.trainer, accelerator)
     examples = config.data.batch_size * 8 * (config.data.block_size + 2)  # contexts, targets and indices
     masks = config.data.batch_size * 4 * config.model.n_hidden * config.model.n_layers if config.model.dropout else 0
     most = steps_in_memory(examples + masks)
-    length = compiled_call_length(config.trainer.watch_every, most) if compiled else most
+    length = compiled_call_length(config.trainer.watch_every, most) if engine != "eager" else most
     calls_in_slice = max(1, MOST_BYTES // (examples * length))
-    return Engine(length, compiled, config.trainer.engine == "auto", calls_in_slice)
+    one_call = recorded_scan if engine == "record" else compiled_scan
+    return Engine(length, engine != "eager", config.trainer.engine == "auto", calls_in_slice, one_call)

@@ -1,7 +1,11 @@
 """What a run says of itself in the terminal: at its start what is run and where, at its end losses and what to open."""
 
 import logging
+import re
 import shlex
+import shutil
+import sys
+import textwrap
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +20,8 @@ from makemore_pl.config import Config
 from makemore_pl.doctor.finding import Diagnosis
 from makemore_pl.doctor.plain_words import verdict
 from makemore_pl.files import write_atomically
-from makemore_pl.output import show
-from makemore_pl.pins import custom_scalars_url, url
+from makemore_pl.running.output import show
+from makemore_pl.running.pins import custom_scalars_url, url
 
 log = logging.getLogger(__name__)
 NEXT = {
@@ -61,6 +65,8 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str], diag
         tags: what was logged, for the cards that TensorBoard pins.
         diagnosis: the doctor's; None where none has looked.
     """
+    from makemore_pl.report.wording import number
+
     run_dir = Path(config.run_dir)
     stopped = f", stopped by {metrics['stopped_by']}" if metrics["stopped_by"] else ""
     table = Table(
@@ -70,7 +76,7 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str], diag
     for column in ("train", "val", "test", "val perplexity", "initial", "uniform, ln V"):
         table.add_column(column, justify="right")
     keys = ("train/loss", "val/loss", "test/loss", "val/perplexity", "initial_loss", "uniform_loss")
-    table.add_row(*("-" if metrics[key] is None else f"{metrics[key]:.4f}" for key in keys))
+    table.add_row(*(number(metrics[key]) for key in keys))
     show(table)
     if diagnosis:
         say_verdict(diagnosis)
@@ -78,21 +84,37 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str], diag
     _line("page", _quoted(page) if page else command("report.py", near(run_dir)))
     if "tensorboard" in config.logger:
         address = url(tags, runs=(".", f"{run_dir.parent.name}/{run_dir.name}"))
-        write_atomically(run_dir / "dashboard.url", f"{address}\n{custom_scalars_url()}\n")
-        link = Text("dashboard.url", Style(link=address))
-        _line("TensorBoard", tensorboard(run_dir), Text.assemble("  (cards pinned by ", link, ")"))
-    following = NEXT.get(config.experiment)
-    script, rest = ("train.py", f"+experiment={following}") if following else ("sample.py", near(run_dir))
-    _line("try next", command(script, rest))
+        dashboard = run_dir / "dashboard.url"
+        write_atomically(dashboard, f"{address}\n{custom_scalars_url()}\n")
+        _line("TensorBoard", tensorboard(run_dir))
+        link = Text(_quoted(dashboard), Style(link=address))
+        _line("", "its main charts stand together at the address in ", link)
+    say_next(config, diagnosis)
 
 
 def say_verdict(diagnosis: Diagnosis) -> None:
     """The doctor's: a line where nothing is wrong, otherwise the findings in plain words."""
     if diagnosis.roots:
-        for number, words in enumerate(verdict(diagnosis, whole=False)):
-            _line("" if number else "doctor", words)
+        for place, words in enumerate(verdict(diagnosis, whole=False)):
+            _prose("" if place else "doctor", words)
     elif diagnosis.checked:
         _line("doctor", f"healthy: {len(diagnosis.checked)} checks found nothing wrong")
+
+
+def say_next(config: Config, diagnosis: Diagnosis | None) -> None:
+    """What to try next: this run with what the doctor prescribes, or the lecture's next experiment, or its names."""
+    from makemore_pl.report.command import applied
+    from makemore_pl.report.run_directory import read_overrides
+
+    run_dir = Path(config.run_dir)
+    changes = [override for each in diagnosis.prescriptions for override in each.overrides] if diagnosis else []
+    overrides = read_overrides(run_dir) if changes else None
+    if overrides is not None:
+        _line("try next", command("train.py", *applied(overrides, changes)))
+    elif following := NEXT.get(config.experiment):
+        _line("try next", command("train.py", f"+experiment={following}"))
+    elif (run_dir / "metrics.json").exists():
+        _line("try next", command("sample.py", near(run_dir)))
 
 
 def _write_page(run_dir: Path) -> Path | None:
@@ -109,6 +131,20 @@ def _write_page(run_dir: Path) -> Path | None:
 
 def _quoted(path: Path) -> str:
     return shlex.quote(near(path))
+
+
+def _prose(label: str, words: str) -> None:
+    """Wrapped at the width of a terminal, under its beginning."""
+    width = shutil.get_terminal_size().columns - LABEL if sys.stdout.isatty() else 0
+    indent = len(words) - len(words.lstrip())
+    under = " " * (indent + (3 if re.match(r"\d\. ", words) else 0))
+    lines = (
+        textwrap.wrap(words, width, subsequent_indent=under, break_long_words=False, break_on_hyphens=False)
+        if width > 2 * LABEL
+        else [words]
+    )
+    for place, line in enumerate(lines):
+        _line("" if place else label, line)
 
 
 def _line(label: str, words: str, more: Text | None = None) -> None:

@@ -1,12 +1,10 @@
-"""Ctrl-C, SIGTERM and SIGHUP: a run ends between two strides, and its last checkpoint is of where it stands."""
+"""A signal lets a run end between two strides, and its last checkpoint is of where it stands."""
 
+import multiprocessing
 import os
-import shlex
 import signal
 import sys
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -14,31 +12,18 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from makemore_pl.command_line import SCRIPTS, typed
+from makemore_pl.command_line import SCRIPTS
 from makemore_pl.config import Config
 from makemore_pl.lightning_internals import end_after_batch
+from makemore_pl.running.signals import again, handle
 from makemore_pl.stride.finiteness import all_finite
-
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal has ended the run; the message says where, and how to go on.
-
-    Args:
-        code: the exit status, 128 and the signal's number.
-    """
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Interruption(Callback):
     """While it is entered, the first signal lets the run end after its stride, validation included, and be saved.
 
     A second one ends the run at once, as does one before the first stride or with several processes, which could not
-    agree on a stride. A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    agree on a stride. A worker of a sweep may get one from its sweep as well; it is the sweep's process that ends it.
     """
 
     watched_steps_suffice = True
@@ -51,10 +36,7 @@ class Interruption(Callback):
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._stop)
+        self._before = handle(self._stop)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,8 +55,10 @@ class Interruption(Callback):
         if isinstance(exception, SIGTERMException) and all_finite(pl_module.parameters()):
             trainer.save_checkpoint(self.checkpoint)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
+    def _stop(self, number: int) -> None:
         again, self.code = self.code is not None, 128 + number
+        if again and multiprocessing.parent_process() is not None:
+            return
         if again or self._training is None:
             raise KeyboardInterrupt
         end_after_batch(self._training)
@@ -88,13 +72,7 @@ def how_to_go_on(config: Config, checkpoint: Path) -> str:
         step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
     except Exception as error:  # torch.load raises what it stumbles over
         return f"stopped; {checkpoint} can't be read ({type(error).__name__})."
-    places = {"hydra.run.dir": config.run_dir, "ckpt_path": str(checkpoint)}
-    if config.data.path:
-        places["data.path"] = config.data.path
-    kept = []
-    if HydraConfig.initialized():
-        given = HydraConfig.get().overrides
-        known = {*places, "run_dir", "hydra.mode"}
-        kept = [each for each in [*given.task, *given.hydra] if each.lstrip("+~").partition("=")[0] not in known]
-    settings = [*kept, *(f"{key}={typed(os.path.abspath(path))}" for key, path in places.items())]
-    return f"stopped at step {step}; go on with: {shlex.join([sys.executable, str(SCRIPTS / 'train.py'), *settings])}"
+    places = {"hydra.run.dir": os.path.abspath(config.run_dir), "run_dir": "", "ckpt_path": os.path.abspath(checkpoint)}
+    typed = sys.argv if HydraConfig.initialized() else [str(SCRIPTS / "train.py")]
+    several = ", its last validation, for several processes save nothing at a signal" * (config.trainer.devices > 1)
+    return f"stopped at step {step}{several}; go on with: {again(typed, places)}"

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from makemore_pl.choices import (
+from makemore_pl.config.choices import (
     ACTIVATIONS,
     BATCHNORM_PLACEMENTS,
     INITS,
@@ -19,7 +19,7 @@ from makemore_pl.choices import (
     did_you_mean,
     one_of,
 )
-from makemore_pl.ranges import require, require_numbers
+from makemore_pl.config.ranges import require, require_numbers
 
 
 @dataclass(slots=True)
@@ -51,16 +51,16 @@ class ModelConfig:
     n_layers: int = 1
     """Hidden layers."""
     activation: str = "tanh"
-    """What each hidden layer applies; leaky_relu has slope 0.01."""
+    """The activation function of the hidden layers; leaky_relu has slope 0.01 below 0."""
     init: str = "kaiming"
     """Standard deviation of the hidden weights: kaiming gain/sqrt(fan_in), xavier gain*sqrt(2/(fan_in+fan_out)),
     small 0.01*gain, normal gain."""
     gain: float | None = None
-    """Factor on the hidden weights; null: the activation's own for kaiming and xavier (tanh 5/3), 1 for the others."""
+    """Factor on the hidden weights; null: the gain of the activation with kaiming and xavier (tanh 5/3), else 1."""
     hidden_bias: float = 0.0
     """Standard deviation of the hidden biases."""
     output_scale: float = 0.01
-    """Standard deviation of the output weights; with BatchNorm on the logits, that BatchNorm's weight instead."""
+    """Standard deviation of the output weights; with BatchNorm on the logits, the weight of that BatchNorm."""
     output_bias: float = 0.0
     """Standard deviation of the output bias."""
     batchnorm: str = "none"
@@ -85,7 +85,7 @@ class ModelConfig:
         require_numbers("model", self)
 
     def batchnorm_at(self, place: str) -> bool:
-        """Whether there is one pre, post or output."""
+        """Whether there is a BatchNorm at a place: pre, post or output."""
         return place in BATCHNORM_PLACEMENTS[self.batchnorm]
 
 
@@ -96,7 +96,7 @@ class OptimConfig:
     name: str = "sgd"
     """The optimizer."""
     lr: float = 0.1
-    """Highest learning rate."""
+    """Learning rate after the warm-up and before any decay: the highest one."""
     momentum: float = 0.0
     """Momentum of sgd and rmsprop."""
     nesterov: bool = False
@@ -112,11 +112,11 @@ class OptimConfig:
     weight_decay: float = 0.0
     """L2 penalty for sgd, adam and rmsprop, decoupled decay for adamw."""
     schedule: str = "step_decay"
-    """constant; step_decay: times decay_factor from decay_at on; cosine: down to lr * decay_factor at the last step."""
+    """constant: lr; step_decay: lr * decay_factor from decay_at on; cosine: falls to lr * decay_factor at the end."""
     decay_at: float = 0.5
     """Where step_decay happens, as a fraction of trainer.max_steps."""
     decay_factor: float = 0.1
-    """Factor of step_decay; final fraction of cosine."""
+    """step_decay multiplies lr by it; cosine ends at lr times it."""
     warmup_steps: int = 0
     """Steps over which the learning rate first rises linearly to its schedule."""
 
@@ -142,10 +142,10 @@ class OptimConfig:
 
 @dataclass(slots=True)
 class TrainerConfig:
-    """Where and how long to train. Lightning's names where Lightning has one; every count is in optimizer steps."""
+    """Where and how long to train. Settings that Lightning has too have its names. All counts are optimizer steps."""
 
     accelerator: str = "auto"
-    """cpu; gpu; auto: a GPU where there is one and the network is large enough to gain from it."""
+    """cpu; gpu; auto: a GPU if there is one and the network is large enough to be faster on it, else the CPU."""
     devices: int = 1
     """Processes that share each minibatch (DistributedDataParallel when more than 1)."""
     precision: str = "32-true"
@@ -155,27 +155,29 @@ class TrainerConfig:
     val_check_interval: int = 10_000
     """Steps between validations, each with a checkpoint; the last step is always validated."""
     watch_every: int = 2_000
-    """Steps between watched steps, the ones that hooks and callbacks see; 1 is plain Lightning."""
+    """Steps between two watched steps. Hooks and callbacks see watched steps only; with 1 they see all of them."""
     engine: str = "auto"
     """How unwatched steps run. compile: about a hundred in one compiled call; eager: a bare loop;
-    auto: compile when the run is long enough to earn the compile time and there is a C++ compiler."""
+    record: the same as one CUDA graph, which needs a GPU and no compiler;
+    auto: on a GPU eager; else compile if there is a C++ compiler and the run is so long that compiling saves more time
+    than it takes."""
     matmul_precision: str = "highest"
-    """Of float32 matrix products on a GPU: highest; high or medium are faster with TensorFloat32 or bfloat16."""
+    """Precision of float32 matrix products on a GPU: highest; high or medium are faster (TensorFloat32, bfloat16)."""
     gradient_clip_val: float | None = None
-    """Bound of the gradient's norm or values; null: no clipping."""
+    """Largest norm, or largest value, that the gradient keeps; null: no clipping."""
     gradient_clip_algorithm: str = "norm"
-    """norm or value."""
+    """What gradient_clip_val bounds: norm or value."""
     deterministic: bool = False
-    """Only deterministic algorithms on a GPU; the CPU is always deterministic."""
+    """Use only deterministic algorithms on a GPU; the CPU is always deterministic."""
     threads: int = 1
-    """Threads of torch; more than 1 slows networks this small."""
+    """Threads of torch; more than 1 makes networks of the lecture's size slower."""
     enable_progress_bar: bool = True
     """Show loss and steps per second while training."""
 
     def __post_init__(self) -> None:
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
-        one_of("trainer.engine", self.engine, ("auto", "compile", "eager"))
+        one_of("trainer.engine", self.engine, ("auto", "compile", "eager", "record"))
         one_of("trainer.matmul_precision", self.matmul_precision, ("highest", "high", "medium"))
         one_of("trainer.gradient_clip_algorithm", self.gradient_clip_algorithm, ("norm", "value"))
         clip = self.gradient_clip_val
@@ -190,11 +192,11 @@ class DoctorConfig:
     verify: bool = False
     """Run baseline and prescriptions again, from several seeds."""
     seeds: int = 3
-    """From how many."""
+    """How many seeds doctor.verify runs."""
     fail_on: str = "never"
-    """Exit code 2 where a finding is at least so severe: warning, critical or never."""
+    """Exit with code 2 if there is a finding of this severity or worse: warning, critical or never."""
     stop_on_critical: bool = False
-    """In a sweep: end jobs with a critical finding early, never those in the best quarter by training loss."""
+    """In a sweep: end a job with a critical finding early, unless its training loss is in the best quarter."""
 
     def __post_init__(self) -> None:
         one_of("doctor.fail_on", self.fail_on, ("warning", "critical", "never"))
@@ -211,19 +213,19 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     doctor: DoctorConfig = field(default_factory=DoctorConfig)
     callbacks: dict[str, Any] = field(default_factory=dict)
-    """Callbacks by name, each with a `_target_`; open on purpose."""
+    """Callbacks by name, each with a `_target_`; any Lightning callback can be added."""
     logger: dict[str, Any] = field(default_factory=dict)
-    """Loggers by name, each with a `_target_`; open on purpose."""
+    """Loggers by name, each with a `_target_`; any Lightning logger can be added."""
     experiment: str = "default"
     """Name of the overlay; also the folder under outputs/."""
     seed: int = 2147483647
-    """Seed of the one generator that draws parameters and minibatches, and of dropout. The lecture's own."""
+    """Seed of the generator that draws parameters and minibatches, and of dropout. The default is the lecture's."""
     report: bool = True
-    """Whether a run ends with its page, report.html; the jobs of a sweep make none."""
+    """Whether a run writes its page, report.html, at the end. The jobs of a sweep write none."""
     ckpt_path: str | None = None
     """Checkpoint to resume from."""
     run_dir: str = MISSING
-    """Everything the run writes; Hydra's output directory."""
+    """The directory that the run writes into: Hydra's output directory."""
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, "seed", "in [0, 2**63)", self.seed)
@@ -255,24 +257,24 @@ class Config:
 
 def _keys(schema: Any, prefix: str = "") -> list[str]:
     keys = []
-    for each in fields(schema):
-        keys.append(prefix + each.name)
-        if is_dataclass(each.type):
-            keys += _keys(each.type, f"{prefix}{each.name}.")
+    for setting in fields(schema):
+        keys.append(prefix + setting.name)
+        if is_dataclass(setting.type):
+            keys += _keys(setting.type, f"{prefix}{setting.name}.")
     return keys
 
 
 def unknown_key(key: str) -> str:
     """The sentence for a dotted key that the schema does not have."""
     known = _keys(Config)
-    meant = [each for each in known if each.rpartition(".")[2] == key]
+    meant = [dotted for dotted in known if dotted.rpartition(".")[2] == key]
     return f"Unknown config key {key!r}.{f' Did you mean {meant[0]!r}?' if meant else did_you_mean(key, known)}"
 
 
 def _refuse_unknown(node: DictConfig, schema: Any, prefix: str = "") -> None:
-    # `+model.n_hiden=300` on the command line is inserted whatever the schema says
+    # Hydra inserts `+model.n_hiden=300` although the schema has no such key
     for key in node:
-        known = {each.name: each.type for each in fields(schema)}
+        known = {setting.name: setting.type for setting in fields(schema)}
         if key not in known:
             raise ValueError(unknown_key(f"{prefix}{key!s}"))
         if is_dataclass(known[str(key)]):
@@ -285,7 +287,7 @@ def resolve(raw: DictConfig) -> Config:
     """Composed config -> typed Config.
 
     Raises:
-        ValueError: naming the key, for an unknown key, a missing value or one out of range.
+        ValueError: a key is unknown, or its value is missing or out of range; the message names the key.
     """
     _refuse_unknown(raw, Config)
     config = OmegaConf.to_object(raw)
