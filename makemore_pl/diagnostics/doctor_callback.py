@@ -1,47 +1,32 @@
-"""The doctor as a callback: it watches any LightningModule, and at the end says what is wrong with its training."""
+"""The doctor as a callback: it watches any LightningModule and says what is wrong with its training."""
 
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.diagnostics import dashboard
-from makemore_pl.diagnostics.callback import DiagnosticsCallback
-from makemore_pl.diagnostics.gathering import instruments, of_inspection, of_loss, of_optimizers
+from makemore_pl.diagnostics.callback import DiagnosticsCallback, log_spaced
+from makemore_pl.diagnostics.first_batches import INSPECTED, FirstBatches
+from makemore_pl.diagnostics.gathering import instruments, of_first_batches, of_loss, of_optimizers
 from makemore_pl.diagnostics.host import LightningModule, Trainer
-from makemore_pl.diagnostics.offers import configuration_of
-from makemore_pl.diagnostics.tag_names import matrices
-from makemore_pl.diagnostics.taps import compiled_modules
+from makemore_pl.diagnostics.loss_record import LossRecord
+from makemore_pl.diagnostics.offers import configuration_of, mean_loss_of, offer
 from makemore_pl.diagnostics.update import Update
 from makemore_pl.diagnostics.watch import Arrays
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.evidence import Evidence
 from makemore_pl.doctor.facts import Facts
 from makemore_pl.doctor.finding import Abstention, Diagnosis, Finding, Prescription
-from makemore_pl.doctor.inspection import (
-    NORMALISATIONS,
-    Inspection,
-    copies_of_units,
-    examples_in,
-    scale_of,
-)
-from makemore_pl.doctor.loss_graph import LossGraph, read_loss
-from makemore_pl.doctor.mixed_examples import mixed_examples
-from makemore_pl.doctor.plain_words import verdict
+from makemore_pl.doctor.plain_words import told, verdict
 from makemore_pl.doctor.prescribing import prescribe
-from makemore_pl.doctor.target_statistics import TargetStatistics
 from makemore_pl.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-INSPECTED = 3
-"""The first batches, in which hooks inspect the calls of all modules."""
 SETTLED = 5
 """From this step on, units that are still copies of each other will stay copies."""
 ALIASES = ("val/loss", "val_loss", "valid_loss", "validation_loss", "valid/loss", "validation/loss")
@@ -51,9 +36,9 @@ class Doctor(DiagnosticsCallback):
     """Says what is wrong with a training, why, and what to change.
 
     It needs no other callback: it adds ActivationStats, GradientStats, UpdateStats and BatchNormStats if the trainer
-    lacks them. At the end of fit the verdict is printed, written to `findings.json` in the trainer's log directory and
-    to TensorBoard, and kept in `findings`, `abstentions`, `checked` and `prescriptions`. docs/doctor.md explains each
-    finding.
+    lacks them. It logs a critical finding as soon as that is certain. At the end of fit the verdict is printed, written
+    to `findings.json` in the trainer's log directory and to TensorBoard, and kept in `findings`, `abstentions`,
+    `checked` and `prescriptions`. docs/doctor.md explains each finding.
 
         from makemore_pl.diagnostics import Doctor
         trainer = Trainer(callbacks=[Doctor()], max_steps=1000)
@@ -64,7 +49,7 @@ class Doctor(DiagnosticsCallback):
     | doctor | the verdict, in TensorBoard alone | lines of text |
 
     Args:
-        announce: print the verdict.
+        announce: say what is critical, and print the verdict.
     """
 
     def __init__(self, every_n_steps: int = 100, announce: bool = True) -> None:
@@ -94,20 +79,15 @@ class Doctor(DiagnosticsCallback):
 
     def reset(self) -> None:
         self._series: dict[str, dict[int, float | None]] = {}
-        self._facts = Facts()
-        self._at_start: dict[str, float] = {}
-        self._inspection: Inspection | None = None
-        self._batches = 0
-        self._graph: LossGraph | None = None
-        self._backwards, self._most_backwards = 0, 0
-        self._losses: list[tuple[int, Tensor]] = []
-        self._fetched: list[int] = []
-        self._targets = TargetStatistics()
+        self._first: FirstBatches | None = None
+        self._losses = LossRecord()
         self._reached: set[nn.Parameter] = set()
         self._updates = 0
-        self._left_over: dict[int, list[bool]] = {}
-        self._never_zeroed: dict[int, int] = {}
-        self._handles: list[RemovableHandle] = []
+        """Of all optimizers, among those that were looked at."""
+        self._validated_within = 0
+        self._compared = False
+        """Whether units were compared after some steps."""
+        self._last_critical: set[str] = set()
         self._said: set[str] = set()
 
     # Lightning's hooks
@@ -123,24 +103,37 @@ class Doctor(DiagnosticsCallback):
                 each.start(trainer, pl_module)
                 there.insert(there.index(self), each) if there[0] is not self else there.append(each)
         self._directory = Path(trainer.log_dir or trainer.default_root_dir)
+        self._scaler = getattr(trainer.precision_plugin, "scaler", None)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._losses = LossRecord(trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
+        self.attempt("the first batches", self._begin, trainer, pl_module)
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.watch and not trainer.barebones:
+            strided = offer(pl_module, "watched_step", None) is not None
+            self._first = FirstBatches(pl_module, fresh=not self.watch.taken, strided=strided)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._backwards = 0
-        self.attempt("the first batches", self._open, trainer, pl_module, batch)
+        self._losses.begin()
+        self._open = self._first is not None and not self._first.over
+        if self._first and self._open:
+            self.attempt("the first batches", self._first.open, trainer.optimizers)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         super().on_before_backward(trainer, pl_module, loss)
-        self._backwards += 1
-        if self._backwards == 1 and (self._batches <= INSPECTED or self.step is not None):
-            self.attempt("the loss", self._read, loss)
-        if not pl_module.automatic_optimization and self._backwards == 1 and self.watch and loss.numel() == 1:
-            self._losses.append((self.watch._step, loss.detach()))
+        first = self.watch and self._losses.see(self.watch.step, loss, self._scaler)
+        if first and (self._open or self.step is not None):
+            self.attempt("the loss", self._losses.read, loss, self._open)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.attempt("the first batches", self._close, trainer, pl_module, outputs, batch)
+        if self._first and self._open:
+            self.attempt("the loss", self._losses.read_batch, batch)
+            self.attempt("the first batches", self._first.close, batch)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -151,7 +144,7 @@ class Doctor(DiagnosticsCallback):
         tag = tag or next((each for each in metrics if each.startswith("val") and "loss" in each), None)
         if tag:
             if "val/loss" not in self._series:
-                self._facts.validated_within = trainer.current_epoch
+                self._validated_within = trainer.current_epoch
             self._series.setdefault("val/loss", {})[max(self.watch.taken - 1, 0)] = float(metrics[tag])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -159,49 +152,29 @@ class Doctor(DiagnosticsCallback):
         self.attempt("the verdict", self._conclude, trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._close_hooks()
+        if self._first:
+            self._first.close_hooks()
         super().teardown(trainer, pl_module, stage)
-
-    def _close_hooks(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-        if self._inspection:
-            self._inspection.close()
 
     # what it looks at
 
     def before_update(self, update: Update) -> None:
+        assert self.watch
         self._updates += 1
-        key = id(update.optimizer)
-        if (left := self._left_over.get(key)) and key in self._never_zeroed:  # before the first step there are none
-            self._never_zeroed[key] += 1 if all(left) else -INSPECTED
-        self._never_zeroed.setdefault(key, 0)
-        self._left_over[key] = []
-        if self.watch:
-            self._reached |= {p for p in self.watch.trainer.lightning_module.parameters() if p.grad is not None}
-        step = self._now()
-        self._series.setdefault("lr", {}).setdefault(step, float(update.optimizer.param_groups[0]["lr"]))
+        if self._first:
+            self._first.before_update(update.optimizer)
+        self._reached.update(p for p in self.watch.trainer.lightning_module.parameters() if p.grad is not None)
+        lr = float(update.optimizer.param_groups[0]["lr"])
+        self._series.setdefault("lr", {}).setdefault(self.watch.step, lr)
 
     def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._losses:
-            self._fetched = [step for step, _ in self._losses]
-            values = [loss.float().reshape(()) for _, loss in self._losses]
-            self.values["doctor/losses"] = torch.stack([each.to(values[0].device) for each in values]).reshape(-1, 1)
-            self._losses = []
-        if self._now() >= SETTLED and "copies" not in self._said:
-            self._said.add("copies")
-            self._facts.copies = self._copies(pl_module) | self._facts.copies
-        if self._inspection:
-            self._inspection.look_at_modes()
-
-    def _copies(self, pl_module: LightningModule) -> dict[str, float]:
-        """Copies among hidden units. Rows of embeddings and of the last layer are left out: data tell them apart."""
-        seen = self._inspection
-        no_units = (nn.Embedding, nn.EmbeddingBag, *NORMALISATIONS)
-        aside = {p for m in pl_module.modules() if isinstance(m, no_units) for p in m.parameters(recurse=False)}
-        if seen and (last := [m for m in seen.order if next(m.parameters(recurse=False), None) is not None]):
-            aside |= set(last[-1].parameters(recurse=False))
-        return copies_of_units({name: p for name, p in matrices(pl_module).items() if p not in aside})
+        if (losses := self._losses.stacked()) is not None:
+            self.values["doctor/losses"] = losses
+        if self._first:
+            self._first.seen.look_at_modes()
+            if self.watch and self.watch.step >= SETTLED and not self._compared:
+                self._compared = True
+                self._first.compare_later()
 
     def measured(
         self, trainer: Trainer, pl_module: LightningModule, step: int, numbers: dict[str, float], arrays: Arrays
@@ -210,85 +183,33 @@ class Doctor(DiagnosticsCallback):
             self._series.setdefault(tag, {})[step] = number
         if "doctor/losses" in arrays:
             losses = self._series.setdefault("train/loss", {})
-            for at, loss in zip(self._fetched, arrays["doctor/losses"].tolist(), strict=True):
+            for at, loss in zip(self._losses.fetched, arrays["doctor/losses"].tolist(), strict=True):
                 losses.setdefault(at, loss)
-        if (mean := getattr(pl_module, "mean_loss", None)) is not None and hasattr(pl_module, "watched_step"):
-            self._series.setdefault("train/loss_mean", {})[step] = float(mean)
+        if (mean := mean_loss_of(pl_module)) is not None:
+            self._series.setdefault("train/loss_mean", {})[step] = mean
+        if self.announce and step >= INSPECTED - 1 and log_spaced(step):
+            self._say_critical(trainer, pl_module, step)
 
-    # the beginning
+    # what it says
 
-    def _now(self) -> int:
-        return self.watch._step if self.watch else 0
+    def _say_critical(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        """Once each: what the start shows at once, what comes later when it is still there at the next look."""
+        critical = [each for each in self.look(trainer, pl_module).roots if each.severity == "critical"]
+        for finding in critical:
+            if finding.id not in self._said and (finding.step == 0 or finding.id in self._last_critical):
+                self._said.add(finding.id)
+                if trainer.is_global_zero:
+                    log.warning("The doctor, at step %s: %s", f"{step:,}", told(finding))
+        self._last_critical = {each.id for each in critical}
 
-    def _open(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        self._batches += 1
-        if self._batches > INSPECTED or trainer.barebones:
-            return
-        if self._inspection is None:
-            self._inspection = Inspection(pl_module, compiled_modules(pl_module))
-            self._at_start = copies_of_units(matrices(pl_module)) if self.watch and not self.watch.taken else {}
-        self._inspection.open()
-        for optimizer in trainer.optimizers:
-            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-            if parameters:
-                smallest = min(parameters, key=lambda each: each.numel())
-                left = self._left_over.setdefault(id(optimizer), [])
-                self._handles.append(smallest.register_hook(self._leftover(smallest, id(optimizer), left)))
-
-    def _leftover(self, parameter: nn.Parameter, key: int, _: list[bool]) -> Any:
-        def arriving(grad: Tensor) -> None:
-            kept = parameter.grad is not None and bool(parameter.grad.any())
-            self._left_over.setdefault(key, []).append(kept)
-
-        return arriving
-
-    def _read(self, loss: Tensor) -> None:
-        graph = read_loss(loss)
-        if self._batches <= 1:
-            self._graph = graph
-        if graph and self._graph and graph.kind == self._graph.kind:
-            self._targets.see(graph)
-
-    def _close(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
-        self._close_hooks()
-        if self._inspection and self._batches <= INSPECTED:
-            if self._batches == 1:
-                hidden = self._copies(pl_module)
-                self._facts.copies = {n: c for n, c in self._at_start.items() if c >= 0.9 and n in hidden}
-                self._facts.batch_size = size = examples_in(batch)
-                self._facts.inputs = None if self._inspection.first_input is None else scale_of(
-                    self._inspection.first_input
-                )  # fmt: skip
-                if self._graph and self._graph.targets is None:
-                    self._targets.see_batch(self._graph, batch)
-                try:
-                    strided = hasattr(pl_module, "watched_step")
-                    where = None if strided else mixed_examples(self._inspection, batch, size or 0)
-                    self._facts.examples_mixed = where
-                except Exception as error:
-                    self._facts.unknown["examples_mixed"] = str(error).splitlines()[0] if str(error) else "it failed"
-            self._inspection.forget()
-        self._most_backwards = max(self._most_backwards, self._backwards)
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if pl_module.automatic_optimization and isinstance(loss, Tensor) and loss.numel() == 1 and self.watch:
-            # Lightning has divided the loss by accumulate_grad_batches
-            self._losses.append((self.watch._step, loss.detach() * trainer.accumulate_grad_batches))
-
-    # the end
+    def look(self, trainer: Trainer, pl_module: LightningModule) -> Diagnosis:
+        """What is found so far, between two steps of fit."""
+        return diagnose(self._gather(trainer, pl_module, final=False))
 
     def broken_off(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, FloatingPointError):
-            self._series.setdefault("train/loss", {})[self._now()] = None
+        if isinstance(exception, FloatingPointError) and self.watch:
+            self._series.setdefault("train/loss", {})[self.watch.step] = None
         self._conclude(trainer, pl_module)
-
-    def _unknown(self, trainer: Trainer) -> dict[str, str]:
-        assert self.watch
-        unknown = {}
-        if self._updates < INSPECTED * len(trainer.optimizers):
-            unknown = dict.fromkeys(("gradients_accumulate", "no_gradient"), "fewer than three steps were looked at")
-        if self.watch.taken <= SETTLED:
-            unknown["symmetric_units"] = f"fewer than {SETTLED + 1} steps were taken"
-        return unknown
 
     def _conclude(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.watch is None or not (self.watch.taken or self._series):
@@ -304,23 +225,21 @@ class Doctor(DiagnosticsCallback):
         if trainer.is_global_zero and self.announce:
             print("\n".join(["The doctor:", *lines]))
 
-    def look(self, trainer: Trainer, pl_module: LightningModule) -> Diagnosis:
-        """What is found so far, between two steps of fit."""
-        return diagnose(self._gather(trainer, pl_module, final=False))
-
     def _gather(self, trainer: Trainer, pl_module: LightningModule, final: bool) -> Evidence:
         assert self.watch
-        for step, loss in self._losses:
-            self._series.setdefault("train/loss", {}).setdefault(step, float(loss))
-        self._losses = []
-        facts = replace(self._facts, unknown=self._facts.unknown | self._unknown(trainer))
-        facts.steps = self.watch.taken
-        facts.losses = max(len(trainer.optimizers), 1 if pl_module.automatic_optimization else self._most_backwards)
-        facts.clip_value = trainer.gradient_clip_val
-        facts.accumulates = any(count >= 2 for count in self._never_zeroed.values())
+        if (losses := self._losses.stacked()) is not None:
+            seen = self._series.setdefault("train/loss", {})
+            for step, loss in zip(self._losses.fetched, losses.flatten().tolist(), strict=True):
+                seen.setdefault(step, loss)
+        facts = Facts(validated_within=self._validated_within, clip_value=float(trainer.gradient_clip_val or 0))
+        facts.losses = max(len(trainer.optimizers), 1 if pl_module.automatic_optimization else self._losses.most)
         of_optimizers(facts, pl_module, trainer.optimizers, self._reached, self._series)
-        if self._inspection:
-            of_inspection(facts, pl_module, self._inspection)
-        if self._graph:
-            of_loss(facts, self._graph, self._targets, self._series)
+        if self._updates < INSPECTED * len(trainer.optimizers):
+            facts.unreached = None
+        if self._first:
+            of_first_batches(facts, pl_module, self._first)
+        if not self._compared and not facts.copies:
+            facts.copies = None
+            facts.unknown.setdefault("copies", f"fewer than {SETTLED + 1} steps were taken")
+        of_loss(facts, self._losses, self._series)
         return Evidence(self._series, facts, final)

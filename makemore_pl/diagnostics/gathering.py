@@ -10,15 +10,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from makemore_pl.diagnostics.activation_stats import ActivationStats, is_activation, is_relu, is_tanh
 from makemore_pl.diagnostics.batchnorm_stats import BatchNormStats
 from makemore_pl.diagnostics.callback import DiagnosticsCallback
+from makemore_pl.diagnostics.first_batches import FirstBatches
 from makemore_pl.diagnostics.gradient_stats import GradientStats
+from makemore_pl.diagnostics.loss_record import LossRecord
 from makemore_pl.diagnostics.tag_names import layer_names, matrices, without_compiled
 from makemore_pl.diagnostics.update_stats import UpdateStats
 from makemore_pl.doctor.facts import Facts, OptimizerFacts
 from makemore_pl.doctor.inspection import Inspection
-from makemore_pl.doctor.loss_graph import LossGraph
-from makemore_pl.doctor.target_statistics import TargetStatistics
 
 Numbers = Mapping[str, Mapping[int, float | None]]
+FEW = "fewer than three steps were looked at"
 
 
 def instruments(module: nn.Module) -> list[DiagnosticsCallback]:
@@ -63,21 +64,44 @@ def of_optimizers(
     facts.unreached = tuple(name for name, p in trained.items() if p in owned and (p not in reached or p in zero))
 
 
-def of_inspection(facts: Facts, module: nn.Module, seen: Inspection) -> None:
-    """Fill in the layers, which layer follows which, and their modes. Call it after `of_optimizers`."""
-    tags = layer_names(module, [name for name, each in module.named_modules() if name and is_activation(each)])
+def of_first_batches(facts: Facts, module: nn.Module, first: FirstBatches) -> None:
+    """Fill in layers, their order and modes, and what else the first batches told. Call it after `of_optimizers`."""
+    facts.batch_size, facts.copies = first.batch_size, first.copies
+    facts.inputs, facts.inputs_vary = first.inputs, first.inputs_vary
+    facts.examples_mixed, facts.accumulates = first.examples_mixed, first.accumulates()
+    facts.unknown = {"accumulates": FEW, "unreached": FEW} | first.unknown
+    seen = first.seen
+    facts.tokens, facts.inputs_normalised = seen.begins_with_embedding, seen.begins_normalised
+    if seen.order:
+        _of_calls(facts, module, seen)
+    for name, why in list(seen.failures.items())[:1]:  # what is not found may be where nobody could look
+        for fact in ("layers", "linear_pairs", "bias_before_batchnorm", "asleep", "values_per_channel"):
+            if not getattr(facts, fact):
+                setattr(facts, fact, None)
+                facts.unknown[fact] = f"{name or 'the module'} could not be looked at: {why}"
+
+
+def _of_calls(facts: Facts, module: nn.Module, seen: Inspection) -> None:
+    if seen.output is not None:
+        last = set(seen.output.parameters(recurse=False))
+        facts.output = tuple(name for name, parameter in matrices(module).items() if parameter in last)
+    chosen = [name for each, name in seen.names.items() if name and is_activation(each)]
+    tags = layer_names(module, chosen)
     layers = {each: tags[seen.names[each]] for each in seen.order if seen.names[each] in tags}
     facts.layers = tuple(layers.values())
     facts.bounded = tuple(name for each, name in layers.items() if is_tanh(each))
     facts.rectified = tuple(name for each, name in layers.items() if is_relu(each))
+    facts.signals = {tag: seen.signals[each] for each, tag in layers.items() if _keeps_signal(each, seen)}
+    facts.normalises = seen.normalises
+    facts.final = tuple(layers[each] for each in seen.final if each in layers)
     facts.before_normalised = bool(layers) and all(seen.after_normalisation(each) for each in layers)
-    facts.tokens, facts.inputs_normalised = seen.begins_with_embedding, seen.begins_normalised
     facts.linear_pairs = tuple(seen.linear_pairs)
     facts.bias_before_batchnorm = tuple(seen.bias_before_batchnorm)
-    facts.values_per_channel = seen.values_per_channel
+    facts.values_per_channel, facts.batchnorm_momentum = seen.values_per_channel, seen.momentum
     facts.dropout = seen.dropout()
-    facts.unused = tuple(name for name in facts.unreached if not seen.ran(name))
-    facts.unreached = tuple(name for name in facts.unreached if name not in facts.unused)
+    if facts.unreached is not None:
+        facts.unused = tuple(name for name in facts.unreached if not seen.ran(name))
+        facts.unreached = tuple(name for name in facts.unreached if name not in facts.unused)
     asleep: dict[str, list[str]] = {"fault": [], "purpose": [], "dropout": []}
     for name, each in seen.asleep.items():
         if not isinstance(each, _BatchNorm):
@@ -89,15 +113,23 @@ def of_inspection(facts: Facts, module: nn.Module, seen: Inspection) -> None:
     facts.asleep, facts.asleep_on_purpose, facts.dropouts_asleep = (tuple(each) for each in asleep.values())
 
 
-def of_loss(facts: Facts, graph: LossGraph, targets: TargetStatistics, series: Numbers) -> None:
+def _keeps_signal(module: nn.Module, seen: Inspection) -> bool:
+    return module in seen.signals and not isinstance(module, nn.Sigmoid)
+
+
+def of_loss(facts: Facts, record: LossRecord, series: Numbers) -> None:
     """Fill in which loss it is, and the loss of a constant guess."""
+    graph, targets = record.graph, record.targets
+    if graph is None:
+        return
     facts.loss, facts.activation_before_loss = graph.kind, graph.activation
     if graph.kind == "likelihood":  # a binary cross-entropy on probabilities, whose sigmoid is right
         facts.loss, facts.activation_before_loss = "bce", None
-    facts.loss_is_sum, facts.examples_in_loss = graph.is_sum, targets.rows
     facts.targets, facts.targets_vary, facts.outside = targets.scale(), targets.vary, targets.outside
-    facts.loss_is_bare = graph.alone
-    if not graph.alone:
+    if targets.each_other:
+        return  # another minibatch's size is another task
+    facts.loss_scale = targets.loss_scale()
+    if facts.loss_scale is None:
         return  # other terms are in the number
     facts.classes = targets.classes
     counted = targets.constant_guess(graph)
@@ -105,8 +137,8 @@ def of_loss(facts: Facts, graph: LossGraph, targets: TargetStatistics, series: N
     guess = next(iter(known.values())) if known else counted
     facts.constant_guess = guess if guess and math.isfinite(guess) else None
     first = series.get("train/loss", {}).get(0)
-    if facts.constant_guess and first is not None and graph.kind == "cross_entropy" and not graph.is_sum:
-        facts.pretrained = first < 0.5 * facts.constant_guess
+    if facts.constant_guess and first is not None and graph.kind == "cross_entropy":
+        facts.pretrained = first < 0.5 * facts.constant_guess * facts.loss_scale
 
 
 def _optimizer(optimizer: torch.optim.Optimizer) -> OptimizerFacts:

@@ -51,6 +51,12 @@ def offer(module: nn.Module, name: str, *arguments: Any) -> Callable[..., Any] |
     return method if signature.return_annotation is not inspect.Signature.empty else None
 
 
+def mean_loss_of(module: nn.Module) -> float | None:
+    """What `Averaged` describes, of a module that is `Strided`; None from others."""
+    found = getattr(module, "mean_loss", None)
+    return found if type(found) is float and offer(module, "watched_step", None) else None
+
+
 def configuration_of(module: nn.Module) -> dict[str, dict[str, Any]] | None:
     """What `Configured.configuration` returns; None if the module has no such method or it returns something else."""
     offered = offer(module, "configuration")

@@ -74,6 +74,11 @@ class Watch:
         self._handles: list[RemovableHandle] = []
 
     @property
+    def step(self) -> int:
+        """The step that this batch ends with, or will once it is whole."""
+        return self._step
+
+    @property
     def scaled(self) -> bool:
         """Whether a 16-bit gradient scaler scales the gradients until the optimizer steps."""
         return getattr(self.trainer.precision_plugin, "scaler", None) is not None

@@ -4,11 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from makemore_pl.doctor.evidence import Abstain, Evidence, median
+from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, median
 from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
+from makemore_pl.doctor.update_ratios import typical_ratio
 
 VANISHED, EXPLODED, SPIKED = 0.01, 100.0, 1000.0
+LARGE = -1.5
+"""log10 of update over data, above which a jump of the gradient is no wonder."""
 
 
 @rule(
@@ -25,9 +28,8 @@ VANISHED, EXPLODED, SPIKED = 0.01, 100.0, 1000.0
     picture="grad_norm, which grows",
 )  # fmt: skip
 def gradients_accumulate(evidence: Evidence) -> Iterator[Finding]:
-    if reason := evidence.facts.unknown.get("gradients_accumulate"):
-        raise Abstain(reason)
-    if evidence.facts.accumulates:
+    otherwise = "the gradients before backward were not looked at"
+    if evidence.known(evidence.facts.accumulates, "accumulates", otherwise):
         yield Finding(
             "gradients_accumulate", "critical", "gradients", 1, None, None, "",
             "Each backward adds to the gradients of all steps before it, for nothing sets them to zero.",
@@ -47,9 +49,8 @@ def gradients_accumulate(evidence: Evidence) -> Iterator[Finding]:
     picture="train/loss beside val/loss",
 )
 def examples_mixed(evidence: Evidence) -> Iterator[Finding]:
-    if reason := evidence.facts.unknown.get("examples_mixed"):
-        raise Abstain(reason)
-    if where := evidence.facts.examples_mixed:
+    otherwise = "the network was not run again with another example"
+    if where := evidence.known(evidence.facts.examples_mixed, "examples_mixed", otherwise):
         yield Finding(
             "examples_mixed", "critical", where, 0, None, None, "",
             f"In {where} the output of one example depends on the other examples of its minibatch.",
@@ -70,12 +71,10 @@ def examples_mixed(evidence: Evidence) -> Iterator[Finding]:
 )
 def no_gradient(evidence: Evidence) -> Iterator[Finding]:
     facts = evidence.facts
-    if reason := facts.unknown.get("no_gradient"):
-        raise Abstain(reason)
-    if facts.unreached:
+    if unreached := evidence.known(facts.unreached, "unreached", "it was not seen which parameters get a gradient"):
         yield Finding(
-            "no_gradient", "warning", ", ".join(facts.unreached), 0, float(len(facts.unreached)), 0.0, "",
-            f"The loss does not reach {listed(facts.unreached)}: no gradient has come there, though the optimizer has "
+            "no_gradient", "warning", ", ".join(unreached), 0, float(len(unreached)), 0.0, "",
+            f"The loss does not reach {listed(unreached)}: no gradient has come there, though the optimizer has "
             "them.",
         )  # fmt: skip
     elif facts.unused:
@@ -99,7 +98,7 @@ def no_gradient(evidence: Evidence) -> Iterator[Finding]:
 def vanishing_gradients(evidence: Evidence) -> Iterator[Finding]:
     layers = evidence.need("activation_grad_std")
     if len(layers) < 2:
-        return
+        raise NotApplicable("there is one activation layer only")
     first, *_, last = layers.values()
     ratio = first.values / np.where(last.values > 0, last.values, np.nan)
     start, late = median(ratio[:3]), median(ratio[-max(3, len(ratio) // 3) :])
@@ -136,6 +135,8 @@ def exploding_gradients(evidence: Evidence) -> Iterator[Finding]:
     norm = evidence.get("grad_norm/before_clipping")
     if norm is None:
         raise Abstain("grad_norm was not measured")
+    if typical_ratio(evidence) > LARGE:
+        return  # large steps make large gradients
     losses = evidence.losses()
     usual, highest = median(norm.values), float(np.nanmax(norm.values, initial=0.0))
     # where the loss goes up, large gradients are what large steps have made

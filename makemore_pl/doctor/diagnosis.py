@@ -7,9 +7,13 @@ from dataclasses import replace
 from makemore_pl.doctor import start, forward, backward, updates, normalisation, outcome  # noqa: F401
 
 # isort: on
-from makemore_pl.doctor.evidence import Abstain, Evidence
+from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable
 from makemore_pl.doctor.finding import SEVERITIES, Abstention, Diagnosis, Finding
 from makemore_pl.doctor.rule import RULES
+
+
+CAUSES = ("not_finite", "overregularized")
+"""Of the outcome's findings those that may have a cause of their own."""
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
@@ -21,7 +25,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         try:
             findings = rule(evidence)
         except Abstain as reason:
-            abstentions.append(Abstention(rule.id, str(reason)))
+            abstentions.append(Abstention(rule.id, str(reason), applies=not isinstance(reason, NotApplicable)))
             continue
         except Exception as error:  # of numbers that no rule was made for: one rule costs no verdict
             abstentions.append(Abstention(rule.id, f"the rule failed, {type(error).__name__}: {error}"))
@@ -32,13 +36,22 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 
 def _explained(found: list[Finding]) -> list[Finding]:
-    """Each with the first finding, in the order of causes, that explains it; information explains nothing."""
-    causes = [each for each in found if each.severity != "info"]
-    explained = []
-    for finding in found:
-        because = [each.id for each in causes if finding.id in RULES[each.id].explains]
-        explained.append(replace(finding, because_of=because[0] if because else None))
-    return explained
+    """Each with the first finding, in the order of causes, that explains it, roots before others; information explains
+    nothing.
+    """
+    because = {
+        each.id: [cause.id for cause in found if cause.severity != "info" and _explains(cause.id, each.id)]
+        for each in found
+    }
+    roots = [id for id, causes in because.items() if not causes]
+    first = {id: next((each for each in causes if each in roots), None) for id, causes in because.items()}
+    return [replace(each, because_of=first[each.id] or next(iter(because[each.id]), None)) for each in found]
+
+
+def _explains(cause: str, symptom: str) -> bool:
+    """What only the losses show follows from whatever is wrong elsewhere."""
+    shown = RULES[symptom].phase == "outcome" and symptom not in CAUSES and RULES[cause].phase != "outcome"
+    return shown or symptom in RULES[cause].explains
 
 
 def _ordered(found: list[Finding]) -> list[Finding]:

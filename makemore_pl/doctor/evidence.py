@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,15 @@ from numpy.typing import NDArray
 from makemore_pl.doctor.facts import Facts
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 
 class Abstain(Exception):  # noqa: N818  # no error: a rule's answer
     """A rule can't judge, and says why."""
+
+
+class NotApplicable(Abstain):
+    """There is nothing of the kind that the rule judges: no lack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +45,7 @@ class Series:
         """Of losses of single minibatches the medians of five in a row; where steps lie apart, the numbers."""
         if len(self.values) < 50 or self.steps[-1] - self.steps[0] > 2 * len(self.values):
             return self.values
-        return np.array([median(self.values[i : i + 5]) for i in range(len(self.values) - 4)])
-
-    def at(self, chosen: NDArray[np.bool_]) -> float:
-        return median(self.values[chosen])
+        return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(self.values, 5), axis=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Evidence:
     def of(self, quantity: str) -> dict[str, Series]:
         """Layer or parameter -> its numbers, in the order of the forward pass."""
         names = [tag.partition("/")[2] for tag in self.series if tag.startswith(f"{quantity}/")]
-        known = {name: place for place, name in enumerate((*self.facts.layers, *self.facts.matrices))}
+        known = {name: place for place, name in enumerate((*(self.facts.layers or ()), *self.facts.matrices))}
         names.sort(key=lambda name: (known.get(name, len(known)), _natural(name)))
         found = {name: self.get(f"{quantity}/{name}") for name in names}
         return {name: each for name, each in found.items() if each is not None}
@@ -86,6 +89,12 @@ class Evidence:
             raise Abstain(f"{quantity} was not measured")
         return found
 
+    def known(self, fact: T | None, name: str, otherwise: str) -> T:
+        """The fact of this name; abstains where it is None, with the reason that is noted or another one."""
+        if fact is None:
+            raise Abstain(self.facts.unknown.get(name, otherwise))
+        return fact
+
     def losses(self) -> Series:
         """Training losses, means over what lies between two of them where there are such; abstains without."""
         found = self.get("train/loss_mean") or self.get("train/loss")
@@ -95,9 +104,20 @@ class Evidence:
 
     def beginning(self) -> float:
         """The loss to start from: the first one, or what a constant guess costs where one easy minibatch costs less."""
-        facts = self.facts
-        scale = facts.examples_in_loss or 1 if facts.loss_is_sum else 1
-        return max(float(self.losses().values[0]), (facts.constant_guess or -math.inf) * scale)
+        guess = self.guess()
+        return max(float(self.losses().values[0]), -math.inf if guess is None else guess)
+
+    def far(self) -> float:
+        """A loss this high is far above the beginning: half as much again, of what it has fallen where it can be
+        negative, as the log-likelihood of a density or a critic's score.
+        """
+        start, lowest = self.beginning(), float(np.nanmin(self.losses().values, initial=math.inf))
+        return start + 0.5 * (start - lowest if lowest < 0 else start)
+
+    def guess(self) -> float | None:
+        """What a constant guess costs, in the scale of the training loss; None where that is not known."""
+        guess, scale = self.facts.constant_guess, self.facts.loss_scale
+        return None if guess is None or scale is None else guess * scale
 
     def full_rate(self, series: Series) -> NDArray[np.bool_]:
         """The steps at which the learning rate was at least half of its highest: no warm-up, no decay."""

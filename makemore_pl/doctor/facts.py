@@ -41,35 +41,34 @@ class Scale:
 
 @dataclass(slots=True)
 class Facts:
-    """Everything is None, empty or False where it is not known; then rules abstain or stay silent."""
+    """What is None is not known, and rules that need it abstain; what is empty or False is known not to be there."""
 
-    layers: tuple[str, ...] = ()
+    layers: tuple[str, ...] | None = None
     """Activation layers in the order of the forward pass, by the name that tags give them."""
     matrices: tuple[str, ...] = ()
     """Trainable matrices by tag name."""
     vocabulary: tuple[str, ...] = ()
     """Those of them that are embeddings, of which a step touches a few rows only."""
-    output: str | None = None
-    """The last of these matrices, whose product is the output."""
-    normalised: tuple[str, ...] = ()
-    """Matrices straight before a normalisation, whose scale does not matter."""
-    bounded: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
+    """Those of the last layer, which often starts small and then takes large steps for its size."""
+    bounded: tuple[str, ...] | None = None
     """Layers whose activation saturates: tanh."""
-    rectified: tuple[str, ...] = ()
+    rectified: tuple[str, ...] | None = None
     """Layers whose activation is zero for half of its inputs: ReLU."""
-    before_normalised: bool = False
+    final: tuple[str, ...] = ()
+    """Layers after which no layer with parameters comes: an activation at the output."""
+    signals: dict[str, float] = field(default_factory=dict)
+    """Layer -> spread of what goes into it from example to example at the start, the mean over its numbers; without
+    those whose activation is a sigmoid, which shrinks it by its nature."""
+    before_normalised: bool | None = None
     """Whether every activation follows a normalisation."""
 
     loss: str | None = None
     """cross_entropy, nll, bce, mse or l1."""
     classes: int | None = None
     """Of a cross-entropy."""
-    examples_in_loss: int | None = None
-    """Rows that the loss adds up or averages over."""
-    loss_is_bare: bool = True
-    """Whether the number that is minimized is this loss, without factors and other terms."""
-    loss_is_sum: bool = False
-    """Whether it adds them up."""
+    loss_scale: float | None = None
+    """The number that is minimized over the mean of this loss's terms; None also where other terms are in it."""
     activation_before_loss: str | None = None
     """Function between the last layer and the loss: softmax, sigmoid, tanh or relu."""
     outside: float = 0.0
@@ -79,50 +78,55 @@ class Facts:
     pretrained: bool = False
     """Whether the first loss is half of a constant guess's or less."""
     constant_guess: float | None = None
-    """Loss of the best guess that does not look at the input."""
-    targets_vary: bool = True
+    """Mean loss of the best guess that does not look at the input."""
+    targets_vary: bool | None = None
 
     inputs: Scale | None = None
     tokens: bool = False
     """Whether the network begins with an embedding, so that its input has no scale."""
+    inputs_vary: bool | None = None
+    """Whether examples differ."""
     inputs_normalised: bool = False
     """Whether the network begins with a normalisation."""
+    normalises: bool | None = None
+    """Whether it has a normalisation anywhere."""
     targets: Scale | None = None
-    """Of a regression."""
+    """Of a regression or a binary cross-entropy."""
 
     validated_within: int = 0
     """Passes over the training data before the first validation, whole ones."""
     batch_size: int | None = None
-    steps: int | None = None
-    """Planned."""
-    optimizers: tuple[OptimizerFacts, ...] = ()
+    optimizers: tuple[OptimizerFacts, ...] | None = None
     clip_value: float | None = None
+    """Of gradient clipping, 0 without."""
 
-    linear_pairs: tuple[tuple[str, str], ...] = ()
+    linear_pairs: tuple[tuple[str, str], ...] | None = None
     """Layers that follow each other with nothing nonlinear between."""
-    copies: dict[str, float] = field(default_factory=dict)
+    copies: dict[str, float] | None = None
     """Matrix -> share of its units that are copies of another one after some steps."""
-    bias_before_batchnorm: tuple[str, ...] = ()
-    not_optimized: tuple[str, ...] = ()
+    bias_before_batchnorm: tuple[str, ...] | None = None
+    not_optimized: tuple[str, ...] | None = None
     """Parameters that require and get a gradient, in no optimizer."""
     frozen: tuple[str, ...] = ()
     """Parameters with requires_grad=False."""
-    unreached: tuple[str, ...] = ()
+    unreached: tuple[str, ...] | None = None
     """Parameters of an optimizer whose layer runs, that never got a gradient."""
     unused: tuple[str, ...] = ()
     """Parameters of an optimizer whose layer never runs."""
-    accumulates: bool = False
+    accumulates: bool | None = None
     """Whether gradients of earlier steps are still there in backward."""
     examples_mixed: str | None = None
-    """Where one example's output depends on another example."""
-    asleep: tuple[str, ...] = ()
+    """Where one example's output depends on another example; empty where nowhere."""
+    asleep: tuple[str, ...] | None = None
     """BatchNorms in eval mode while training, which hold no statistics worth keeping."""
     asleep_on_purpose: tuple[str, ...] = ()
     """BatchNorms in eval mode with statistics from before this run, or frozen parameters."""
     dropouts_asleep: tuple[str, ...] = ()
-    values_per_channel: dict[str, int] = field(default_factory=dict)
-    """BatchNorm -> numbers that its batch statistics are made of."""
-    batchnorm_momentum: float | None = None
-    dropout: float = 0.0
+    values_per_channel: dict[str, int] | None = None
+    """BatchNorm -> numbers that its batch statistics are made of; empty without BatchNorm."""
+    batchnorm_momentum: dict[str, float] = field(default_factory=dict)
+    """BatchNorm -> weight of a new batch in its running statistics."""
+    dropout: float | None = None
+    """The largest share that is dropped."""
     unknown: dict[str, str] = field(default_factory=dict)
-    """Rule id -> why a fact that it needs could not be found out."""
+    """Name of a fact that could not be found out -> why."""

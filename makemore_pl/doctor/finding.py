@@ -42,6 +42,8 @@ class Abstention:
 
     id: str
     reason: str
+    applies: bool = True
+    """False where there is nothing of the kind that it judges, so that nothing was missed."""
 
 
 @dataclass(frozen=True, slots=True)

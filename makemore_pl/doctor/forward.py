@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from makemore_pl.doctor.evidence import Abstain, Evidence, Series, median
+from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, Series, median
 from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
 
@@ -12,7 +12,9 @@ FIRST, LATER, MOST = 0.36, 0.27, 0.50
 0.40."""
 DEAD_TANH, DEAD_RELU = 0.2, 0.6
 FADED_TANH, FADED = 0.1, 0.01
-EXPLODED = 20.0
+EXPLODED = 12.0
+GONE = 0.002
+"""Spread from example to example. PyTorch's own initialization leaves 0.41 of it a ReLU layer, 0.003 after seven."""
 
 
 @rule(
@@ -27,8 +29,8 @@ EXPLODED = 20.0
     picture="histograms of activations",
 )
 def linear_network(evidence: Evidence) -> Iterator[Finding]:
-    pairs = evidence.facts.linear_pairs
-    if pairs:
+    otherwise = "it was not seen which layer follows which"
+    if pairs := evidence.known(evidence.facts.linear_pairs, "linear_pairs", otherwise):
         names = [f"{first} -> {second}" for first, second in pairs]
         yield Finding(
             "linear_network", "warning", ", ".join(names), 0, float(len(pairs)), 0.0, "",
@@ -43,14 +45,14 @@ def linear_network(evidence: Evidence) -> Iterator[Finding]:
     needs=("the graph of the loss",),
     bound="softmax is the last function before a loss that applies log-softmax itself",
     source="torch.nn.CrossEntropyLoss wants logits; Karpathy's list of slips",
-    explains=("no_learning", "vanishing_gradients", "update_too_small"),
+    explains=("no_learning", "vanishing_gradients", "exploding_gradients", "update_too_small"),
     remedy="Give the loss the logits: F.cross_entropy(logits, y). Softmax is for predictions.",
     picture="train/loss, which can't fall below ln(1 + (V - 1) / e)",
 )
 def softmax_before_cross_entropy(evidence: Evidence) -> Iterator[Finding]:
-    if evidence.facts.loss is None:
-        raise Abstain("the loss is none whose graph could be read")
-    if evidence.facts.activation_before_loss == "softmax" and evidence.facts.loss == "cross_entropy":
+    if _loss(evidence) != "cross_entropy":
+        raise NotApplicable("the loss is no cross-entropy of classes")
+    if evidence.facts.activation_before_loss == "softmax":
         yield Finding(
             "softmax_before_cross_entropy", "critical", "output", 0, None, None, "",
             "The loss gets probabilities where it wants logits, for it applies softmax itself: two in a row flatten "
@@ -67,22 +69,30 @@ def softmax_before_cross_entropy(evidence: Evidence) -> Iterator[Finding]:
     "outside of what the output's activation can give",
     source="the loss functions' own documentation; a wrong activation at the output is the most frequent cause in real "
     "fault sets (PMC12152046)",
-    explains=("no_learning", "vanishing_gradients", "dead_units", "update_too_small", "confident_start", "diverged"),
+    explains=(
+        "no_learning",
+        "vanishing_gradients",
+        "exploding_gradients",
+        "dead_units",
+        "update_too_small",
+        "update_too_large",
+        "confident_start",
+        "diverged",
+        "not_finite",
+    ),
     remedy="Leave the activation at the output away, or take the one whose range is that of the targets.",
     picture="train/loss",
 )
 def activation_before_loss(evidence: Evidence) -> Iterator[Finding]:
     facts = evidence.facts
-    if facts.loss is None:
-        raise Abstain("the loss is none whose graph could be read")
-    before = facts.activation_before_loss
-    if facts.loss in ("mse", "l1"):
+    loss, before = _loss(evidence), facts.activation_before_loss
+    if loss in ("mse", "l1"):
         if before and facts.outside > 0.02:
             yield Finding(
                 "activation_before_loss", "warning", "output", 0, facts.outside, 0.02, "",
                 f"{facts.outside:.0%} of the targets lie where {before} at the output can never get.",
             )  # fmt: skip
-    elif facts.loss == "nll":
+    elif loss == "nll":
         yield Finding(
             "activation_before_loss", "critical", "output", 0, None, None, "",
             f"The loss wants logarithms of probabilities and gets {before or 'the bare output'}.",
@@ -92,11 +102,22 @@ def activation_before_loss(evidence: Evidence) -> Iterator[Finding]:
             "activation_before_loss", "critical", "output", 0, None, None, "",
             f"The loss wants logits and gets what {before} leaves of them.",
         )  # fmt: skip
-    elif before and facts.loss == "bce":
+    elif before and loss == "bce":
         yield Finding(
             "activation_before_loss", "critical", "output", 0, None, None, "",
             "The loss wants logits, for it applies sigmoid itself, and gets probabilities.",
         )  # fmt: skip
+
+
+def _loss(evidence: Evidence) -> str:
+    return evidence.known(evidence.facts.loss, "loss", "the loss is none whose graph could be read")
+
+
+def _need(evidence: Evidence, quantity: str, of: tuple[str, ...] | None, kind: str) -> dict[str, Series]:
+    """Of layers of a kind; abstains where there is none, or none was measured."""
+    if of == () and evidence.facts.layers:
+        raise NotApplicable(f"there is no {kind}")
+    return evidence.need(quantity)
 
 
 @rule(
@@ -108,13 +129,20 @@ def activation_before_loss(evidence: Evidence) -> Iterator[Finding]:
     "critical from 0.5",
     source="0.97: the lecture. The bounds lie between gain 2 (0.28 and 0.16, no harm measured) and gain 3 (0.46 and "
     "0.40)",
-    explains=("dead_units", "vanishing_gradients", "exploding_gradients", "no_learning"),
+    explains=(
+        "dead_units",
+        "vanishing_gradients",
+        "exploding_gradients",
+        "update_too_small",
+        "update_too_large",
+        "no_learning",
+    ),
     remedy="Draw hidden weights with standard deviation 5/3 / sqrt(fan_in) and biases near 0: "
     "nn.init.kaiming_normal_(w, nonlinearity='tanh'); or put BatchNorm before each tanh.",
     picture="the raster of saturated units",
 )
 def saturation(evidence: Evidence) -> Iterator[Finding]:
-    layers = evidence.need("saturation")
+    layers = _need(evidence, "saturation", evidence.facts.bounded, "tanh")
     first = evidence.facts.layers[0] if evidence.facts.layers else next(iter(layers))
     later = median(each.start for name, each in layers.items() if name != first)
     over: dict[str, tuple[float, float]] = {}
@@ -137,8 +165,8 @@ def saturation(evidence: Evidence) -> Iterator[Finding]:
     "forward",
     "Activations grow from layer to layer",
     needs=("activation_std/<layer>",),
-    bound="at the start a standard deviation 20 times that of the first layer, or above 20 in a first layer",
-    source="He et al. 2015: the right scale keeps it constant; a factor 20 is ours",
+    bound="at the start a standard deviation 12 times that of the first layer, or above 12 in a first layer",
+    source="He et al. 2015: the right scale keeps it constant; a factor 12 is ours",
     explains=("exploding_gradients", "confident_start", "update_too_large", "update_too_small", "diverged",
               "not_finite", "dead_units",
               "loss_spike", "clipping", "no_learning"),
@@ -146,9 +174,11 @@ def saturation(evidence: Evidence) -> Iterator[Finding]:
     picture="activation_std over the layers",
 )  # fmt: skip
 def exploding_activations(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.facts.before_normalised:
+        raise NotApplicable("a normalisation is before each activation")
     layers = {name: each.start for name, each in evidence.need("activation_std").items() if each.start > 0}
-    if not layers or evidence.facts.before_normalised:
-        return
+    if not layers:
+        raise Abstain("no activation varies at the start")
     first = next(iter(layers.values()))
     worst = max(layers, key=lambda name: layers[name])
     bound = EXPLODED * min(first, 1.0) if len(layers) > 1 else EXPLODED
@@ -168,7 +198,8 @@ def exploding_activations(evidence: Evidence) -> Iterator[Finding]:
     "forward",
     "Activations fade from layer to layer",
     needs=("preactivation_std/<layer>",),
-    bound="at the start, preactivations with a standard deviation below 0.1 (tanh) or 0.01 (others)",
+    bound="at the start, preactivations with a standard deviation below 0.1 (tanh) or 0.01 (others), or below 0.002 "
+    "from example to example, sigmoid aside",
     source="below 0.1 tanh is linear to 0.3 %. The lecture's gain 1 keeps 0.33 in the fifth layer, gain 0.5 0.02",
     explains=("vanishing_gradients", "update_too_small", "no_learning"),
     remedy="Draw hidden weights with standard deviation gain / sqrt(fan_in), gain 5/3 for tanh and sqrt(2) for ReLU; "
@@ -178,14 +209,14 @@ def exploding_activations(evidence: Evidence) -> Iterator[Finding]:
 def vanishing_activations(evidence: Evidence) -> Iterator[Finding]:
     facts = evidence.facts
     if facts.before_normalised:
-        return
-    layers = {name: each.start for name, each in evidence.need("preactivation_std").items()}
-    faded = {
-        name: std for name, std in layers.items() if std < (FADED_TANH if name in facts.bounded else FADED) and std >= 0
-    }
-    if faded:
+        raise NotApplicable("a normalisation is before each activation")
+    measured, bounded = evidence.need("preactivation_std"), facts.bounded or ()
+    layers = {name: each.start for name, each in measured.items() if name not in facts.final}
+    faded = {name: std for name, std in layers.items() if std < (FADED_TANH if name in bounded else FADED) and std >= 0}
+    gone = {name: std for name, std in facts.signals.items() if std < GONE and name not in facts.final}
+    if faded := faded | gone:
         worst = min(faded, key=lambda name: faded[name])
-        bound = FADED_TANH if worst in facts.bounded else FADED
+        bound = GONE if worst in gone else FADED_TANH if worst in bounded else FADED
         yield Finding(
             "vanishing_activations", "warning", ", ".join(faded), 0, faded[worst], bound, "",
             f"What goes into the activation of {worst} starts with a standard deviation of {faded[worst]:.2g}: the "
@@ -210,14 +241,19 @@ def dead_units(evidence: Evidence) -> Iterator[Finding]:
     if (evidence.facts.batch_size or 32) < 16:
         raise Abstain("minibatches of fewer than 16 examples leave units silent by chance")
     facts = evidence.facts
-    tanh, relu = evidence.of("dead_units"), evidence.of("stuck_units")
+    if facts.layers and not facts.bounded and not facts.rectified:
+        raise NotApplicable("there is neither tanh nor ReLU")
+    rectified = facts.rectified or ()
+    tanh = evidence.of("dead_units")
+    sizes = evidence.of("preactivation_std")  # where there is no signal, all units are near zero and none is dead
+    silent = {name for name, each in sizes.items() if each.late < FADED}
+    relu = {name: each for name, each in evidence.of("stuck_units").items() if name in rectified and name not in silent}
     if not tanh and not relu:
         raise Abstain("neither tanh nor ReLU was measured")
-    dead = _above(tanh, DEAD_TANH)
-    dead |= _above({name: each for name, each in relu.items() if name in facts.rectified}, DEAD_RELU)
+    dead = _above(tanh, DEAD_TANH) | _above(relu, DEAD_RELU)
     if dead:
         worst = max(dead, key=lambda name: dead[name])
-        bound = DEAD_RELU if worst in facts.rectified else DEAD_TANH
+        bound = DEAD_RELU if worst in rectified else DEAD_TANH
         severity = "critical" if dead[worst] > 0.9 else "warning"
         yield Finding(
             "dead_units", severity, ", ".join(dead), evidence.last_step, dead[worst], bound, "",

@@ -1,7 +1,8 @@
 """Looks at a module while it runs: which layer follows which, in which mode, on what, and whether examples mix."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 from weakref import ReferenceType, ref
 
@@ -24,26 +25,39 @@ TRANSPARENT = (nn.Identity, nn.Flatten, nn.Unflatten, _DropoutNd)
 class Inspection:
     """Hooks on every module from `open` to `close`, which keep what the rules need of the first calls.
 
+    What a hook raises, as tensors do inside a transform of torch.func, is kept in `failures` and reaches nobody.
+
     Args:
         root: whose modules; names are its qualified ones.
         hidden: modules that take no hooks.
+        aside: whether the call that is running is none of the training's own.
     """
 
-    def __init__(self, root: nn.Module, hidden: Collection[nn.Module] = ()) -> None:
-        self.root = root
+    def __init__(
+        self, root: nn.Module, hidden: Collection[nn.Module] = (), aside: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.root, self._aside = root, aside
         self.names = {module: name for name, module in root.named_modules() if module not in hidden}
         self.order: list[nn.Module] = []
         """Modules in the order of their first call."""
         self.first_input: Tensor | None = None
-        """What the first layer with parameters gets; None where that is an embedding."""
+        """What the first layer with parameters gets."""
         self.first_layer: nn.Module | None = None
         self.follows: dict[nn.Module, nn.Module] = {}
         """Module -> the one whose output was its input, at the first call."""
         self.linear_pairs: list[tuple[str, str]] = []
         self.values_per_channel: dict[str, int] = {}
+        self.signals: dict[nn.Module, float] = {}
+        """Module without parameters -> spread of its first input from example to example, the mean over its numbers."""
         self.asleep: dict[str, nn.Module] = {}
         """BatchNorms and dropouts that ran in eval mode, with gradients on."""
         self.awake: set[str] = set()
+        self.without_gradient: dict[nn.Module, None] = {}
+        """Modules in training mode that ran under no_grad, in their order."""
+        self.cut = False
+        """Whether a layer that is trained got what such a module returned."""
+        self.failures: dict[str, str] = {}
+        """Name of a module -> why it could not be looked at."""
         self.outer: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
         """Calls that no other module's call contains, with their arguments."""
         self._made: dict[int, tuple[ReferenceType[Tensor], nn.Module, nn.Module | None, int]] = {}
@@ -60,8 +74,25 @@ class Inspection:
     def open(self) -> None:
         self.close()
         for module in self.names:
-            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._after, always_call=True))
+            self._spare(module, self._hook)
+
+    def _hook(self, module: nn.Module) -> None:
+        before, after = partial(self._spared, self._before), partial(self._spared, self._after)
+        self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        self._handles.append(module.register_forward_hook(after, always_call=True))
+
+    def _spared(self, look: Callable[..., None], module: nn.Module, *passing: Any) -> None:
+        if not self._aside():
+            self._spare(module, look, *passing)
+        else:
+            self.failures.setdefault(self.names[module], "it runs inside a transform of torch.func")
+
+    def _spare(self, module: nn.Module, look: Callable[..., None], *passing: Any) -> None:
+        """Call it; what it raises must not reach the training."""
+        try:
+            look(module, *passing)
+        except Exception as error:
+            self.failures.setdefault(self.names[module], (str(error).splitlines() or [type(error).__name__])[0])
 
     def close(self) -> None:
         while self._handles:
@@ -82,6 +113,8 @@ class Inspection:
             self.outer.append((module, args, kwargs))
         self._depth += 1
         if not torch.is_grad_enabled():
+            if module.training:
+                self.without_gradient[module] = None
             return
         x = next((each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)), None)
         if isinstance(module, (_BatchNorm, _DropoutNd)):
@@ -95,15 +128,18 @@ class Inspection:
         if module in self.follows:
             return
         before, linear = (found[1], found[2]) if found else (None, None)
+        self.cut |= before in self.without_gradient and any(p.requires_grad for p in module.parameters(recurse=False))
         bare = next(module.children(), None) is None
         if bare:
             if module not in self.order:
                 self.order.append(module)
+                if next(module.parameters(), None) is None and x.is_floating_point() and x.ndim > 1 and len(x) > 1:
+                    self.signals[module] = float(x.detach().float().std(0).mean())
             if before is not None:
                 self.follows[module] = before
             if self.first_layer is None and next(module.parameters(), None) is not None:
                 self.first_layer = module
-                self.first_input = x.detach() if x.is_floating_point() else None
+                self.first_input = x.detach()
         if isinstance(module, _BatchNorm) and module.training and x.ndim > 1:
             self.values_per_channel.setdefault(self.names[module], x.numel() // max(x.size(1), 1))
         if linear is not None and _only_linear(linear, module):
@@ -150,6 +186,10 @@ class Inspection:
         return isinstance(self.first_layer, NORMALISATIONS)
 
     @property
+    def normalises(self) -> bool:
+        return any(isinstance(each, NORMALISATIONS) for each in self.order)
+
+    @property
     def begins_with_embedding(self) -> bool:
         return isinstance(self.first_layer, (nn.Embedding, nn.EmbeddingBag))
 
@@ -168,9 +208,32 @@ class Inspection:
         return isinstance(self.follows.get(module), NORMALISATIONS)
 
     def ran(self, parameter_name: str) -> bool:
-        """Whether the module that holds this parameter was called, or one around it that uses it itself."""
-        owner = self.root.get_submodule(parameter_name.rpartition(".")[0])
-        return owner in self.order or owner is self.root or next(owner.children(), None) is not None
+        """Whether the module that holds this parameter was called, or one around it that uses it itself. Under no_grad
+        it counts as that where what comes out goes on into the network: a target network's is only compared with.
+        """
+        name = parameter_name.rpartition(".")[0]
+        owner = next((module for module, known in self.names.items() if known == name), None)
+        if owner is None:  # it came later, or is hidden
+            return True
+        ran = owner in self.order or (self.cut and owner in self.without_gradient)
+        return ran or owner is self.root or next(owner.children(), None) is not None
+
+    @property
+    def momentum(self) -> dict[str, float]:
+        """BatchNorm -> weight of a new batch in its running statistics; one over their number where it is None."""
+        found = [each for each in self.order if isinstance(each, _BatchNorm) and self.names[each] in self.awake]
+        return {self.names[each]: each.momentum or 0.0 for each in found if each.track_running_stats}
+
+    @property
+    def output(self) -> nn.Module | None:
+        """The last layer that has parameters of its own."""
+        return next((m for m in reversed(self.order) if next(m.parameters(recurse=False), None) is not None), None)
+
+    @property
+    def final(self) -> list[nn.Module]:
+        """Modules after the last one that has parameters."""
+        last = [place for place, each in enumerate(self.order) if next(each.parameters(), None) is not None]
+        return self.order[last[-1] + 1 :] if last else []
 
     def dropout(self) -> float:
         """The largest share that a dropout drops which ran in training mode."""
@@ -215,16 +278,31 @@ def scale_of(x: Tensor, per_feature: bool = True) -> Scale | None:
         if len(stds) > 1:
             spread = float(stds.max() / stds.median())
     varies = bool((x != x[:1]).any()) if x.size(0) > 1 else True
-    return Scale(
-        float(x.mean()), float(x.std()), float(x.abs().max()), float(x.min()), spread, varies
-    )  # fmt: skip
+    return Scale(float(x.mean()), float(x.std()), float(x.abs().max()), float(x.min()), spread, varies)
+
+
+def examples_vary(x: Tensor, size: int) -> bool | None:
+    """Whether examples differ in a minibatch of this size; None where nobody can tell along which dimension they lie.
+
+    With two dimensions of this size it is enough that numbers differ along one of them.
+    """
+    axes = [axis for axis in range(x.ndim) if x.size(axis) == size]
+    if size < 2 or not axes:
+        return None
+    return any(bool((x != x.narrow(axis, 0, 1)).any()) for axis in axes)
 
 
 def copies_of_units(named: Mapping[str, nn.Parameter]) -> dict[str, float]:
     """Matrix -> share of its rows that equal another row which is not all zeros."""
     found = {}
     for name, parameter in named.items():
-        if parameter.ndim < 2 or parameter.size(0) < 2 or parameter.numel() > 4_000_000 or not parameter.requires_grad:
+        if (
+            nn.parameter.is_lazy(parameter)
+            or parameter.ndim < 2
+            or parameter.size(0) < 2
+            or parameter.numel() > 4_000_000
+            or not parameter.requires_grad
+        ):
             continue
         rows = parameter.detach().flatten(1).float()
         rows = rows[rows.any(1)]

@@ -1,6 +1,7 @@
 """What the graph of a loss says: which loss it is, what it gets, and what comes just before it.
 
-Autograd keeps the functions that made a loss, and some keep their arguments. Nothing is computed here.
+Autograd keeps the functions that made a loss, and some keep their arguments. Nothing is computed here but the mean of
+the loss's terms, for comparison with the number that is minimized.
 """
 
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 KINDS = {
     "NllLossBackward0": "nll",
@@ -31,10 +33,12 @@ SHAPING = (
     "ToCopy", "Alias", "Index", "Contiguous", "Flatten", "Expand",
 )  # fmt: skip
 """Functions that change no number."""
-SUM = 2
-"""torch's code of reduction='sum'."""
-MEAN = 1
-"""torch's code of reduction='mean'."""
+SCALING = ("Mul", "Div", "Add", "Sub", "Rsub", "Neg")
+"""Functions that shift and stretch, where their other argument is a constant."""
+MULTIPLES = ("Mul", "Div", "Neg", "Mean", "Sum", *SHAPING)
+"""Functions through which a number stays a multiple of the mean of a loss's terms."""
+LAYERS = ("Addmm", "Convolution", "NativeBatchNorm", "NativeLayerNorm", "NativeGroupNorm", "Embedding")
+"""Functions of a network's layers, behind which no loss is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,60 +48,99 @@ class LossGraph:
     kind: str
     """cross_entropy, nll, bce (on logits), likelihood (a binary cross-entropy on probabilities), mse or l1."""
     alone: bool
-    """Whether the number that is minimized is this loss, nothing added and nothing multiplied."""
-    is_sum: bool
+    """Whether nothing but factors lies between this loss and the number that is minimized."""
     activation: str | None
     """What comes just before it: softmax, sigmoid, tanh or relu."""
     output: Tensor | None
     """What the loss gets, (N, V) log-probabilities of a cross-entropy; None where torch does not keep it."""
     targets: Tensor | None
+    """Of a loss that was written by hand None; probabilities (N, V) of a cross-entropy with soft targets."""
     weight: Tensor | None = None
     """(V,) of the classes of a cross-entropy."""
     ignored: int | None = None
     """Class of the targets that a cross-entropy leaves out."""
 
+    def mean(self) -> Tensor | None:
+        """Of the loss's terms, 0-d, with the classes' weights; None where its arguments are not known."""
+        if self.output is None:
+            return None
+        x, y = self.output.float(), self.targets
+        if self.kind in ("cross_entropy", "nll"):
+            if y is None:
+                return None
+            if y.is_floating_point():
+                return -(x * y).sum() / len(x)
+            assert self.ignored is not None
+            return functional.nll_loss(x, y, self.weight, ignore_index=self.ignored)
+        if self.kind == "mse":
+            return x.square().mean() if y is None else functional.mse_loss(x, y.float())
+        if self.kind == "l1":
+            return x.abs().mean() if y is None else None
+        if y is None:
+            return None
+        y = y.float()
+        by_kind = functional.binary_cross_entropy_with_logits if self.kind == "bce" else functional.binary_cross_entropy
+        return by_kind(x, y)
+
 
 def read_loss(loss: Tensor) -> LossGraph | None:
     """None where no loss is found that is known here."""
-    alone, is_sum = True, False
-    queue: list[tuple[Any, bool, bool]] = [(loss.grad_fn, True, False)] if loss.grad_fn else []
+    queue: list[tuple[Any, bool]] = [(loss.grad_fn, True)] if loss.grad_fn else []
     for _ in range(64):
         if not queue:
             return None
-        node, alone, is_sum = queue.pop(0)
+        node, alone = queue.pop(0)
         name = node.name()
         if name in KINDS:
-            return _known(node, alone and not queue, is_sum)
-        if name.startswith("Pow") and (by_hand := _difference(node)):
-            return LossGraph("mse", alone and not queue, is_sum, _before(by_hand), _saved(node, "self"), None)
-        if name.startswith("Abs") and (by_hand := _difference(node)):
-            return LossGraph("l1", alone and not queue, is_sum, _before(by_hand), _saved(node, "self"), None)
-        plain = name.startswith(("Div", "Mean", "Sum", *SHAPING))  # Lightning divides by accumulate_grad_batches
-        is_sum |= name == "SumBackward0"
-        if name.startswith("Mean"):
-            is_sum = False
-        queue += [(each, alone and plain, is_sum) for each, _ in node.next_functions if each is not None]
+            return _known(node, alone and not queue)
+        if found := _by_hand(node, alone and not queue):
+            return found
+        if name.startswith(LAYERS):
+            continue
+        parents = [each for each, _ in node.next_functions if each is not None]
+        alone = alone and len(parents) == 1 and name.startswith(MULTIPLES)
+        queue += [(each, alone) for each in parents]
     return None
 
 
-def _known(node: Any, alone: bool, is_sum: bool) -> LossGraph:
+def _known(node: Any, alone: bool) -> LossGraph:
     kind, before = KINDS[node.name()], _before(node)
-    is_sum |= node._saved_reduction == SUM
     output, targets, weight = (_saved(node, name) for name in ("self", "target", "weight"))
     if kind != "nll":
         alone = alone and weight is None and _saved(node, "pos_weight") is None
-        return LossGraph(kind, alone, is_sum, before, output, targets)
+        if node.name() in ("HuberLossBackward0", "SmoothL1LossBackward0"):
+            output = None if targets is None or output is None else output - targets
+            targets = None
+        return LossGraph(kind, alone, before, output, targets)
     ignored = node._saved_ignore_index
     ignored -= 2**64 if ignored >= 2**63 else 0  # torch shows it without sign
-    if weight is not None or (targets is not None and bool((targets == ignored).any())):
-        alone = alone and node._saved_reduction == MEAN  # which divides by what the weights add up to
     if before == "log_softmax":
         kind, before = "cross_entropy", _before(_passed(node))
         if before == "log_softmax":  # once more changes nothing
             before = None
     elif before == "logarithm" or (output is not None and _are_log_probabilities(output)):  # made by hand
         kind, before = "cross_entropy", None
-    return LossGraph(kind, alone, is_sum, before, output, targets, weight, ignored)
+    return LossGraph(kind, alone, before, output, targets, weight, ignored)
+
+
+def _by_hand(node: Any, alone: bool) -> LossGraph | None:
+    """A squared or absolute difference, or log-probabilities times probabilities."""
+    name = node.name()
+    if name.startswith(("Pow", "Abs")):
+        before = _passed(node)
+        squared = not name.startswith("Pow") or node._saved_exponent == 2
+        if before is None or not squared or not before.name().startswith(("Sub", "Rsub")):
+            return None
+        return LossGraph("mse" if name.startswith("Pow") else "l1", alone, _before(before), _saved(node, "self"), None)
+    if name.startswith("Mul"):
+        places = [place for place, (each, _) in enumerate(node.next_functions) if each is not None]
+        if len(places) == 1 and node.next_functions[places[0]][0].name() == "LogSoftmaxBackward0":
+            log_softmax = node.next_functions[places[0]][0]
+            targets = _saved(node, "other" if places[0] == 0 else "self")
+            output = _saved(log_softmax, "result")
+            if targets is not None and output is not None and targets.shape == output.shape and output.ndim == 2:
+                return LossGraph("cross_entropy", alone, _before(log_softmax), output, targets)
+    return None
 
 
 def _are_log_probabilities(output: Tensor) -> bool:
@@ -115,13 +158,21 @@ def _passed(node: Any) -> Any:
 
 
 def _before(node: Any) -> str | None:
-    before = _passed(node)
-    return ACTIVATIONS.get(before.name()) if before is not None else None
-
-
-def _difference(node: Any) -> Any:
-    before = _passed(node)
-    return before if before is not None and before.name().startswith(("Sub", "Rsub")) else None
+    """The activation whose result the function gets. A softmax may have been stretched and shifted on its way, which
+    leaves it one; others have another range then, as a soft cap of logits has.
+    """
+    before = node.next_functions[0][0]
+    stretched = False
+    while before is not None:
+        name = before.name()
+        parents = [each for each, _ in before.next_functions if each is not None]
+        if name in ACTIVATIONS:
+            return ACTIVATIONS[name] if not stretched or name == "SoftmaxBackward0" else None
+        if len(parents) != 1 or not name.startswith((*SHAPING, *SCALING)):
+            return None
+        stretched |= not name.startswith(SHAPING)
+        before = parents[0]
+    return None
 
 
 def _saved(node: Any, name: str) -> Tensor | None:

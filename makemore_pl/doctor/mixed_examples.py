@@ -21,6 +21,10 @@ LARGEST = 50_000_000
 def mixed_examples(inspection: Inspection, batch: Any, size: int) -> str | None:
     """Where one example's output depends on another, by running copies in eval mode; None where nowhere.
 
+    Args:
+        batch: as the data loader gives it, to see what of it is read in another shape.
+        size: examples of a minibatch.
+
     Raises:
         ValueError: no call could be tried, and why.
     """

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 
-from makemore_pl.doctor.evidence import Abstain, Evidence, median
+from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, median
 from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
 
 GAP = 0.05
 """Nats between running and batch statistics on the same examples."""
-LAG = 1.9
-"""Noise alone gives 1, and 1.4 with momentum 1."""
+LAG, STALE = 1.9, 4.0
+"""Noise alone gives 1, and 1.4 with momentum 1. Where no probe tells the cost, the lag has to be larger."""
+ENOUGH = 100
+"""Steps that running statistics have to settle, with momentum 0.1 and ten times the time."""
+NOISE = 0.025
+"""Variance of a running mean over that of what it averages."""
 FEW = 12
 """Numbers per channel."""
 
@@ -28,10 +32,11 @@ FEW = 12
 )  # fmt: skip
 def batchnorm_eval(evidence: Evidence) -> Iterator[Finding]:
     facts = evidence.facts
-    if facts.asleep:
+    asleep = evidence.known(facts.asleep, "asleep", "it was not seen in which mode layers run")
+    if asleep:
         yield Finding(
-            "batchnorm_eval", "critical", ", ".join(facts.asleep), 0, float(len(facts.asleep)), 0.0, "",
-            f"{listed(facts.asleep)} are in eval mode during training: they don't normalise by the minibatch, and "
+            "batchnorm_eval", "critical", ", ".join(asleep), 0, float(len(asleep)), 0.0, "",
+            f"{listed(asleep)} are in eval mode during training: they don't normalise by the minibatch, and "
             "their running statistics stand still.",
         )  # fmt: skip
     elif facts.asleep_on_purpose or facts.dropouts_asleep:
@@ -40,6 +45,8 @@ def batchnorm_eval(evidence: Evidence) -> Iterator[Finding]:
             "batchnorm_eval", "info", ", ".join(names), 0, float(len(names)), 0.0, "",
             f"{listed(names)} are in eval mode during training.",
         )  # fmt: skip
+    else:
+        _batchnorms(evidence)
 
 
 @rule(
@@ -53,7 +60,9 @@ def batchnorm_eval(evidence: Evidence) -> Iterator[Finding]:
     picture="grad_std of the bias, which is 0 up to rounding",
 )
 def bias_before_batchnorm(evidence: Evidence) -> Iterator[Finding]:
-    if names := evidence.facts.bias_before_batchnorm:
+    _batchnorms(evidence)
+    otherwise = "it was not seen which layer follows which"
+    if names := evidence.known(evidence.facts.bias_before_batchnorm, "bias_before_batchnorm", otherwise):
         yield Finding(
             "bias_before_batchnorm", "info", ", ".join(names), 0, float(len(names)), 0.0, "",
             f"The bias of {listed(names)} is subtracted again by the BatchNorm after it: leave it out.",
@@ -72,7 +81,7 @@ def bias_before_batchnorm(evidence: Evidence) -> Iterator[Finding]:
     picture="batchnorm_gap",
 )
 def batchnorm_small_batch(evidence: Evidence) -> Iterator[Finding]:
-    few = {name: n for name, n in evidence.facts.values_per_channel.items() if n < FEW}
+    few = {name: n for name, n in _batchnorms(evidence).items() if n < FEW}
     if few:
         worst = min(few, key=lambda name: few[name])
         yield Finding(
@@ -89,19 +98,28 @@ def batchnorm_small_batch(evidence: Evidence) -> Iterator[Finding]:
     "Running statistics trail behind",
     needs=("batchnorm_gap/loss, or batchnorm_mean_lag/<layer> and batchnorm_var_lag/<layer>",),
     bound="late in the run, running statistics cost 0.05 nats more than batch statistics and lie further from them "
-    "than the draw of a batch explains (lag above 1.9)",
+    "than the draw of a batch explains (lag above 1.9); without a probe a lag above 4 and no validation loss near that "
+    "of training",
     source="a perfect running mean has lag 1, whatever the batch; 0.05 nats are ten times what momentum 0.1 costs",
     explains=("train_val_mismatch", "overfitting"),
     remedy="Raise BatchNorm's momentum (PyTorch's 0.1 remembers 10 batches), or recompute the statistics at the end.",
     picture="batchnorm_mean_lag, batchnorm_gap",
 )
 def batchnorm_lag(evidence: Evidence) -> Iterator[Finding]:
-    if not evidence.facts.values_per_channel:
-        return
+    _batchnorms(evidence)
     lag, worst = _lag(evidence)
     gap = evidence.get("batchnorm_gap/loss")
     if gap is None:
-        raise Abstain("no probe tells what the lag costs; the module offers none")
+        if evidence.last_step < ENOUGH:
+            raise Abstain(f"fewer than {ENOUGH} steps were taken, and no probe tells what the lag costs")
+        val, train = evidence.get("val/loss"), evidence.losses().late
+        if lag > STALE and (val is None or float(val.values[-1]) > 1.1 * train):
+            yield Finding(
+                "batchnorm_lag", "warning", worst, evidence.last_step, lag, STALE, "",
+                f"The running statistics of {worst} are {lag:.1f} times as far off as the draw of a batch explains, "
+                "and in eval mode the network works with these.",
+            )  # fmt: skip
+        return
     if lag > LAG and float(gap.values[-1]) > GAP:
         yield Finding(
             "batchnorm_lag", "warning", worst, evidence.last_step, float(gap.values[-1]), GAP, "",
@@ -114,21 +132,27 @@ def batchnorm_lag(evidence: Evidence) -> Iterator[Finding]:
     "batchnorm_noise",
     "batchnorm",
     "Running statistics are noisy",
-    needs=("batchnorm_gap/loss",),
-    bound="late in the run, running statistics cost 0.05 nats more than batch statistics without trailing behind",
-    source="as batchnorm_lag; momentum 0.1 in batches of 32 costs 0.003 nats",
+    needs=("BatchNorm's momentum and the size of a minibatch", "batchnorm_gap/loss, where the module offers a probe"),
+    bound="momentum / (2 - momentum) over the numbers a channel above 0.025; or, late in the run, running statistics "
+    "that cost 0.05 nats more than batch statistics without trailing behind",
+    source="the variance of an exponential average; momentum 0.1 in batches of 32 has 0.0016 and costs 0.003 nats",
     explains=("train_val_mismatch",),
     remedy="Lower BatchNorm's momentum, enlarge the minibatch, or recompute the statistics at the end.",
     picture="batchnorm_gap",
 )
 def batchnorm_noise(evidence: Evidence) -> Iterator[Finding]:
+    numbers, momenta = _batchnorms(evidence), evidence.facts.batchnorm_momentum
+    noise = {name: m / (2 - m) / numbers[name] for name, m in momenta.items() if name in numbers}
+    if noise and noise[worst := max(noise, key=lambda name: noise[name])] > NOISE:
+        yield Finding(
+            "batchnorm_noise", "warning", ", ".join(noise), 0, noise[worst], NOISE, "",
+            f"With momentum {momenta[worst]:g} the running statistics of {worst} are those of few examples: their mean "
+            f"strays by {noise[worst] ** 0.5:.0%} of a standard deviation.",
+        )  # fmt: skip
+        return
     gap = evidence.get("batchnorm_gap/loss")
-    if gap is None:
-        if not evidence.facts.values_per_channel:
-            return
-        raise Abstain("no probe tells what the noise costs; the module offers none")
-    if evidence.facts.dropout:
-        raise Abstain("dropout widens what goes into BatchNorm in training only, so that the gap is not noise alone")
+    if gap is None or evidence.facts.dropout:  # which widens what goes into BatchNorm in training only
+        return
     lag, worst = _lag(evidence)
     late = gap.late
     if lag <= LAG and late > GAP:
@@ -137,6 +161,14 @@ def batchnorm_noise(evidence: Evidence) -> Iterator[Finding]:
             f"With running statistics the same examples cost {late:.2f} nats more than with those of the batch: the "
             "running statistics are those of too few examples.",
         )  # fmt: skip
+
+
+def _batchnorms(evidence: Evidence) -> dict[str, int]:
+    """BatchNorm -> numbers that its batch statistics are made of; abstains without one in training mode."""
+    otherwise = "it was not seen whether there is a BatchNorm"
+    if not (found := evidence.known(evidence.facts.values_per_channel, "values_per_channel", otherwise)):
+        raise NotApplicable("no BatchNorm runs in training mode")
+    return found
 
 
 def _lag(evidence: Evidence) -> tuple[float, str]:

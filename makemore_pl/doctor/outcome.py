@@ -5,12 +5,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from makemore_pl.doctor.evidence import Abstain, Evidence, median
+from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, Series, median
 from makemore_pl.doctor.finding import Finding
 from makemore_pl.doctor.rule import rule
 
-DROPOUT, HEAVY, PATIENT = 0.4, 0.75, 1000
-"""Share that is dropped: from which on it is judged by the gap, and where it is too much in any case; steps before."""
+DROPOUT, MUCH, HEAVY = 0.4, 0.55, 0.75
+"""Share that is dropped: from which on it is judged by the gap, where soon, and where it is too much in any case."""
+PATIENT, SOON = 1000, 200
+"""Steps before it is judged."""
 WARM = 20
 """Steps that BatchNorm's running statistics need to be good for anything, with momentum 0.1."""
 ENOUGH = 100
@@ -50,7 +52,8 @@ def not_finite(evidence: Evidence) -> Iterator[Finding]:
     "outcome",
     "The loss went up",
     needs=("the training loss",),
-    bound="late in the run above 1.5 times its start",
+    bound="late in the run above 1.5 times its start; a loss that can be negative, above its start by half of what it "
+    "had fallen",
     source="a training is there to lower it",
     explains=("no_learning", "loss_spike", "train_val_mismatch"),
     remedy="Lower the learning rate; look at what else was found.",
@@ -60,8 +63,7 @@ def diverged(evidence: Evidence) -> Iterator[Finding]:
     if evidence.facts.losses > 1:
         raise Abstain("several losses work against or beside each other")
     losses = evidence.losses()
-    start, late = evidence.beginning(), losses.late
-    bound = start + 0.5 * abs(start)
+    start, late, bound = evidence.beginning(), losses.late, evidence.far()
     if late > bound and len(losses.values) >= 3:
         yield Finding(
             "diverged", "critical", "train/loss", evidence.last_step, late, bound, "",
@@ -74,8 +76,10 @@ def diverged(evidence: Evidence) -> Iterator[Finding]:
     "outcome",
     "The loss jumped",
     needs=("the training loss of many steps",),
-    bound="after the start, a loss above its first one and above 3 times the highest of the ten before",
-    source="Lightning's SpikeDetection: window 10 and a factor; 3 and the first loss are ours",
+    bound="after the start, a loss above its first one and above 3 times the highest of the ten before; of losses of "
+    "single steps the median of five in a row",
+    source="Lightning's SpikeDetection: window 10 and a factor; 3, the first loss and the median, which one hard "
+    "minibatch does not move, are ours",
     remedy="Clip the gradient's norm, warm the learning rate up, or lower it.",
     picture="train/loss",
 )
@@ -86,12 +90,15 @@ def loss_spike(evidence: Evidence) -> Iterator[Finding]:
     values, start = losses.values, evidence.beginning()
     if len(values) < 12:
         raise Abstain("fewer than 12 losses were seen")
-    for place in range(10, len(values)):
+    steady = losses.steady
+    width = len(values) - len(steady) + 1
+    for place in range(10, len(steady)):
         before = float(np.max(values[place - 10 : place], initial=0.0, where=np.isfinite(values[place - 10 : place])))
-        if before > 0 and values[place] > 3 * before and values[place] > start:
+        if before > 0 and steady[place] > 3 * before and steady[place] > start:
+            step = int(losses.steps[place + width // 2])
             yield Finding(
-                "loss_spike", "warning", "train/loss", int(losses.steps[place]), float(values[place]), 3 * before, "",
-                f"At step {losses.steps[place]:,} the loss jumps from {before:.3g} to {values[place]:.3g}.",
+                "loss_spike", "warning", "train/loss", step, float(steady[place]), 3 * before, "",
+                f"At step {step:,} the loss jumps from {before:.3g} to {steady[place]:.3g}.",
             )  # fmt: skip
             return
 
@@ -101,7 +108,8 @@ def loss_spike(evidence: Evidence) -> Iterator[Finding]:
     "outcome",
     "Validation differs from training from the start",
     needs=("a validation within the first pass over the data", "the training loss"),
-    bound="no validation loss within 10 % of what training had reached in its first pass, before the first validation",
+    bound="no validation loss within 10 % and three standard errors of what training had reached in its first pass, "
+    "before the first validation, nor within 10 % of what training was at then",
     source="in the first pass every training example is new, so its loss is what validation should show; 10 % is ours",
     explains=("overfitting", "no_learning"),
     remedy="Compare what training_step and validation_step do to a batch: scaling, order of channels, tokens, mode.",
@@ -115,14 +123,22 @@ def train_val_mismatch(evidence: Evidence) -> Iterator[Finding]:
     before = losses.values[losses.steps <= val.steps[0]]
     if len(before) < 3 or val.steps[0] < WARM:
         raise Abstain(f"fewer than {WARM} steps were taken before the first validation")
-    train, best = median(before[-max(3, len(before) // 3) :]), float(np.nanmin(val.values))
-    bound = train + 0.1 * abs(train)
-    if best > bound and val.values[0] > bound and losses.late < losses.values[0]:
+    # means: of losses that a rare hard example dominates, the median is no measure of what validation averages
+    recent = before[-max(3, len(before) // 3) :]
+    train, error = float(np.mean(recent)), float(np.std(recent, ddof=1)) / math.sqrt(len(recent))
+    best, bound = float(np.nanmin(val.values)), train + 0.1 * abs(train) + 3 * error
+    apart = all(value > then + 0.1 * abs(then) for value, then in zip(val.values, _at(losses, val), strict=True))
+    if best > bound and val.values[0] > bound and apart and losses.late < losses.values[0]:
         yield Finding(
             "train_val_mismatch", "warning", "val/loss", int(val.steps[0]), best, bound, "",
             f"When training was validated first, at step {val.steps[0]:,}, examples that it had never seen cost it "
             f"{train:.3g}; validation examples cost {val.values[0]:.3g} then and {best:.3g} at best.",
         )  # fmt: skip
+
+
+def _at(losses: Series, val: Series) -> list[float]:
+    """Mean training loss of the steps before each validation, back to half of the way to its start."""
+    return [float(np.mean(losses.values[(losses.steps <= s) & (losses.steps >= s / 2)])) for s in val.steps]
 
 
 @rule(
@@ -141,15 +157,14 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
     facts = evidence.facts
     if facts.losses > 1:
         raise Abstain("several losses work against or beside each other")
-    if not facts.targets_vary:
+    if facts.targets_vary is False:
         raise Abstain("all targets are the same")
-    guess = facts.constant_guess
+    guess, scale = facts.constant_guess, facts.loss_scale
     losses = evidence.losses()
-    if guess is None:
+    if guess is None or scale is None:
         raise Abstain("the loss of a constant guess is not known for this loss")
     if evidence.last_step < ENOUGH:
         raise Abstain(f"fewer than {ENOUGH} steps were taken")
-    scale = facts.examples_in_loss or 1 if facts.loss_is_sum else 1
     late, bound = losses.late / scale, guess - 0.02 * abs(guess)
     if not math.isfinite(late):
         raise Abstain("no late loss is finite")
@@ -179,8 +194,9 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
     "outcome",
     "Overfitting",
     needs=("validation losses", "the training loss"),
-    bound="the validation loss ends 5 % above its lowest while the training loss is lower than then",
-    source="early stopping's own criterion; 5 % is ours",
+    bound="the last two validation losses are 5 % above the lowest and 2 % of where the loss began, while the "
+    "training loss is lower than then",
+    source="early stopping's own criterion; 5 % and 2 % are ours",
     remedy="Stop at the lowest validation loss (EarlyStopping), or more data, dropout, weight decay, fewer parameters.",
     picture="train/loss and val/loss",
 )
@@ -189,11 +205,12 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
     if len(val.values) < 3:
         raise Abstain("fewer than 3 validations")
     lowest = int(np.nanargmin(val.values))
-    best, last = float(val.values[lowest]), float(val.values[-1])
+    best, last = float(val.values[lowest]), float(np.min(val.values[-2:]))
+    bound = best + max(0.05 * abs(best), 0.02 * abs(evidence.beginning()))
     then = np.interp(val.steps[lowest], losses.steps, losses.values)
-    if last > best + 0.05 * abs(best) and losses.late < then:
+    if last > bound and losses.late < then:
         yield Finding(
-            "overfitting", "warning", "val/loss", int(val.steps[lowest]), last, best + 0.05 * abs(best), "",
+            "overfitting", "warning", "val/loss", int(val.steps[lowest]), last, bound, "",
             f"The validation loss was lowest at step {val.steps[lowest]:,} with {best:.3g} and ends at {last:.3g}, "
             f"while the training loss fell on to {losses.late:.3g}.",
         )  # fmt: skip
@@ -204,9 +221,9 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
     "outcome",
     "Regularization wins",
     needs=("validation losses", "the training loss", "dropout or weight decay"),
-    bound="dropout from 0.4 on where the validation loss is below the training loss after 1,000 steps, or from 0.75 on "
-    "where it is not; with weight decay, activations that fade to "
-    "less than half of their start",
+    bound="dropout from 0.4 on where the validation loss is below the training loss after 1,000 steps, from 0.55 on "
+    "after 200, or from 0.75 on where it is not; with weight decay, preactivations that fade to less than half of "
+    "their start, or in a network without activation modules and normalisation its weights",
     source="a regularizer closes a gap; where there is none it only costs. What decay does to the weights, activations "
     "show whatever the optimizer",
     explains=("no_learning", "dead_units", "vanishing_gradients", "update_too_large", "saturation"),
@@ -215,43 +232,59 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
 )
 def overregularized(evidence: Evidence) -> Iterator[Finding]:
     facts = evidence.facts
-    decay = max((each.weight_decay for each in facts.optimizers), default=0.0)
-    if not facts.dropout and not decay:
-        return
+    optimizers = evidence.known(facts.optimizers, "optimizers", "the optimizers were not seen")
+    decay = max((each.weight_decay for each in optimizers), default=0.0)
+    dropout = evidence.known(facts.dropout, "dropout", "it was not seen which layers run")
+    if not dropout and not decay:
+        raise NotApplicable("there is neither dropout nor weight decay")
     if decay:
-        layers = evidence.of("preactivation_std")
+        layers, what = evidence.of("preactivation_std"), "What goes into the activation of"
+        if not layers and facts.normalises is False:  # behind which the size of weights does not matter
+            layers, what = _weights(evidence), "What makes up"
         faded = {name: each.late / each.start for name, each in layers.items() if each.start > 0}
         if faded and (worst := min(faded, key=lambda name: faded[name])) and faded[worst] < 0.5:
             yield Finding(
                 "overregularized", "warning", worst, evidence.last_step, faded[worst], 0.5, "",
-                f"What goes into the activation of {worst} has shrunk to {faded[worst]:.0%} of its spread at the "
+                f"{what} {worst} has shrunk to {faded[worst]:.0%} of its spread at the "
                 f"start: weight decay {decay:g} wins over the gradient.",
             )  # fmt: skip
             return
-    if facts.dropout >= DROPOUT:
+    if dropout >= DROPOUT:
         val, losses = _validated(evidence)
         train, held = losses.late, float(val.values[-1])
         if not math.isfinite(train) or not math.isfinite(held):
             raise Abstain("the last losses are not finite")
-        if facts.dropout < HEAVY:
+        if dropout < HEAVY:
             _comparable(evidence)
-        if evidence.last_step < PATIENT and facts.dropout < HEAVY:
-            raise Abstain(f"fewer than {PATIENT:,} steps leave no gap that dropout could close")
-        if held <= train or facts.dropout >= HEAVY:
+        wait = PATIENT if dropout < MUCH else SOON
+        if evidence.last_step < wait and dropout < HEAVY:
+            raise Abstain(f"fewer than {wait:,} steps leave no gap that dropout could close")
+        if held <= train or dropout >= HEAVY:
             yield Finding(
-                "overregularized", "warning", "dropout", evidence.last_step, facts.dropout, DROPOUT, "",
-                f"Dropout {facts.dropout:g} has nothing to mend: the network costs {held:.3g} on validation examples, "
+                "overregularized", "warning", "dropout", evidence.last_step, dropout, DROPOUT, "",
+                f"Dropout {dropout:g} has nothing to mend: the network costs {held:.3g} on validation examples, "
                 f"and {train:.3g} on training examples with dropout. It underfits.",
             )  # fmt: skip
 
 
+def _weights(evidence: Evidence) -> dict[str, Series]:
+    """Matrix -> its standard deviation, which is that of its gradient over the ratio of both."""
+    ratios, found = evidence.of("grad_data_ratio"), {}
+    for name, gradient in evidence.of("grad_std").items():
+        if name in ratios and np.array_equal(gradient.steps, ratios[name].steps):
+            ratio = ratios[name].values
+            found[name] = Series(gradient.steps, gradient.values / np.where(ratio > 0, ratio, np.nan))
+    return found
+
+
 def _comparable(evidence: Evidence) -> None:
     """Abstains where validation is not known to count what training does."""
-    if not evidence.facts.loss_is_bare:
-        raise Abstain("the training loss has a factor or other terms, which the validation loss need not have")
+    scale = evidence.facts.loss_scale
+    if scale is None or abs(scale - 1) > 0.01:
+        raise Abstain("the training loss is not known to be the bare mean that validation shows")
 
 
-def _validated(evidence: Evidence):  # type: ignore[no-untyped-def]
+def _validated(evidence: Evidence) -> tuple[Series, Series]:
     val = evidence.get("val/loss")
     if val is None or not np.isfinite(val.values).any():
         raise Abstain("there was no validation loss")

@@ -1,6 +1,6 @@
 """A diagnosis in plain words."""
 
-from makemore_pl.doctor.finding import Diagnosis
+from makemore_pl.doctor.finding import Diagnosis, Finding
 from makemore_pl.doctor.rule import RULES
 
 ROOTS = 2
@@ -16,7 +16,7 @@ def verdict(diagnosis: Diagnosis, whole: bool = True) -> list[str]:
         lines.append(f"Healthy: {len(diagnosis.checked)} checks found nothing wrong.")
     remedies = {each.finding: each for each in diagnosis.prescriptions}
     for number, finding in enumerate(roots[:ROOTS], 1):
-        lines.append(f"{number}. {RULES[finding.id].title} ({finding.id}, {finding.severity}). {finding.message}")
+        lines.append(f"{number}. {told(finding)}")
         if remedy := remedies.get(finding.id):
             change = f"{' '.join(remedy.overrides)}: {remedy.rationale}" if remedy.overrides else remedy.rationale
             lines.append(f"   Change {change}." if remedy.overrides else f"   {change}")
@@ -30,12 +30,18 @@ def verdict(diagnosis: Diagnosis, whole: bool = True) -> list[str]:
             consequences.setdefault(finding.because_of, []).append(finding.id)
     lines += [f"Because of {cause}: {', '.join(found)}." for cause, found in consequences.items()]
     lines += [f"To know: {each.message} ({each.id})" for each in information]
-    if whole and diagnosis.abstentions:
+    if whole:
         reasons: dict[str, list[str]] = {}
         for abstention in diagnosis.abstentions:
-            reasons.setdefault(abstention.reason, []).append(abstention.id)
+            if abstention.applies:
+                reasons.setdefault(abstention.reason, []).append(abstention.id)
         lines += [f"Not checked: {', '.join(ids)} ({reason})." for reason, ids in reasons.items()]
     return lines
+
+
+def told(finding: Finding) -> str:
+    """What it is called, and its message."""
+    return f"{RULES[finding.id].title} ({finding.id}, {finding.severity}). {finding.message}"
 
 
 def explain(id: str) -> list[str]:

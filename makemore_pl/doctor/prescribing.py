@@ -10,7 +10,7 @@ import numpy as np
 from makemore_pl.doctor.evidence import Evidence, median
 from makemore_pl.doctor.finding import Diagnosis, Finding, Prescription
 from makemore_pl.doctor.rule import RULES
-from makemore_pl.doctor.updates import livelier_ratio, typical_ratio
+from makemore_pl.doctor.update_ratios import livelier_ratios, typical_ratio
 
 GAINS = {
     "tanh": 5 / 3,
@@ -120,7 +120,7 @@ def _hidden_weights(patient: Patient) -> Prescription:
         return Prescription(patient.finding.id, by_rule, why, {"preactivation_std": round(wanted, 2)}, alternatives[1:])
     gain = rounded(gain * wanted / from_weights, 2)
     why = (
-        f"the weights make a preactivation spread of {from_weights:.3g} where {activation} wants {wanted:.3g}: "
+        f"the weights give the first layer a preactivation_std of {from_weights:.3g}, {activation} wants {wanted:.3g}: "
         f"gain times {wanted:.3g} / {from_weights:.3g}"
     )
     overrides = (f"model.gain={gain}", *calm)
@@ -142,7 +142,7 @@ def _nonlinear(patient: Patient) -> Prescription:
 
 
 def _raise_rate(patient: Patient) -> Prescription | None:
-    ratio = livelier_ratio(patient.evidence)
+    ratio = min(livelier_ratios(patient.evidence)) if patient.finding.value is None else patient.finding.value
     if not math.isfinite(ratio):
         return None
     lr = patient["optim.lr"] * min(10 ** (RATIO - ratio), 1e3)

@@ -36,6 +36,9 @@ def read_evidence(run_dir: Path) -> tuple[Evidence, dict[str, Any]]:
     classes = metrics.get("uniform_loss") or next(iter(series.get("baseline/uniform", {}).values()), None)
     facts = facts_of_config(config, round(math.exp(classes)) if classes else None)
     facts.constant_guess = next(iter(guess.values()), None)
+    gradients = {tag.partition("/")[2]: found for tag, found in series.items() if tag.startswith("grad_std/")}
+    if gradients and all(len(found) >= 3 for found in gradients.values()):
+        facts.unreached = tuple(name for name, found in gradients.items() if not any(found.values()))
     return Evidence(series, facts, final=bool(metrics)), config
 
 
@@ -54,39 +57,45 @@ def read_config(run_dir: Path) -> dict[str, Any]:
 
 
 def facts_of_config(config: Mapping[str, Any], classes: int | None = None) -> Facts:
-    """What the config of a run says about its network and its optimizer."""
+    """What the config of a run says about its network and its optimizer, and what holds for every run of this project:
+    one optimizer has all parameters, Lightning zeroes their gradients, weights are drawn at random, a Linear before a
+    BatchNorm has no bias, and no example sees another one but in BatchNorm.
+    """
     model, optim, trainer = config["model"], config["optim"], config["trainer"]
-    n_layers, placement = model["n_layers"], model["batchnorm"]
+    n_layers, placement, activation = model["n_layers"], model["batchnorm"], model["activation"]
     layers = tuple(f"layers.{i}" for i in range(n_layers))
     linears = [*(f"layers.{i}.linear.weight" for i in range(n_layers)), "output.linear.weight"]
     batch = config["data"]["batch_size"]
     pre, after, output = placement in ("pre", "pre_output"), placement == "post", "output" in placement
     batchnorms = [*(layers if pre or after else ()), *(["output"] if output else [])]
-    identity = model["activation"] == "identity"
+    pairs = tuple(zip(layers, (*layers[1:], "output"), strict=True))
     return Facts(
         layers=layers,
         matrices=("embedding.weight", *linears),
         vocabulary=("embedding.weight",),
-        output="output.linear.weight",
-        normalised=(*(linears[:-1] if pre else ()), *(linears[-1:] if output else ())),
-        bounded=layers if model["activation"] == "tanh" else (),
-        rectified=layers if model["activation"] == "relu" else (),
+        output=("output.linear.weight",),
+        bounded=layers if activation == "tanh" else (),
+        rectified=layers if activation == "relu" else (),
         before_normalised=pre,
         loss="cross_entropy",
         classes=classes,
-        examples_in_loss=batch,
+        loss_scale=1.0,
+        targets_vary=True,
         tokens=True,
+        inputs_vary=True,
+        normalises=bool(batchnorms),
         batch_size=batch,
-        steps=trainer["max_steps"],
         optimizers=(OptimizerFacts(optim["name"], optim["lr"], optim["momentum"], optim["weight_decay"]),),
-        clip_value=trainer["gradient_clip_val"],
-        linear_pairs=tuple(
-            (f"layers.{i}", f"layers.{i + 1}" if i + 1 < n_layers else "output") for i in range(n_layers)
-        )
-        if identity
-        else (),
+        clip_value=trainer["gradient_clip_val"] or 0.0,
+        linear_pairs=pairs if activation == "identity" else (),
+        copies={},
+        bias_before_batchnorm=(),
+        not_optimized=(),
+        accumulates=False,
+        examples_mixed="",
+        asleep=(),
         values_per_channel=dict.fromkeys(batchnorms, batch),
-        batchnorm_momentum=model["bn_momentum"] if batchnorms else None,
+        batchnorm_momentum=dict.fromkeys(batchnorms, model["bn_momentum"]),
         dropout=model["dropout"],
     )
 

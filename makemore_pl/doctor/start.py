@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from makemore_pl.doctor.evidence import Abstain, Evidence
+from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable
 from makemore_pl.doctor.facts import Scale
 from makemore_pl.doctor.finding import Finding
 from makemore_pl.doctor.rule import rule
@@ -17,8 +17,8 @@ LARGE, SMALL, OFFSET, SPREAD = 10.0, 0.02, 10.0, 100.0
     "constant_input",
     "start",
     "All examples look the same",
-    needs=("a minibatch of floating-point inputs",),
-    bound="the inputs of the first minibatch are all equal",
+    needs=("a minibatch",),
+    bound="all examples of the first minibatch are equal",
     source="Karpathy's recipe: an input-independent baseline learns the same",
     explains=(
         "no_learning",
@@ -33,12 +33,12 @@ LARGE, SMALL, OFFSET, SPREAD = 10.0, 0.02, 10.0, 100.0
     picture="train/loss beside baseline/unigram",
 )
 def constant_input(evidence: Evidence) -> Iterator[Finding]:
-    inputs = _inputs(evidence)
-    if inputs and not inputs.varies:
+    facts = evidence.facts
+    if not evidence.known(facts.inputs_vary, "inputs_vary", "the first minibatch was not looked at"):
+        value = facts.inputs.mean if facts.inputs else None
         yield Finding(
-            "constant_input", "critical", "input", 0, inputs.mean, None, "",
-            f"Every example of the first minibatch is the same, {inputs.mean:.3g} throughout: there is nothing to "
-            "learn from.",
+            "constant_input", "critical", "input", 0, value, None, "",
+            "Every example of the first minibatch is the same: there is nothing to learn from.",
         )  # fmt: skip
 
 
@@ -61,7 +61,9 @@ def constant_input(evidence: Evidence) -> Iterator[Finding]:
 )  # fmt: skip
 def input_scale(evidence: Evidence) -> Iterator[Finding]:
     inputs = _inputs(evidence)
-    if not inputs or evidence.facts.inputs_normalised or not inputs.varies:
+    if evidence.facts.inputs_normalised:
+        raise NotApplicable("the network begins with a normalisation")
+    if evidence.facts.inputs_vary is False:
         return
     if reason := _out_of_scale(inputs):
         value, bound, words = reason
@@ -87,9 +89,9 @@ def input_scale(evidence: Evidence) -> Iterator[Finding]:
     picture="train/loss",
 )  # fmt: skip
 def target_scale(evidence: Evidence) -> Iterator[Finding]:
-    targets = evidence.facts.targets
-    if targets is None:
-        raise Abstain("the loss is no regression whose targets could be read")
+    if evidence.facts.loss in ("cross_entropy", "nll"):
+        raise NotApplicable("the targets are classes")
+    targets = evidence.known(evidence.facts.targets, "targets", "the loss is none whose targets could be read")
     if evidence.facts.loss == "bce":
         if targets.largest > 1 or targets.smallest < 0:
             value = targets.largest if targets.largest > 1 else targets.smallest
@@ -107,10 +109,11 @@ def target_scale(evidence: Evidence) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _inputs(evidence: Evidence) -> Scale | None:
-    if evidence.facts.inputs is None and not evidence.facts.tokens:
-        raise Abstain("the first minibatch has no floating-point input that was seen")
-    return evidence.facts.inputs
+def _inputs(evidence: Evidence) -> Scale:
+    if evidence.facts.tokens:
+        raise NotApplicable("the network begins with an embedding, whose input has no scale")
+    otherwise = "the first minibatch has no floating-point input that was seen"
+    return evidence.known(evidence.facts.inputs, "inputs", otherwise)
 
 
 def _out_of_scale(scale: Scale) -> tuple[float, float, str] | None:
@@ -139,9 +142,9 @@ def _out_of_scale(scale: Scale) -> tuple[float, float, str] | None:
     picture="histograms of weights",
 )
 def symmetric_units(evidence: Evidence) -> Iterator[Finding]:
-    if reason := evidence.facts.unknown.get("symmetric_units"):
-        raise Abstain(reason)
-    if copies := {name: share for name, share in evidence.facts.copies.items() if share >= 0.5}:
+    otherwise = "the weights of the first steps were not compared"
+    copies = evidence.known(evidence.facts.copies, "copies", otherwise)
+    if copies := {name: share for name, share in copies.items() if share >= 0.5}:
         name = max(copies, key=lambda each: copies[each])
         yield Finding(
             "symmetric_units", "critical", ", ".join(copies), 0, copies[name], 0.5, "",
@@ -164,14 +167,16 @@ def symmetric_units(evidence: Evidence) -> Iterator[Finding]:
 )
 def confident_start(evidence: Evidence) -> Iterator[Finding]:
     facts = evidence.facts
-    if facts.loss not in ("cross_entropy", "bce") or not facts.classes:
-        raise Abstain("the loss is no cross-entropy whose classes could be counted")
+    if facts.loss in ("mse", "l1"):
+        raise NotApplicable("the loss is no cross-entropy")
+    if facts.loss not in ("cross_entropy", "bce") or not facts.classes or not facts.loss_scale:
+        raise Abstain("the loss is no cross-entropy alone whose classes could be counted")
     if facts.activation_before_loss:
         raise Abstain("the loss does not get logits")
     losses = evidence.get("train/loss")
     if losses is None or losses.steps[0] > 0:
         raise Abstain("the loss of step 0 was not seen")
-    first = losses.values[0] / (facts.examples_in_loss or 1 if facts.loss_is_sum else 1)
+    first = losses.values[0] / facts.loss_scale
     uniform = math.log(max(facts.classes, 2))
     excess = first - uniform
     if not excess > EXCESS:

@@ -1,5 +1,6 @@
 """What targets are like, and what the best guess costs that does not look at the input."""
 
+import math
 from typing import Any
 
 import torch
@@ -14,11 +15,14 @@ class TargetStatistics:
     """Counts and sums of the targets of the minibatches that were looked at. Stays on their device."""
 
     def __init__(self) -> None:
-        self.rows: int | None = None
-        """Terms that the loss adds up."""
         self.classes: int | None = None
         self.outside = 0.0
         """Share of the first minibatch's targets that the output's activation can't reach."""
+        self.each_other = False
+        """Whether the examples of a minibatch are each other's classes, as in a contrastive loss."""
+        self._scales: list[Tensor] = []
+        """The number that is minimized over the mean of the loss's terms, minibatch by minibatch."""
+        self._alone = True
         self._first: Tensor | None = None
         self._counts: Tensor | None = None
         """(V,) of the classes, each target with its class's weight."""
@@ -26,18 +30,26 @@ class TargetStatistics:
         self._sum: Tensor | None = None
         self._squares: Tensor | None = None
 
+    def see_number(self, graph: LossGraph, loss: Tensor) -> None:
+        """The number that is minimized, beside the loss that it was made of."""
+        self._alone = self._alone and graph.alone
+        if self._alone and (mean := graph.mean()) is not None:
+            self._scales.append(loss.detach().double() / mean.double())
+
     def see(self, graph: LossGraph) -> None:
         y = graph.targets
         if y is None:
             return
-        if graph.kind in ("cross_entropy", "nll") and graph.output is not None and not y.is_floating_point():
+        if graph.kind in ("cross_entropy", "nll") and graph.output is not None:
             self.classes = graph.output.size(-1 if graph.output.ndim == 1 else 1)
+            if y.is_floating_point():  # probabilities
+                self.classes = y.size(-1)
+                self._count(y.reshape(-1, self.classes).double().sum(0), y.numel() // self.classes)
+                return
+            self.each_other = len(y) > 1 and y.shape == (self.classes,) and bool((y.sort().values.diff() == 1).all())
             y = y[(y >= 0) & (y < self.classes) & (y != graph.ignored)]
-            self.rows = y.numel()
-            self._n += self.rows
             counts = torch.bincount(y, minlength=self.classes).double()
-            counts = counts if graph.weight is None else counts * graph.weight.double()
-            self._counts = counts if self._counts is None else self._counts + counts
+            self._count(counts if graph.weight is None else counts * graph.weight.double(), y.numel())
         elif y.is_floating_point():
             if graph.kind in ("bce", "likelihood"):
                 self.classes = 2
@@ -49,10 +61,13 @@ class TargetStatistics:
         if isinstance(y, Tensor) and graph.output is not None and y.numel() == graph.output.numel():
             self._add(graph, y)
 
+    def _count(self, counts: Tensor, n: int) -> None:
+        self._n += n
+        self._counts = counts if self._counts is None else self._counts + counts
+
     def _add(self, graph: LossGraph, y: Tensor) -> None:
         y = y.detach().double()
         y = y if y.ndim else y[None]
-        self.rows = y.numel()
         if self._first is None:
             self._first = y
             self.outside = _outside(y, graph.activation)
@@ -62,6 +77,15 @@ class TargetStatistics:
         total, squares = y.sum(0), y.square().sum(0)
         self._sum = total if self._sum is None else self._sum + total
         self._squares = squares if self._squares is None else self._squares + squares
+
+    def loss_scale(self) -> float | None:
+        """The factor between the mean of the loss's terms and the number that is minimized; None where there is none
+        that holds for all minibatches, to 0.5 %.
+        """
+        found = [float(each) for each in self._scales]
+        if not self._alone or not found or not all(math.isfinite(each) and each > 0 for each in found):
+            return None
+        return found[0] if max(found) - min(found) < 0.005 * found[0] else None
 
     @property
     def vary(self) -> bool:

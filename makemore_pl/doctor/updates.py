@@ -5,42 +5,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from makemore_pl.doctor.evidence import Abstain, Evidence, Series, median
+from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, Series, median
 from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
+from makemore_pl.doctor.update_ratios import SETTLED, livelier_ratios, ratios_at_full_rate
 
 BAND = LOW, HIGH = -3.5, -1.0
 """log10 of update over data that a median matrix is healthy in."""
-PATH = 0.3
-"""Steps at full rate times update over data, below which a network can't have got far from where it began."""
-SLOW, SHORT = -3.3, 200
-"""Ratio below which the path is looked at, and steps from which on."""
-SETTLED = 10
-"""Steps that a network that starts with small weights takes large steps relative to them."""
-
-
-def typical_ratio(evidence: Evidence) -> float:
-    """log10 of update over data: over the matrices, the median of their medians at full rate; nan where none is."""
-    return median(_at_full_rate(evidence).values())
-
-
-def livelier_ratio(evidence: Evidence) -> float:
-    """The same for that third of the run in which it is highest: a network that has learned all it can stands still."""
-    thirds = (median(_at_full_rate(evidence, third).values()) for third in range(3))
-    return max((each for each in thirds if math.isfinite(each)), default=math.nan)
-
-
-def _at_full_rate(evidence: Evidence, third: int | None = None) -> dict[str, float]:
-    facts = evidence.facts
-    measured = evidence.need("update_data_ratio")
-    chosen = {name: each for name, each in measured.items() if name not in facts.vocabulary} or measured
-    found = {}
-    for name, each in chosen.items():
-        at = evidence.full_rate(each)
-        at = late if (late := at & (each.steps >= SETTLED)).any() else at
-        values = each.values[at]
-        found[name] = median(values if third is None else np.array_split(values, 3)[third])
-    return found
+SLOW, SLOW_ADAPTIVE = -3.4, -3.15
+"""The same in hidden layers, for a run that is short for such steps: of optimizers that divide by the gradient's size,
+whose steps are as large in all layers, and of others. Our networks learn all they can at -3.3 and above with SGD, at
+-2.8 and above with Adam."""
+PATH, SHORT = 2.0, 200
+"""Steps at full rate times update over data, below which a run is short, and steps from which on that is said."""
+SUMMED = 4
+"""Times the mean, from which on a loss is called a sum."""
 
 
 @rule(
@@ -57,12 +36,11 @@ def _at_full_rate(evidence: Evidence, third: int | None = None) -> dict[str, flo
 )
 def frozen_parameters(evidence: Evidence) -> Iterator[Finding]:
     facts = evidence.facts
-    if reason := facts.unknown.get("frozen_parameters"):
-        raise Abstain(reason)
-    if facts.not_optimized:
+    otherwise = "the optimizers were not seen"
+    if left_out := evidence.known(facts.not_optimized, "not_optimized", otherwise):
         yield Finding(
-            "frozen_parameters", "warning", ", ".join(facts.not_optimized), 0, float(len(facts.not_optimized)), 0.0, "",
-            f"No optimizer has {listed(facts.not_optimized)}, though they require a gradient and get one.",
+            "frozen_parameters", "warning", ", ".join(left_out), 0, float(len(left_out)), 0.0, "",
+            f"No optimizer has {listed(left_out)}, though they require a gradient and get one.",
         )  # fmt: skip
     elif facts.frozen:
         yield Finding(
@@ -86,17 +64,17 @@ def frozen_parameters(evidence: Evidence) -> Iterator[Finding]:
     picture="update_data_ratio, above -1",
 )  # fmt: skip
 def update_too_large(evidence: Evidence) -> Iterator[Finding]:
-    ratios = _at_full_rate(evidence)
+    ratios = ratios_at_full_rate(evidence)
     ratio = median(ratios.values())
     losses = evidence.losses()
     start, worst = evidence.beginning(), float(np.nanmax(losses.values, initial=-math.inf))
-    if not math.isfinite(start) or not _hurt(losses, start, ratio, several=evidence.facts.losses > 1):
+    far = evidence.far()
+    if not math.isfinite(start) or not _hurt(losses, start, far, ratio, several=evidence.facts.losses > 1):
         return
     facts = evidence.facts
-    why = ""
-    if facts.loss_is_sum and (facts.examples_in_loss or 1) > 1:
-        why = f" The loss adds up its {facts.examples_in_loss} examples: with the mean (reduction='mean') steps are "
-        why += "smaller by that factor."
+    why, scale = "", facts.loss_scale or 1
+    if scale > SUMMED:
+        why = f" The loss is {scale:.3g} times the mean of its terms: with reduction='mean' steps are smaller by that."
     worst_name = max(ratios, key=lambda name: ratios[name] if math.isfinite(ratios[name]) else -math.inf)
     step = int(losses.steps[int(np.nanargmax(losses.values))]) if np.isfinite(losses.values).any() else 0
     went = f"went from {start:.3g} to {worst:.3g}" if worst > start else "is not finite"
@@ -108,7 +86,7 @@ def update_too_large(evidence: Evidence) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding(
-            "update_too_large", "critical", "train/loss", step, worst, 1.5 * abs(start), "",
+            "update_too_large", "critical", "train/loss", step, worst, far, "",
             f"The loss {went}: the learning rate is too high.{why}",
         )  # fmt: skip
 
@@ -121,15 +99,15 @@ def _path(evidence: Evidence, ratio: float) -> float:
     return float(steps * share * 10**ratio)
 
 
-def _hurt(losses: Series, start: float, ratio: float, several: bool) -> bool:
+def _hurt(losses: Series, start: float, bound: float, ratio: float, several: bool) -> bool:
     """Whether steps of this size have harmed: not finite, no better than the start, or often far above it."""
     late = losses.late
-    far = losses.steady > 1.5 * abs(start) + 0.5
+    far = losses.steady > bound + 0.5
     if not np.isfinite(losses.values).all():  # out of a clear sky it is another fault, as log(0)
         return bool(far.any()) or ratio > HIGH
     if several:  # of two losses that work against each other one may rise
         return ratio > HIGH
-    return bool(late > 1.5 * abs(start) or far.sum() >= 3 or (late >= start and (ratio > HIGH or far.any())))
+    return bool(late > bound or far.sum() >= 3 or (late >= start and (ratio > HIGH or far.any())))
 
 
 def _percent(ratio: float) -> str:
@@ -141,9 +119,10 @@ def _percent(ratio: float) -> str:
     "updates",
     "Steps are too small",
     needs=("update_data_ratio/<parameter>",),
-    bound="log10 of update over data below -3.5 in the median matrix at full rate, in the third of the run where it is "
-    "highest, and a loss above half of a constant guess's; or below -3.3 where all steps in one "
-    "direction could not change a weight by 30 % of its size",
+    bound="log10 of update over data below -3.5 in the median hidden matrix at full rate, in the third of the run "
+    "where it is highest, and a loss above half of a constant guess's; where the loss still falls and all steps in one "
+    "direction could change a weight by no more than twice its size, also below -3.4 (-3.15 for Adam and its like), or "
+    "below -3.5 in the last layer",
     source="our networks train at -1.6 to -3.1; TheDeepChecker has -4",
     explains=("no_learning",),
     remedy="Multiply the learning rate by ten to the power of what is missing.",
@@ -154,20 +133,40 @@ def update_too_small(evidence: Evidence) -> Iterator[Finding]:
         raise Abstain(f"fewer than {SETTLED} steps were taken")
     if evidence.facts.pretrained:
         raise Abstain("the first loss is that of a trained network, which small steps suit")
-    ratios = _at_full_rate(evidence)
-    ratio = livelier_ratio(evidence)
-    guess = evidence.facts.constant_guess
-    if guess and evidence.losses().late < 0.5 * guess:
+    guess, losses = evidence.guess(), evidence.losses()
+    if guess and losses.late < 0.5 * guess:
         return  # it has learned a lot
-    short = evidence.final and evidence.last_step >= SHORT and ratio < SLOW and _path(evidence, ratio) < PATH
-    if ratio < LOW or short:
+    hidden, output = livelier_ratios(evidence)
+    optimizers = evidence.facts.optimizers or ()
+    slow = SLOW_ADAPTIVE if optimizers and all(each.adaptive for each in optimizers) else SLOW
+    if hidden < LOW:
+        ratio, bound = hidden, LOW
+    elif _falls(losses) and hidden < slow and _is_short(evidence, hidden):
+        ratio, bound = hidden, slow
+    elif _falls(losses) and output < LOW and _is_short(evidence, output):
+        ratio, bound = output, LOW
+    else:
+        return
+    if math.isfinite(ratio):
+        ratios = ratios_at_full_rate(evidence)
         lowest = min(ratios, key=lambda name: ratios[name] if math.isfinite(ratios[name]) else math.inf)
         yield Finding(
-            "update_too_small", "warning", lowest, evidence.last_step, ratio, LOW if ratio < LOW else SLOW, "",
+            "update_too_small", "warning", lowest, evidence.last_step, ratio, bound, "",
             f"A step changes a typical weight by {_percent(ratio)} of its size: at this rate it takes "
             f"{10**-ratio:,.0f} steps in one direction to double it. The learning rate is too low"
             + (f" for {evidence.last_step + 1:,} steps." if ratio >= LOW else "."),
         )  # fmt: skip
+
+
+def _is_short(evidence: Evidence, ratio: float) -> bool:
+    """Whether the run is over and steps of this size could not carry it far."""
+    return evidence.final and evidence.last_step >= SHORT and _path(evidence, ratio) < PATH
+
+
+def _falls(losses: Series) -> bool:
+    """Whether the loss was still falling in the end, by 1 % from the middle third to the last."""
+    third = len(losses.values) // 3
+    return median(losses.values[third : 2 * third]) - losses.late > 0.01 * abs(losses.late)
 
 
 @rule(
@@ -185,8 +184,8 @@ def update_too_small(evidence: Evidence) -> Iterator[Finding]:
 def clipping(evidence: Evidence) -> Iterator[Finding]:
     before, after = evidence.get("grad_norm/before_clipping"), evidence.get("grad_norm/after_clipping")
     if before is None or after is None:
-        if evidence.facts.clip_value is None:
-            return
+        if evidence.facts.clip_value == 0:
+            raise NotApplicable("nothing clips gradients")
         raise Abstain("the gradient's norm was not measured before and after clipping")
     both = np.intersect1d(before.steps, after.steps)
     late = both[-max(3, len(both) // 2) :]
@@ -195,7 +194,8 @@ def clipping(evidence: Evidence) -> Iterator[Finding]:
     kept = np.array([after.values[after.steps == s][0] / max(before.values[before.steps == s][0], 1e-30) for s in late])
     share = float(np.mean(kept < 0.5))
     if share > 0.5:
-        adaptive = all(each.adaptive for each in evidence.facts.optimizers) and evidence.facts.optimizers
+        optimizers = evidence.facts.optimizers or ()
+        adaptive = optimizers and all(each.adaptive for each in optimizers)
         yield Finding(
             "clipping", "info" if adaptive else "warning", "gradients", evidence.last_step, share, 0.5, "",
             f"{share:.0%} of the late steps are clipped to less than half of their length, in the median to "

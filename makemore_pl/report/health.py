@@ -8,7 +8,8 @@ import numpy as np
 from makemore_pl.doctor import forward, normalisation
 from makemore_pl.doctor.evidence import Abstain, Evidence, median
 from makemore_pl.doctor.facts import Facts
-from makemore_pl.doctor.updates import BAND, typical_ratio
+from makemore_pl.doctor.update_ratios import typical_ratio
+from makemore_pl.doctor.updates import BAND
 from makemore_pl.figures import comparisons, curves, lecture_pictures
 from makemore_pl.figures.canvas import in_order, spoken
 from makemore_pl.report.evolution import OPENING, SHARES, drops_of, ends, matrices, missing, smooth

@@ -1,0 +1,47 @@
+"""How large a step is for a typical weight: summaries of update_data_ratio."""
+
+import math
+
+import numpy as np
+
+from makemore_pl.doctor.evidence import Evidence, median
+
+SETTLED = 10
+"""Steps that a network that starts with small weights takes large steps relative to them."""
+
+
+def typical_ratio(evidence: Evidence) -> float:
+    """log10 of update over data: over the matrices, the median of their medians at full rate; nan where none is."""
+    return median(ratios_at_full_rate(evidence).values())
+
+
+def livelier_ratios(evidence: Evidence) -> tuple[float, float]:
+    """The same of hidden matrices and of the last layer's, each for that third of the run in which it is highest: a
+    network that has learned all it can stands still.
+    """
+    output, livelier = set(evidence.facts.output), [-math.inf, -math.inf]
+    for third in range(3):
+        ratios = ratios_at_full_rate(evidence, third)
+        hidden = [ratio for name, ratio in ratios.items() if name not in output]
+        last = [ratio for name, ratio in ratios.items() if name in output]
+        for place, each in enumerate((median(hidden or last), median(last or hidden))):
+            livelier[place] = max(livelier[place], each if math.isfinite(each) else -math.inf)
+    return livelier[0], livelier[1]
+
+
+def ratios_at_full_rate(evidence: Evidence, third: int | None = None) -> dict[str, float]:
+    """Matrix -> median of its log10 of update over data at full rate; of embeddings only where nothing else moves.
+
+    Args:
+        third: of the run, 0 to 2; None for all of it.
+    """
+    facts = evidence.facts
+    measured = evidence.need("update_data_ratio")
+    chosen = {name: each for name, each in measured.items() if name not in facts.vocabulary} or measured
+    found = {}
+    for name, each in chosen.items():
+        at = evidence.full_rate(each)
+        at = late if (late := at & (each.steps >= SETTLED)).any() else at
+        values = each.values[at]
+        found[name] = median(values if third is None else np.array_split(values, 3)[third])
+    return found
