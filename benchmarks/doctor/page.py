@@ -67,11 +67,15 @@ def _confusion(counts: Counts) -> list[list[str]]:
 def faults() -> str:
     """Which ids name which fault, and how strong it is drawn."""
     body = [
-        [family, fault.name, ", ".join(fault.ids), f"{fault.weakest:g} to {fault.strongest:g}"]
+        [family, fault.name, ", ".join(fault.ids), _strength(fault.weakest, fault.strongest)]
         for family, table in (("configuration", FAULTS), ("module", MODULE_FAULTS))
         for fault in table
     ]
     return markdown(["family", "fault", "ids that name it", "strength"], body)
+
+
+def _strength(weakest: float, strongest: float) -> str:
+    return "–" if weakest == strongest else f"{weakest:g} to {strongest:g}"
 
 
 def _number(value: float | None) -> str:
