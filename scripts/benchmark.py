@@ -40,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import foreign, gpu, sweep, tables, watching
 from benchmarks.contenders import CONTENDERS, FLOOR, OURS, SCALED, WARMUP, WARMUP_OURS
+from benchmarks.doctor.case import FAMILIES, HALVES
 from benchmarks.networks import AXES, NETWORKS, Network, scaled
 from benchmarks.process import ROOT, run
 from benchmarks.results import Results
@@ -54,7 +55,7 @@ console = Console()
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=[*NETWORKS], help="networks")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="networks; with --doctor parts of cases' names")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="default: all")
     parser.add_argument("--repeat", type=int, default=5, help="rounds (default: 5)")
     parser.add_argument("--steps", type=int, default=10_000, help="steps of one steady state (default: 10000)")
@@ -69,6 +70,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sampling", action="store_true", help="instead: names a second, and those of the lecture")
     parser.add_argument("--watching", action="store_true", help="instead: what callbacks add to a command, in 8 pairs")
     parser.add_argument("--doctor", action="store_true", help="instead: how often the doctor is right")
+    parser.add_argument("--half", choices=HALVES, help="of --doctor's cases (default: both)")
+    parser.add_argument("--family", choices=FAMILIES, help="of --doctor's cases (default: both)")
+    parser.add_argument("--losses", action="store_true", help="train only what --doctor needs for the test of harm")
+    parser.add_argument("--rivals", action="store_true", help="also run other installed tools on --doctor's modules")
     parser.add_argument(
         "--foreign", action="store_true", help="instead: the cost of the instruments on networks of others"
     )
@@ -81,7 +86,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a short test: one round on batchnorm with engine=eager")
     arguments = parser.parse_args()
     arguments.command_steps = 1_000 if arguments.quick else 200_000
-    if arguments.quick:
+    if not arguments.doctor:
+        arguments.only = arguments.only or [*NETWORKS]
+        if unknown := set(arguments.only) - set(NETWORKS):
+            parser.error(f"--only: no network {', '.join(sorted(unknown))} among {', '.join(NETWORKS)}")
+    if arguments.quick and not arguments.doctor:
         arguments.only, arguments.repeat, arguments.steps = ["batchnorm"], 1, 200
         arguments.commands = min(arguments.commands, 1)
         arguments.contenders = arguments.contenders or ["1a", "1b", "2", "4"]
@@ -254,18 +263,27 @@ def measure_gpu(arguments: argparse.Namespace) -> None:
 
 
 def measure_doctor(arguments: argparse.Namespace) -> None:
-    from benchmarks import doctor
+    from benchmarks.doctor import page
+    from benchmarks.doctor.counting import count
+    from benchmarks.doctor.records import measure
+    from benchmarks.doctor.shelf import chosen
 
-    seeds = 2 if arguments.quick else 5
-    surroundings = environment()
-    results = doctor.measure(arguments.quick, seeds, lambda line: console.print(line, highlight=False))
-    content, paragraphs = {}, [f"{surroundings['date']}, commit {surroundings['commit']}, {seeds} seeds"]
-    for family, half in doctor.PARTS:
-        content[f"{family} {half}"] = found = doctor.summary(results, family, half)
-        title = doctor.title(family, half, found)
-        paragraphs += [title, tables.markdown(doctor.HEADER, doctor.rows(found)), "\n".join(found["wrong"])]
-        console.print(tables.screen(title, doctor.HEADER, doctor.rows(found)))
-    write_text(arguments.output, surroundings | content, paragraphs)
+    surroundings, say = environment(), partial(console.print, highlight=False, markup=False)
+    cases = chosen(arguments.half, arguments.family, arguments.only, arguments.quick)
+    results = measure(cases, arguments.output.with_suffix(".jsonl"), say, verdicts=not arguments.losses)
+    paragraphs = [f"{surroundings['date']}, commit {surroundings['commit']}"]
+    for half, family in dict.fromkeys((case.half, case.family) for case in cases):
+        mine = [each for each in results if (each.case.half, each.case.family) == (half, family)]
+        paragraphs += page.sections(family, half, count(mine))
+        if arguments.rivals and family == "module":
+            from benchmarks.doctor import beside
+
+            names = [each.case.name for each in mine]
+            words = beside.measure(half, names, arguments.output.with_suffix(f".rivals.{half}.jsonl"), say)
+            paragraphs += ["### Beside other tools", *beside.table(mine, words)]
+    paragraphs += ["## Faults", page.faults()]
+    arguments.output.with_suffix(".md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
+    say("\n\n".join(paragraphs))
 
 
 def measure_foreign(arguments: argparse.Namespace) -> None:
