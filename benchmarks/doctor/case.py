@@ -9,8 +9,10 @@ SEEDS = 5
 """Trainings of each case, for the test of harm."""
 WATCHED, WATCHED_HEALTHY = 2, 3
 """Of these, the first ones have the doctor; it changes nothing, so that the others' losses tell as much."""
-SHIFT = {"tuning": 0, "reporting": 1000}
+SHIFT = {"tuning": 0, "reporting": 2000}
 """First seed of each half."""
+DRAW = {"tuning": "tuning", "reporting": "reporting, second draw"}
+"""Seeds the draw of each half. Whoever has read a list of misses of the reporting half draws it anew."""
 
 
 @dataclass(frozen=True, slots=True)

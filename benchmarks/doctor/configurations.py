@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.doctor.case import Case, Outcome
+from benchmarks.doctor.case import DRAW, Case, Outcome
 from benchmarks.doctor.judging import judge
 
 ROOT = Path(__file__).parents[2]
@@ -161,7 +161,7 @@ def spoiled(overrides: tuple[str, ...], changes: list[str]) -> tuple[str, ...]:
 
 def configurations(half: str) -> list[Case]:
     """Healthy networks of a half, each fault in two of them and each pair in one."""
-    draw = random.Random(f"configurations, {half}")
+    draw = random.Random(f"configurations, {DRAW[half]}")
     networks = [draw_network(half, draw) for _ in range(HEALTHY[half])]
     cases = [
         Case(_name(place), "configuration", half, partial(train, net.overrides)) for place, net in enumerate(networks)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.doctor import reporting_modules, tuning_modules
-from benchmarks.doctor.case import Case, Outcome
+from benchmarks.doctor.case import DRAW, Case, Outcome
 from benchmarks.doctor.fitting import Data, fit, harm
 from benchmarks.doctor.judging import judge
 from benchmarks.doctor.learner import Learner
@@ -37,7 +37,7 @@ HEALTHY, EACH, PAIRS = 22, 2, 6
 
 def recipes(half: str) -> list[tuple[str, Recipe, str | None]]:
     """Name, recipe and mended twin of all that is trained in a half."""
-    draw = random.Random(f"modules, {half}")
+    draw = random.Random(f"modules, {DRAW[half]}")
     families = list(SHELVES[half].data)
     sound = [SHELVES[half].draw(families[place % len(families)], draw) for place in range(HEALTHY)]
     names = [f"module {place}, {recipe.family}" for place, recipe in enumerate(sound)]
