@@ -437,10 +437,12 @@ def test_what_no_signal_reaches_is_not_dead_of_itself() -> None:
     }
 
 
-def test_minibatches_of_two_stop_the_gradient() -> None:
-    numbers = NUMBERS | {f"update_data_ratio/{each}.weight": flat(-4.6) for each in "ab"}
+@pytest.mark.parametrize("fault", ["lr 0.001", "lr 500", "fading back", "one jump"])
+def test_minibatches_of_two_explain_gradients_and_steps(fault: str) -> None:
+    numbers = NUMBERS | FAULTS[fault][2]
     diagnosis = diagnose(Evidence(numbers, replace(HEALTHY, values_per_channel={"a": 2})))
     assert [each.id for each in diagnosis.roots] == ["batchnorm_small_batch"]
+    assert FAULTS[fault][0] in {each.id for each in diagnosis.findings}
 
 
 def test_the_graph_of_causes_has_no_circle() -> None:
