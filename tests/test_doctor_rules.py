@@ -109,6 +109,11 @@ FAULTS: dict[str, tuple[str, dict[str, Any], Series]] = {
     "never zeroed": ("gradients_accumulate", {"accumulates": True}, {}),
     "view for permute": ("examples_mixed", {"examples_mixed": "net"}, {}),
     "detached": ("no_gradient", {"unreached": ("a.weight",)}, {}),
+    "fading back, and late no more": (
+        "vanishing_gradients",
+        {},
+        {"activation_grad_std/a": {step: 3e-6 if step < 600 else 1e-3 for step in STEPS}},
+    ),
     "fading back": ("vanishing_gradients", {}, {"activation_grad_std/a": flat(1e-6)}),
     "growing back": ("exploding_gradients", {}, {"activation_grad_std/a": flat(1.0)}),
     "one jump": ("exploding_gradients", {}, {"grad_norm/before_clipping": flat(1.0) | {500: 5e3}}),
@@ -178,11 +183,16 @@ FAULTS: dict[str, tuple[str, dict[str, Any], Series]] = {
         {"preactivation_std/a": falling(1.2, 0.1)},
     ),
 }
-INFORMATION: dict[str, tuple[str, dict[str, Any]]] = {
-    "bias": ("bias_before_batchnorm", {"bias_before_batchnorm": ("a",)}),
-    "frozen on purpose": ("frozen_parameters", {"frozen": ("a.weight",)}),
-    "never used": ("no_gradient", {"unused": ("a.weight",)}),
-    "eval on purpose": ("batchnorm_eval", {"asleep_on_purpose": ("a",)}),
+INFORMATION: dict[str, tuple[str, dict[str, Any], Series]] = {
+    "bias": ("bias_before_batchnorm", {"bias_before_batchnorm": ("a",)}, {}),
+    "frozen on purpose": ("frozen_parameters", {"frozen": ("a.weight",)}, {}),
+    "never used": ("no_gradient", {"unused": ("a.weight",)}, {}),
+    "dead where the loss is far below a guess's": (
+        "dead_units",
+        {"rectified": ("a",), "bounded": (), "constant_guess": 5.0},
+        {"stuck_units/a": flat(0.7)},
+    ),
+    "eval on purpose": ("batchnorm_eval", {"asleep_on_purpose": ("a",)}, {}),
 }
 
 
@@ -205,8 +215,8 @@ def test_the_rule_fires_and_is_the_first_root(name: str) -> None:
 
 @pytest.mark.parametrize("name", INFORMATION)
 def test_what_may_be_meant_is_information(name: str) -> None:
-    id, facts = INFORMATION[name]
-    assert ids(facts, {}) == {id: "info"}
+    id, facts, numbers = INFORMATION[name]
+    assert ids(facts, numbers) == {id: "info"}
 
 
 def test_every_rule_has_a_case_in_which_it_must_fire() -> None:
@@ -263,6 +273,10 @@ SILENT: dict[str, tuple[dict[str, Any], Series]] = {
     "ReLU units without signal are not dead": (
         {"bounded": (), "rectified": ("a", "b"), "signals": {}},
         {"stuck_units/b": flat(1.0), "preactivation_std/b": rising(0.02, 0.001)},
+    ),
+    "gradients that fade at the start only": (
+        {},
+        {"activation_grad_std/a": {step: 3e-6 if step < 400 else 1e-3 for step in STEPS}},
     ),
     "the lag of the first steps": ({}, {"batchnorm_var_lag/a": flat(1.0) | {0: 4.0, 50: 3.0}}),
     "dropout before there is a gap": ({"dropout": 0.3}, {"val/loss": {499: 1.9, 999: 1.8}}),
@@ -395,6 +409,40 @@ def test_a_learning_rate_too_high_explains_what_follows_from_it() -> None:
     assert [each.id for each in diagnosis.roots] == ["update_too_large"]
     causes = {each.id: each.because_of for each in diagnosis.findings}
     assert causes["dead_units"] == causes["diverged"] == "update_too_large"
+
+
+def test_a_jump_of_the_loss_that_dies_down_is_the_learning_rates() -> None:
+    """The units are dead then, the last bias alone still learns, and its steps and gradients are small."""
+    facts = replace(HEALTHY, rectified=("a", "b"), bounded=())
+    numbers: Series = {
+        "train/loss": falling(3.3, 2.9) | {50: 7e4, 100: 6e3, 150: 900.0, 200: 50.0},
+        "grad_norm/before_clipping": flat(0.1) | {50: 2e4},
+        **{f"stuck_units/{each}": flat(1.0) | {0: 0.0} for each in "ab"},
+        **{f"update_data_ratio/{each}.weight": flat(-6.0) | {0: 0.0, 50: -1.2} for each in "ab"},
+    }
+    diagnosis = diagnose(Evidence(NUMBERS | numbers, facts))
+    causes = {each.id: each.because_of for each in diagnosis.findings}
+    assert [each.id for each in diagnosis.roots] == ["update_too_large"]
+    assert causes["dead_units"] == causes["update_too_small"] == "update_too_large"
+    assert "exploding_gradients" not in causes
+
+
+def test_what_no_signal_reaches_is_not_dead_of_itself() -> None:
+    """A bias decides then whether a ReLU is on, for all examples alike."""
+    facts = replace(HEALTHY, rectified=("a", "b"), bounded=(), signals={"a": 0.5, "b": 0.001})
+    diagnosis = diagnose(Evidence(NUMBERS | {"stuck_units/b": flat(0.8)}, facts))
+    assert {each.id: each.because_of for each in diagnosis.findings} == {
+        "vanishing_activations": None,
+        "dead_units": "vanishing_activations",
+    }
+
+
+@pytest.mark.parametrize("fault", ["lr 0.001", "lr 500", "fading back", "one jump"])
+def test_minibatches_of_two_explain_gradients_and_steps(fault: str) -> None:
+    numbers = NUMBERS | FAULTS[fault][2]
+    diagnosis = diagnose(Evidence(numbers, replace(HEALTHY, values_per_channel={"a": 2})))
+    assert [each.id for each in diagnosis.roots] == ["batchnorm_small_batch"]
+    assert FAULTS[fault][0] in {each.id for each in diagnosis.findings}
 
 
 def test_the_graph_of_causes_has_no_circle() -> None:

@@ -89,7 +89,8 @@ def no_gradient(evidence: Evidence) -> Iterator[Finding]:
     "backward",
     "Gradients fade on their way back",
     needs=("activation_grad_std/<layer> of two layers",),
-    bound="the gradient by the first layer's activations below 1 % of that by the last one's, at the start and late",
+    bound="the gradient by the first layer's activations below 1 % of that by the last one's, at the start and in the "
+    "median of the run",
     source="ten times AUTOTRAINER's 1e-3, which is on weights; PyTorch's own initialization passes on 0.41 a layer",
     explains=("no_learning", "update_too_small"),
     remedy="Draw weights with the gain of their activation, add a normalisation or residual connections.",
@@ -101,8 +102,7 @@ def vanishing_gradients(evidence: Evidence) -> Iterator[Finding]:
         raise NotApplicable("there is one activation layer only")
     first, *_, last = layers.values()
     ratio = first.values / np.where(last.values > 0, last.values, np.nan)
-    start, late = median(ratio[:3]), median(ratio[-max(3, len(ratio) // 3) :])
-    most = max((each for each in (start, late) if np.isfinite(each)), default=VANISHED)
+    most = max((each for each in (median(ratio[:3]), median(ratio)) if np.isfinite(each)), default=VANISHED)
     if most < VANISHED:
         yield Finding(
             "vanishing_gradients", "warning", next(iter(layers)), int(first.steps[0]), most, VANISHED, "",
@@ -139,7 +139,9 @@ def exploding_gradients(evidence: Evidence) -> Iterator[Finding]:
         return  # large steps make large gradients
     losses = evidence.losses()
     usual, highest = median(norm.values), float(np.nanmax(norm.values, initial=0.0))
-    # if the loss goes up, too large steps have caused the large gradients
+    # if the loss goes up and stays there, too large steps have caused the large gradients
+    if np.sum(losses.steady > evidence.far()) >= 3:
+        return
     if losses.late < losses.values[0] and usual > 0 and highest > SPIKED * max(usual, 1e-3):
         step = int(norm.steps[int(np.nanargmax(norm.values))])
         yield Finding(

@@ -201,7 +201,7 @@ def exploding_activations(evidence: Evidence) -> Iterator[Finding]:
     bound="at the start, preactivations with a standard deviation below 0.1 (tanh) or 0.01 (others), or below 0.002 "
     "from example to example, sigmoid aside",
     source="below 0.1 tanh is linear to 0.3 %. The lecture's gain 1 keeps 0.33 in the fifth layer, gain 0.5 0.02",
-    explains=("vanishing_gradients", "update_too_small", "no_learning"),
+    explains=("vanishing_gradients", "update_too_small", "no_learning", "dead_units"),
     remedy="Draw hidden weights with standard deviation gain / sqrt(fan_in), gain 5/3 for tanh and sqrt(2) for ReLU; "
     "or put a normalisation before each activation.",
     picture="activation_std over the layers",
@@ -236,10 +236,11 @@ def vanishing_activations(evidence: Evidence) -> Iterator[Finding]:
     "Units are dead",
     needs=("dead_units/<layer> for tanh, stuck_units/<layer> for ReLU",),
     bound="late in the run, 20 % of the tanh units saturated on every example, or 60 % of the ReLU units at zero on "
-    "every example; critical from 90 %",
+    "every example; critical from 90 %, and below that only information where the loss is under half of a constant "
+    "guess's",
     source="tanh: the worst start of the lecture ends at 5 %; ReLU: half of the units, as SageMaker Debugger and "
     "TheDeepChecker have it, and a margin for units that are sparse",
-    explains=("vanishing_gradients", "no_learning", "no_gradient"),
+    explains=("vanishing_gradients", "no_learning", "no_gradient", "update_too_small"),
     remedy="Lower the learning rate, start biases at 0, use LeakyReLU or a normalisation before the activation.",
     picture="the raster of saturated units",
 )
@@ -260,7 +261,9 @@ def dead_units(evidence: Evidence) -> Iterator[Finding]:
     if dead:
         worst = max(dead, key=lambda name: dead[name])
         bound = DEAD_RELU if worst in rectified else DEAD_TANH
-        severity = "critical" if dead[worst] > 0.9 else "warning"
+        guess = evidence.guess()
+        learned = guess is not None and "train/loss" in evidence.series and evidence.losses().late < 0.5 * guess
+        severity = "critical" if dead[worst] > 0.9 else "info" if learned else "warning"
         yield Finding(
             "dead_units", severity, ", ".join(dead), evidence.last_step, dead[worst], bound, "",
             f"{dead[worst]:.0%} of the units of {worst} give the same on every example: no gradient reaches their "

@@ -77,10 +77,12 @@ def bias_before_batchnorm(evidence: Evidence) -> Iterator[Finding]:
     needs=("the size of a minibatch",),
     bound="batch statistics made of fewer than 12 numbers a channel",
     source="our networks: 8 examples cost 0.05 nats before tanh, 16 nothing that shows",
-    explains=("batchnorm_noise", "batchnorm_lag", "train_val_mismatch", "no_learning", "overfitting"),
+    # two numbers are normalised to -1 and 1 whatever they were: no gradient passes, or, if they are close, a huge one
+    explains=("batchnorm_noise", "batchnorm_lag", "train_val_mismatch", "no_learning", "overfitting",
+              "vanishing_gradients", "exploding_gradients", "update_too_small", "update_too_large"),
     remedy="Larger minibatches, or GroupNorm or LayerNorm, which don't look at other examples.",
     picture="batchnorm_gap",
-)
+)  # fmt: skip
 def batchnorm_small_batch(evidence: Evidence) -> Iterator[Finding]:
     few = {name: n for name, n in _batchnorms(evidence).items() if n < FEW}
     if few:

@@ -57,7 +57,7 @@ def frozen_parameters(evidence: Evidence) -> Iterator[Finding]:
     bound="a loss that rises before it is not finite, ends at 1.5 times its start, is as high three times, or ends no "
     "lower than it began with log10 of update over data above -1 in the median matrix at full rate",
     source="TheDeepChecker's -1; our networks train at -1.9 to -3, and with BatchNorm also at -1.2",
-    explains=("diverged", "not_finite", "loss_spike", "dead_units", "no_learning", "clipping",
+    explains=("diverged", "not_finite", "loss_spike", "dead_units", "no_learning", "clipping", "update_too_small",
               "batchnorm_lag", "vanishing_gradients", "batchnorm_noise",
               "train_val_mismatch"),
     remedy="Divide the learning rate by ten to the power of what is too much; add a warm-up.",
