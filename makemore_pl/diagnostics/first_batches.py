@@ -109,7 +109,8 @@ class FirstBatches:
         self._find("copies", self._keep_later)
 
     def _keep_later(self) -> None:
-        later = {name: share for name, share in copies_of_units(self._hidden(), zeros=True).items() if share >= 0.5}
+        shares = copies_of_units(self._hidden(), zeros=True)
+        later = {name: share for name, share in shares.items() if share >= 0.5}
         self.copies = later | (self.copies or {})
 
     def _hidden(self) -> dict[str, nn.Parameter]:
