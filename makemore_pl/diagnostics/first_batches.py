@@ -114,7 +114,7 @@ class FirstBatches:
         self.copies = later | (self.copies or {})
 
     def _hidden(self) -> dict[str, nn.Parameter]:
-        """Matrices with units. An embedding's rows are words, the last layer's are classes, which targets tell apart."""
+        """Matrices with units: an embedding's rows are words, the last layer's classes, which targets tell apart."""
         no_units = (nn.Embedding, nn.EmbeddingBag, *NORMALISATIONS)
         aside = {p for m in self.module.modules() if isinstance(m, no_units) for p in m.parameters(recurse=False)}
         if self.seen.output is not None:
