@@ -101,7 +101,7 @@ class FirstBatches:
         self._at_start = copies_of_units(matrices(self.module))
 
     def _keep_hidden(self) -> None:
-        hidden = self._hidden_copies()
+        hidden = self._hidden()
         self.copies = {name: share for name, share in self._at_start.items() if share >= 0.9 and name in hidden}
 
     def compare_later(self) -> None:
@@ -109,16 +109,17 @@ class FirstBatches:
         self._find("copies", self._keep_later)
 
     def _keep_later(self) -> None:
-        later = {name: share for name, share in self._hidden_copies(zeros=True).items() if share >= 0.5}
+        shares = copies_of_units(self._hidden(), zeros=True)
+        later = {name: share for name, share in shares.items() if share >= 0.5}
         self.copies = later | (self.copies or {})
 
-    def _hidden_copies(self, zeros: bool = False) -> dict[str, float]:
-        """An embedding's rows are words, the last layer's are classes, which targets tell apart."""
+    def _hidden(self) -> dict[str, nn.Parameter]:
+        """Matrices with units: an embedding's rows are words, the last layer's classes, which targets tell apart."""
         no_units = (nn.Embedding, nn.EmbeddingBag, *NORMALISATIONS)
         aside = {p for m in self.module.modules() if isinstance(m, no_units) for p in m.parameters(recurse=False)}
         if self.seen.output is not None:
             aside |= set(self.seen.output.parameters(recurse=False))
-        return copies_of_units({name: p for name, p in matrices(self.module).items() if p not in aside}, zeros)
+        return {name: parameter for name, parameter in matrices(self.module).items() if parameter not in aside}
 
     # gradients of earlier steps
 

@@ -74,9 +74,10 @@ class LossRecord:
         if not self._waiting:
             return None
         self.fetched = [step for step, _ in self._waiting]
-        losses = [loss.float().reshape(1) for _, loss in self._waiting]
+        device = self._waiting[0][1].device
+        losses = [loss.to(device, torch.float32).reshape(1) for _, loss in self._waiting]
         self._waiting = []
-        return torch.stack([each.to(losses[0].device) for each in losses]) * self._parts
+        return torch.stack(losses) * self._parts
 
 
 def unscaled(loss: Tensor, scaler: Any) -> Tensor:

@@ -16,6 +16,8 @@ def prefix(names: Iterable[str]) -> str:
 
 def without_compiled(name: str) -> str:
     """The name as it is without torch.compile."""
+    if "_orig_mod" not in name:  # as nearly always, and every watched step asks for every parameter
+        return name.removeprefix(".")
     return re.sub(r"(^|\.)_orig_mod(?=\.|$)", "", name).removeprefix(".")
 
 

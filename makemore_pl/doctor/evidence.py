@@ -60,19 +60,17 @@ class Evidence:
     series: Mapping[str, Mapping[int, float | None]]
     facts: Facts = field(default_factory=Facts)
     final: bool = True
+    _read: dict[str, Series | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Tag -> its numbers, because many rules ask for the same."""
 
     @property
     def last_step(self) -> int:
         return max((max(each) for each in self.series.values() if each), default=0)
 
     def get(self, tag: str) -> Series | None:
-        found = self.series.get(tag)
-        if not found:
-            return None
-        steps = sorted(found)
-        numbers = [found[step] for step in steps]
-        finite = [math.nan if value is None or not math.isfinite(value) else value for value in numbers]
-        return Series(np.array(steps), np.array(finite, dtype=np.float64))
+        if tag not in self._read:
+            self._read[tag] = _series(self.series.get(tag))
+        return self._read[tag]
 
     def of(self, quantity: str) -> dict[str, Series]:
         """Layer or parameter -> its numbers of this quantity, in the order of the forward pass."""
@@ -128,9 +126,17 @@ class Evidence:
         return np.asarray(rates >= 0.5 * np.nanmax(lr.values))
 
 
+def _series(found: Mapping[int, float | None] | None) -> Series | None:
+    if not found:
+        return None
+    steps = sorted(found)
+    values = np.array([found[step] for step in steps], dtype=np.float64)  # None becomes nan
+    return Series(np.array(steps), np.where(np.isfinite(values), values, math.nan))
+
+
 def median(values: Iterable[float] | Floats) -> float:
     """The median of the finite values; nan if there is none."""
-    array = np.asarray(list(values), dtype=np.float64)
+    array = np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype=np.float64)
     array = array[np.isfinite(array)]
     return float(np.median(array)) if len(array) else math.nan
 

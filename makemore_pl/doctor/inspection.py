@@ -284,6 +284,9 @@ def copies_of_units(named: Mapping[str, nn.Parameter], zeros: bool = False) -> d
         rows = parameter.detach().flatten(1).float()
         rows = rows if zeros and not rows.any() else rows[rows.any(1)]
         if len(rows) > 1 and rows.size(1) > 1:  # rows of one number are scales, which can well be equal
-            found[name] = 1 - len(torch.unique(rows, dim=0)) / len(rows)
+            # rows that differ in their first number are no copies; to sort whole rows takes far longer
+            different = len(torch.unique(rows[:, 0]))
+            different = len(torch.unique(rows, dim=0)) if different < len(rows) else different
+            found[name] = 1 - different / len(rows)
             found[name] *= len(rows) / (len(rows) - 1)  # so that the share is 1 if all rows are equal
     return found
