@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from makemore_pl.diagnostics import Doctor
 from makemore_pl.diagnostics.loss_record import unscaled
+from makemore_pl.doctor.inspection import copies_of_units
 
 Data = tuple[Tensor, Tensor]
 
@@ -188,3 +189,17 @@ def test_a_factor_on_the_loss_changes_no_finding(factor: float, tmp_path: Path) 
     assert "confident_start" in doctor.checked
     assert doctor.evidence is not None
     assert doctor.evidence.facts.loss_scale == pytest.approx(factor, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "share"),
+    [
+        ([[1, 2], [1, 3], [4, 2]], 0.0),  # two agree in their first number only
+        ([[1, 2], [1, 2], [1, 3], [4, 5]], 1 / 3),  # one of three possible copies
+        ([[1, 2], [1, 2], [1, 2]], 1.0),
+        ([[0, 0], [0, 0], [1, 2]], 0.0),  # rows of zeros are left out
+    ],
+)
+def test_copies_of_units_are_whole_rows_that_agree(rows: list[list[float]], share: float) -> None:
+    found = copies_of_units({"weight": nn.Parameter(torch.tensor(rows, dtype=torch.float32))})
+    assert found.get("weight", 0.0) == pytest.approx(share)
