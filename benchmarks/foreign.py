@@ -57,6 +57,8 @@ def measure(rounds: int, steps: int, scratch: Path, say: Callable[[str], None]) 
                     record["ratio"] = 2 * seconds / beside
                     say(f"round {turn + 1}/{rounds}: {network} {name} {record['ratio']:.3f} times plain")
                 records.append(record)
+    # else glibc keeps what was freed, and the peak differs by a copy from run to run
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     for name in ("plain", *(each for each in there if each != "torchmortem")):  # which fails on a ReLU in place
         found, peak = _process("resnet18", [name], MEMORY_STEPS, scratch)
         records.append({"contender": name, "peak_mb": peak, "tapped_mb": found["tapped_mb"]})
