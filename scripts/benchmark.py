@@ -263,21 +263,25 @@ def measure_gpu(arguments: argparse.Namespace) -> None:
 
 
 def measure_doctor(arguments: argparse.Namespace) -> None:
-    from benchmarks.doctor import page
+    from benchmarks.doctor import beside, page
     from benchmarks.doctor.counting import count
     from benchmarks.doctor.records import measure
+    from benchmarks.doctor.rivals import installed
     from benchmarks.doctor.shelf import chosen
 
-    surroundings, say = environment(), partial(console.print, highlight=False, markup=False)
-    cases = chosen(arguments.half, arguments.family, arguments.only, arguments.quick)
+    if arguments.rivals and not installed():
+        raise SystemExit("--rivals needs one of the other tools: pip install -e '.[benchmark]'.")
+    try:
+        cases = chosen(arguments.half, arguments.family, arguments.only, arguments.quick)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    surroundings, say = environment(), partial(console.print, highlight=False, markup=False, soft_wrap=True)
     results = measure(cases, arguments.output.with_suffix(".jsonl"), say, verdicts=not arguments.losses)
     paragraphs = [f"{surroundings['date']}, commit {surroundings['commit']}"]
     for half, family in dict.fromkeys((case.half, case.family) for case in cases):
         mine = [each for each in results if (each.case.half, each.case.family) == (half, family)]
         paragraphs += page.sections(family, half, count(mine))
         if arguments.rivals and family == "module":
-            from benchmarks.doctor import beside
-
             names = [each.case.name for each in mine]
             words = beside.measure(half, names, arguments.output.with_suffix(f".rivals.{half}.jsonl"), say)
             paragraphs += ["### Beside other tools", *beside.table(mine, words)]

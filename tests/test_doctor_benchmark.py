@@ -62,6 +62,13 @@ def test_every_fault_is_drawn_and_every_faulty_case_has_its_twin(half: str) -> N
     assert drawn | binary == {*CONFIGURATION_FAULTS, *(fault.name for fault in MODULE_FAULTS)}
 
 
+def test_a_case_brings_its_twin_along_and_an_unknown_name_is_refused() -> None:
+    found = chosen("tuning", "module", ["softmax twice"], quick=False)
+    assert {case.twin for case in found if case.roots} == {case.name for case in found if not case.roots}
+    with pytest.raises(ValueError, match="no case has sofmax or maxsoft in its name"):
+        chosen("tuning", None, ["sofmax", "maxsoft"], quick=False)
+
+
 def test_strengths_lie_within_their_bounds() -> None:
     bounds = {fault.name: (fault.weakest, fault.strongest) for fault in MODULE_FAULTS}
     for _, recipe, _ in recipes("tuning"):

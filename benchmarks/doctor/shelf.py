@@ -26,6 +26,6 @@ def chosen(half: str | None, family: str | None, only: Sequence[str] | None, qui
     wanted = [case for case in every if not only or any(part in case.name for part in only)]
     wanted = wanted[:: QUICK if quick else 1]
     if not wanted:
-        raise ValueError(f"No case has a name with {' or '.join(only or [])} in it.")
+        raise ValueError(f"--only: no case has {' or '.join(only or [])} in its name.")
     twins = {(case.half, case.family, case.twin) for case in wanted}
     return [case for case in every if case in wanted or (case.half, case.family, case.name) in twins]
