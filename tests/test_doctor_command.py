@@ -210,12 +210,3 @@ def test_verify_runs_both_from_the_same_seeds(doctor: Callable[..., Finished], w
     first = json.loads(done.out)["prescriptions"][0]
     assert (first["finding"], first["verified"]) == ("confident_start", "verified")
     assert "over 3 seeds" in first["trial"]
-
-
-def test_whether_a_fault_hurts_is_measured_by_an_exact_permutation_test() -> None:
-    from benchmarks.doctor import permutation_p
-
-    # all five above all five: 1 of the 252 ways to choose 5 of 10
-    assert permutation_p([2.5, 2.6, 2.7, 2.8, 2.9], [2.0, 2.1, 2.2, 2.3, 2.4]) == pytest.approx(1 / 252)
-    assert permutation_p([math.inf, 2.6], [2.0, 2.1]) == pytest.approx(1 / 6)
-    assert permutation_p([2.0, 2.0], [2.0, 2.0]) == 1
