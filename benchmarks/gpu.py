@@ -18,7 +18,6 @@ from benchmarks.networks import BLOCK_SIZE, N_EMBD, VOCAB_SIZE
 from benchmarks.process import ROOT
 from benchmarks.tables import markdown
 
-BATCH_SIZES = (32, 512, 8_192, 65_536)
 WIDTHS = (200, 1_000, 4_096)
 ROWS = (
     *[(32, 200), (65_536, 4_096), (512, 200), (8_192, 200), (512, 1_000), (65_536, 200)],
