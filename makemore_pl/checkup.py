@@ -71,7 +71,7 @@ def examined_overrides(overrides: Sequence[str], compose: Compose, say: Callable
         verified = verify(short, diagnosis.prescriptions, compose, config.doctor.seeds, say)
         diagnosis = replace(diagnosis, prescriptions=tuple(verified))
     steps = f"{config.experiment}, {config.trainer.max_steps:,} steps, validation loss {loss:.4f}"
-    return Report(steps, diagnosis, [each for each in overrides if not each.startswith("doctor.")], loss)
+    return Report(steps, diagnosis, [override for override in overrides if not override.startswith("doctor.")], loss)
 
 
 def examined_directory(directory: Path, compose: Compose) -> list[Report]:
@@ -111,7 +111,7 @@ def brief(overrides: Sequence[str]) -> list[str]:
     """The overrides of a brief training, which measures everything and draws no pictures."""
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
     defaults = [f"{key}={value}" for key, value in STEPS.items() if key not in given]
-    return [*(each for each in QUICK if each.partition("=")[0] not in given), *defaults, *overrides]
+    return [*(override for override in QUICK if override.partition("=")[0] not in given), *defaults, *overrides]
 
 
 def examine_run(run_dir: Path) -> Diagnosis:
@@ -167,7 +167,7 @@ def verify(
 
 def mended(overrides: Sequence[str], prescriptions: tuple[Prescription, ...]) -> list[str] | None:
     """The overrides with every prescription that was not refuted; None if that changes nothing."""
-    good = tuple(each for each in prescriptions if each.verified != "refuted")
+    good = tuple(prescription for prescription in prescriptions if prescription.verified != "refuted")
     changes = combined(good)
     return applied(overrides, changes) if changes else None
 

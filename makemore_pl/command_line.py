@@ -39,7 +39,9 @@ def literal(text: str) -> str:
 
 def overrides_last(arguments: Sequence[str]) -> list[str]:
     """Options and their values before all overrides, wherever they were typed: argparse takes no others."""
-    return sorted(arguments, key=lambda each: not each.startswith("-") and ("=" in each or each.startswith("~")))
+    return sorted(
+        arguments, key=lambda argument: not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+    )
 
 
 def near(path: Path) -> str:

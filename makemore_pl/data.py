@@ -166,7 +166,7 @@ class NamesDataModule(LightningDataModule):
 
     def minibatches(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The next `count` minibatches: (count, B, block_size) and (count, B), where B is this process's share."""
-        x, y = (each.to(device) for each in self.examples["train"])
+        x, y = (tensor.to(device) for tensor in self.examples["train"])
         self.examples["train"] = (x, y)
         indices = torch.randint(len(y), (count, self.config.batch_size), generator=self.generator)
         if self.trainer is not None and self.trainer.world_size > 1:

@@ -73,7 +73,7 @@ def _sentence(error: BaseException) -> str:
         first_line = str(error).partition("\n")[0]
         return f"There is not enough memory: make the network or the minibatch smaller. {first_line}"
     if not isinstance(error, USERS_MISTAKES) and _source(error).startswith(COMPOSING):
-        given = [each for each in sys.argv[1:] if each.lstrip("+~").startswith("hydra")]
+        given = [argument for argument in sys.argv[1:] if argument.lstrip("+~").startswith("hydra")]
         first_line = str(error).partition("\n")[0]
         return f"Hydra can't use {' '.join(given or sys.argv[1:])}: {type(error).__name__} {first_line}".rstrip() + "."
     omegaconf_error = error if isinstance(error, OmegaConfBaseException) else error.__cause__
@@ -103,7 +103,9 @@ def _sentence(error: BaseException) -> str:
     if text.startswith("Could not override "):
         return text.replace("\n", " ")
     if "Config group override must be a string or a list" in text:
-        given = [each for each in sys.argv[1:] if each.lstrip("+").partition("=")[0].partition("@")[0] in GROUPS]
+        given = [
+            argument for argument in sys.argv[1:] if argument.lstrip("+").partition("=")[0].partition("@")[0] in GROUPS
+        ]
         return f"A group takes one of its names, not {' '.join(given)}."
     return re.split(r"\n(?:Config search path:|full_key: )", text)[0]
 

@@ -109,7 +109,7 @@ class MakemoreModule(LightningModule):
 
     def probe(self) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
         """The network, and a function from a network to its loss on the first 1,024 training examples."""
-        x, y = (each[:1024].to(self.device) for each in self.trainer.datamodule.examples["train"])  # type: ignore[attr-defined]
+        x, y = (tensor[:1024].to(self.device) for tensor in self.trainer.datamodule.examples["train"])  # type: ignore[attr-defined]
         return self.model, lambda network: cross_entropy(network(x), y)
 
     @property
@@ -129,7 +129,7 @@ class MakemoreModule(LightningModule):
         """The settings of this run, by section."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         sections = {"data": datamodule.config, "optim": self.optim, "trainer": datamodule.trainer_config}
-        return {"model": self.hparams["model"], **{name: asdict(each) for name, each in sections.items()}}
+        return {"model": self.hparams["model"], **{name: asdict(section) for name, section in sections.items()}}
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, block_size) -> (B, vocab_size) logits."""
@@ -281,4 +281,4 @@ class MakemoreModule(LightningModule):
         own = (torch.cuda.get_rng_state(self.device) if on_gpu else torch.get_rng_state()).to(self.device)
         states = [torch.empty_like(own) for _ in range(self.trainer.world_size)]
         torch.distributed.all_gather(states, own)
-        return [each.cpu() for each in states]
+        return [state.cpu() for state in states]

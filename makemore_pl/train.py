@@ -161,7 +161,7 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
     first = check_resumable(Path(config.ckpt_path), config, datamodule) if config.ckpt_path else 0
     finals = FinalLosses(config)
     announce &= trainer.is_global_zero
-    doctor = next((each for each in trainer.callbacks if isinstance(each, Doctor)), None)  # type: ignore[attr-defined]
+    doctor = next((callback for callback in trainer.callbacks if isinstance(callback, Doctor)), None)  # type: ignore[attr-defined]
     tells = announce and doctor is not None and doctor.announce
     if doctor:
         doctor.announce = False  # its verdict is printed below the table of losses instead
@@ -187,7 +187,7 @@ def _run(config: Config, interruption: Interruption, announce: bool) -> dict[str
             raise
         metrics = _metrics(config, trainer, module, datamodule, finals.losses)
         if trainer.is_global_zero:
-            if not (tells and doctor and any(each.id == "diverged" for each in doctor.findings)):
+            if not (tells and doctor and any(finding.id == "diverged" for finding in doctor.findings)):
                 say_divergence(metrics["val/loss"], metrics["uniform_loss"])
             write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
             if announce:
@@ -202,7 +202,7 @@ def _fit(trainer: Trainer, module: MakemoreModule, datamodule: NamesDataModule, 
             trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         # Lightning checks the states of optimizer, loops and callbacks only when it restores them
-        restoring = any("checkpoint_connector" in each.filename for each in traceback.extract_tb(error.__traceback__))
+        restoring = any("checkpoint_connector" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
         if module.began is not None or not restoring:
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

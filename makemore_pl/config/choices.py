@@ -45,7 +45,7 @@ def refuse_several(overrides: Iterable[str]) -> None:
     """Raises ValueError for a list where one choice is made: of several Hydra would take the last without a word."""
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
-        group, names = key.partition("@")[0], [each for each in value.strip("[] ").split(",") if each]
+        group, names = key.partition("@")[0], [choice for choice in value.strip("[] ").split(",") if choice]
         if group in SINGLE and value.startswith("[") and len(names) != 1:
             raise ValueError(f"{override}: {group} takes one choice, not a list of {len(names)}.")
 

@@ -14,7 +14,7 @@ SHOWN_ONLY = ("trainer.enable_progress_bar", "report")
 
 def differences(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (value, default) for settings that differ. Callbacks, loggers and directories are left out."""
-    ours, theirs = ({k: v for k, v in each.items() if k not in NOT_SETTINGS} for each in (config, defaults))
+    ours, theirs = ({k: v for k, v in settings.items() if k not in NOT_SETTINGS} for settings in (config, defaults))
     flat, default = flatten(ours), flatten(theirs)
     return {
         key: (value, default.get(key))
@@ -29,7 +29,7 @@ def overrides(config: Mapping[str, Any], start: Mapping[str, Any]) -> list[str]:
     for group in ("callbacks", "logger"):
         if not start.get(group):
             continue  # `start` is only the schema, without the groups of conf/
-        ours, theirs = (_placed(each.get(group) or {}, str(each.get("run_dir") or "")) for each in (config, start))
+        ours, theirs = (_placed(whole.get(group) or {}, str(whole.get("run_dir") or "")) for whole in (config, start))
         settings += _group(group, ours, theirs)
     return settings
 
@@ -55,7 +55,7 @@ def placed(command: Sequence[str], runs: Sequence[Run]) -> list[str]:
     """The overrides with absolute paths of the files of words that these runs have read."""
     paths = {str(run.get("data.path")): _whole(run) for run in runs if run.get("data.path")}
     found = f"data.path={','.join(map(typed, paths.values()))}"
-    return [found if paths and each.lstrip("+").startswith("data.path=") else each for each in command]
+    return [found if paths and override.lstrip("+").startswith("data.path=") else override for override in command]
 
 
 def _whole(run: Run) -> str:
@@ -68,7 +68,7 @@ def applied(command: Iterable[str], changes: Iterable[str]) -> list[str]:
     new: dict[str, str] = {}
     for change in changes:
         new.setdefault(change.partition("=")[0], change)
-    return [*(each for each in command if each.lstrip("+").partition("=")[0] not in new), *new.values()]
+    return [*(override for override in command if override.lstrip("+").partition("=")[0] not in new), *new.values()]
 
 
 def _group(group: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
@@ -90,9 +90,9 @@ def _group(group: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str
 def _placed(value: Any, run_dir: str) -> Any:
     """The value with ${run_dir} in place of the run's directory."""
     if isinstance(value, dict):
-        return {key: _placed(each, run_dir) for key, each in value.items()}
+        return {key: _placed(part, run_dir) for key, part in value.items()}
     if isinstance(value, list):
-        return [_placed(each, run_dir) for each in value]
+        return [_placed(part, run_dir) for part in value]
     return value.replace(run_dir, "${run_dir}") if isinstance(value, str) and run_dir else value
 
 

@@ -51,7 +51,9 @@ def loss(run: Run) -> list[Block]:
     mean_steps, mean = run.diagnostics.tag("train/loss_mean")
     mean = mean if np.array_equal(mean_steps, steps) else trailing_mean(steps, train, drops_of(run))
     baselines = {
-        name: float(each[-1]) for name, each in run.diagnostics.quantity("baseline")[1].items() if np.isfinite(each[-1])
+        name: float(values[-1])
+        for name, values in run.diagnostics.quantity("baseline")[1].items()
+        if np.isfinite(values[-1])
     }
     alt = f"Training loss from {train[0]:.2f} nats at step {steps[0]:,} to {mean[-1]:.2f} at step {steps[-1]:,}."
     if val.size:
@@ -70,7 +72,7 @@ def loss(run: Run) -> list[Block]:
     blocks: list[Block] = [Pictures(pictures)]
     _, passed = run.diagnostics.quantity("baseline_passed")
     if passed:
-        told = ", ".join(f"{name} at step {int(np.nanmax(each)):,}" for name, each in passed.items())
+        told = ", ".join(f"{name} at step {int(np.nanmax(at)):,}" for name, at in passed.items())
         blocks.append(Note(f"The baselines need no network; its mean training loss passed {told}."))
     elif baselines:
         blocks.append(Note("The baselines need no network: all characters alike, their frequency, pairs' frequency."))
@@ -128,7 +130,7 @@ def _distribution_scenes(runs: Mapping[str, Run], kind: str) -> list[Scene]:
 
 def _update_scenes(runs: Mapping[str, Run], at: Sequence[int]) -> list[Scene]:
     measured = {owner: run.diagnostics.quantity("update_data_ratio") for owner, run in runs.items()}
-    beside = [(steps, each) for steps, values in measured.values() for each in matrices(values).values()]
+    beside = [(steps, weight) for steps, values in measured.values() for weight in matrices(values).values()]
     scenes = []
     for owner, (steps, values) in measured.items():
         weights = matrices(values)
@@ -141,26 +143,28 @@ def _update_scenes(runs: Mapping[str, Run], at: Sequence[int]) -> list[Scene]:
         alts = {}
         for step in at_hand:
             until = steps <= step
-            so_far = {name: each[until] for name, each in weights.items()}
+            so_far = {name: ratios[until] for name, ratios in weights.items()}
             alts[step] = f"Update to data ratios up to step {step:,}: {ends(steps[until], so_far)}"
         scenes.append(Scene(_named("update_data_ratio", owner, runs), film, alts))
     return scenes
 
 
 def _raster_scenes(runs: Mapping[str, Run]) -> list[Scene]:
-    tags = in_order({tag for run in runs.values() for each in run.diagnostics.rasters.values() for tag in each})
+    tags = in_order({tag for run in runs.values() for by_tag in run.diagnostics.rasters.values() for tag in by_tag})
     scenes = []
     for tag in tags:
         for owner, run in runs.items():
-            rasters = {step: each[tag] for step, each in sorted(run.diagnostics.rasters.items()) if tag in each}
-            rasters = {step: each for step, each in rasters.items() if each.shape == next(iter(rasters.values())).shape}
+            rasters = {step: by_tag[tag] for step, by_tag in sorted(run.diagnostics.rasters.items()) if tag in by_tag}
+            rasters = {
+                step: raster for step, raster in rasters.items() if raster.shape == next(iter(rasters.values())).shape
+            }
             if not rasters:
                 continue
             name = f"saturated units, {spoken(tag.partition('/')[2])}"
             alts = {
-                step: f"{name} at step {step:,}: {each.mean():.1%} of {each.shape[1]} units times "
-                f"{each.shape[0]} examples saturated, {each.all(0).sum()} units on every example."
-                for step, each in rasters.items()
+                step: f"{name} at step {step:,}: {raster.mean():.1%} of {raster.shape[1]} units times "
+                f"{raster.shape[0]} examples saturated, {raster.all(0).sum()} units on every example."
+                for step, raster in rasters.items()
             }
             film = lecture_pictures.raster_film(rasters, _owned(name, owner))
             scenes.append(Scene(_named(re.sub(r"[^\w]", "-", tag), owner, runs), film, alts))
@@ -190,7 +194,7 @@ def four_pictures(run: Run, steps: Iterable[int]) -> list[Picture]:
             activation_grads,
             weight_grads,
             update_steps[until],
-            {name: each[until] for name, each in matrices(updates).items()},
+            {name: ratios[until] for name, ratios in matrices(updates).items()},
             BAND,
             f"step {step:,}",
         )
@@ -202,12 +206,12 @@ def groups_by_step(run: Run, kind: str) -> dict[int, dict[str, Histogram]]:
     """Step -> layer or parameter -> histogram of this kind. For activations only hidden layers are included."""
     found = {}
     for step, tags in sorted(run.diagnostics.histograms.items()):
-        each: dict[str, Histogram] = {
+        group: dict[str, Histogram] = {
             tag.partition("/")[2]: tags[tag] for tag in in_order(tags) if tag.startswith(f"{kind}/")
         }
-        hidden = {name: histogram for name, histogram in each.items() if name != "output"}
-        if each:
-            found[step] = hidden if kind.startswith("activation") and hidden else each
+        hidden = {name: histogram for name, histogram in group.items() if name != "output"}
+        if group:
+            found[step] = hidden if kind.startswith("activation") and hidden else group
     return found
 
 
@@ -228,7 +232,7 @@ def chosen(steps: Iterable[int], most: int) -> list[int]:
 
 def ends(steps: ArrayLike, values: Mapping[str, Floats]) -> str:
     """A sentence with the first and the last value of each."""
-    told = "; ".join(f"{spoken(name)} {from_to(each)}" for name, each in values.items())
+    told = "; ".join(f"{spoken(name)} {from_to(series)}" for name, series in values.items())
     return f"{told}, to step {int(np.asarray(steps)[-1]):,}."
 
 

@@ -91,7 +91,7 @@ def _depth(run: Run) -> list[Picture]:
         by_step = {step: by for step, by in by_step.items() if len(by) >= DEEP}
         if by_step:
             told = "; ".join(
-                f"{step}: {', '.join(f'{spoken(layer)} {significant(each)}' for layer, each in by.items())}"
+                f"{step}: {', '.join(f'{spoken(layer)} {significant(std)}' for layer, std in by.items())}"
                 for step, by in by_step.items()
             )
             figure = curves.over_depth(by_step, title, "std")
@@ -102,18 +102,18 @@ def _depth(run: Run) -> list[Picture]:
 def layers_table(run: Run) -> list[Block]:
     """The table with a row for each layer; none if no layer was measured."""
     measured = {name: run.diagnostics.quantity(name)[1] for name in LAYER_QUANTITIES}
-    measured = {name: each for name, each in measured.items() if each}
-    names = in_order({layer for each in measured.values() for layer in each})
+    measured = {name: by_layer for name, by_layer in measured.items() if by_layer}
+    names = in_order({layer for by_layer in measured.values() for layer in by_layer})
     if not names:
         return []
-    rows = [[spoken(layer), *(from_to(each.get(layer)) for each in measured.values())] for layer in names]
+    rows = [[spoken(layer), *(from_to(by_layer.get(layer)) for by_layer in measured.values())] for layer in names]
     columns = ["layer", *(LAYER_QUANTITIES[name] for name in measured)]
     return [Table("Layers: first watched step → last", columns, rows), *explained(measured)]
 
 
 def explained(quantities: Iterable[str]) -> list[Block]:
     """The meanings of the columns whose names do not say it."""
-    told = "; ".join(MEANINGS[each] for each in quantities if each in MEANINGS)
+    told = "; ".join(MEANINGS[quantity] for quantity in quantities if quantity in MEANINGS)
     return [Note(f"{told[0].upper()}{told[1:]}.")] if told else []
 
 
@@ -122,7 +122,7 @@ def updates(run: Run) -> list[Block]:
     updates = matrices(updates)
     if not updates:
         return [missing("update:data ratios")]
-    means = {name: smooth(run, "update_data_ratio", steps, each) for name, each in updates.items()}
+    means = {name: smooth(run, "update_data_ratio", steps, ratios) for name, ratios in updates.items()}
     picture = Picture(
         "update_data_ratio_over_steps",
         lecture_pictures.update_ratios(steps, means, BAND, raw=updates, drops=drops_of(run)),
@@ -151,10 +151,10 @@ def updates_table(run: Run) -> list[Block]:
     rows = [
         [
             spoken(name),
-            *(number(median(each[seen]), 2) for seen in phases.values()),
+            *(number(median(ratios[seen]), 2) for seen in phases.values()),
             from_to(grads.get(name)),
         ]
-        for name, each in updates.items()
+        for name, ratios in updates.items()
     ]
     columns = ["weight", *phases, "grad:data, first → last"]
     return [Table("Weights: medians of the update:data ratio, log10", columns, rows)]
@@ -245,8 +245,8 @@ def _line_pictures(run: Run, wanted: Mapping[str, tuple[str, str, Mapping[str, f
     for quantity, (title, label, references) in wanted.items():
         steps, values = run.diagnostics.quantity(quantity)
         values = {name: values[name] for name in in_order(values) if np.isfinite(values[name]).any()}
-        means = {name: smooth(run, quantity, steps, each) for name, each in values.items()}
-        if any(each.any() for each in means.values()):  # if all are zero, the table is enough
+        means = {name: smooth(run, quantity, steps, series) for name, series in values.items()}
+        if any(mean.any() for mean in means.values()):  # if all are zero, the table is enough
             figure = curves.lines(
                 steps, means, title, label, references,
                 log_values=quantity == "grad_data_ratio", raw={} if quantity in SHARES else values,

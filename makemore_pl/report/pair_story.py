@@ -143,7 +143,7 @@ def _pairs(caption: str, runs: Mapping[str, Run], quantities: Mapping[str, str])
     rows = []
     for quantity, title in quantities.items():
         by_run = [evolution.matrices(run.diagnostics.quantity(quantity)[1]) for run in runs.values()]
-        names = in_order({name for each in by_run for name in each})
-        rows += [[f"{title}, {spoken(name)}", *(from_to(each.get(name)) for each in by_run)] for name in names]
+        names = in_order({name for by_name in by_run for name in by_name})
+        rows += [[f"{title}, {spoken(name)}", *(from_to(by_name.get(name)) for by_name in by_run)] for name in names]
     what = caption.partition(":")[0].lower()
     return [Table(caption, ["", *runs], rows)] if rows else [evolution.missing(f"the {what}")]

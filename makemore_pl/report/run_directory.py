@@ -87,7 +87,9 @@ class Run:
     @property
     def roots(self) -> list[str]:
         """The ids of all such findings, without repetitions."""
-        found = (each for each in self.findings if each.get("severity") != "info" and not each.get("because_of"))
+        found = (
+            finding for finding in self.findings if finding.get("severity") != "info" and not finding.get("because_of")
+        )
         return list(dict.fromkeys(str(each.get("id", "")) for each in found))
 
     def get(self, key: str) -> Any:
@@ -120,7 +122,7 @@ def read_run(directory: Path, kinds: Collection[str] = KINDS) -> Run:
         read_json(directory / "metrics.json", {}),
         read_diagnostics(directory / "diagnostics.jsonl", kinds),
         read_overrides(directory),
-        [each for each in diagnosis.get("findings", []) if isinstance(each, dict)],
+        [finding for finding in diagnosis.get("findings", []) if isinstance(finding, dict)],
         diagnosis,
     )
 
@@ -131,7 +133,7 @@ def read_overrides(directory: Path) -> list[str] | None:
     if not path.is_file():
         return None
     elsewhere = ("hydra.", "run_dir=", "ckpt_path=")
-    return [str(each) for each in read_yaml(path, list) if not str(each).lstrip("+~").startswith(elsewhere)]
+    return [str(override) for override in read_yaml(path, list) if not str(override).lstrip("+~").startswith(elsewhere)]
 
 
 def working_directory(directory: Path) -> Path | None:
@@ -176,15 +178,15 @@ def _merge(read: Diagnostics, record: dict[str, Any]) -> None:
     step = int(record["step"])
     for tag, value in record.get("values", {}).items():
         read.values.setdefault(tag, {})[step] = np.nan if value is None else float(value)
-    for tag, each in record.get("histograms", {}).items():
-        edges, counts = np.array(each["edges"], dtype=np.float64), np.array(each["counts"], dtype=np.float64)
+    for tag, histogram in record.get("histograms", {}).items():
+        edges, counts = np.array(histogram["edges"], dtype=np.float64), np.array(histogram["counts"], dtype=np.float64)
         read.histograms.setdefault(step, {})[tag] = edges, counts
-    for tag, each in record.get("rasters", {}).items():
-        rows, columns = each["shape"]
-        bits = np.unpackbits(np.frombuffer(base64.b64decode(each["bits"]), dtype=np.uint8), count=rows * columns)
+    for tag, raster in record.get("rasters", {}).items():
+        rows, columns = raster["shape"]
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(raster["bits"]), dtype=np.uint8), count=rows * columns)
         read.rasters.setdefault(step, {})[tag] = bits.reshape(rows, columns).astype(bool)
-    for tag, each in record.get("texts", {}).items():
-        read.texts.setdefault(step, {})[tag] = [str(text) for text in each]
+    for tag, lines in record.get("texts", {}).items():
+        read.texts.setdefault(step, {})[tag] = [str(line) for line in lines]
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -200,8 +202,8 @@ def recorded(runs: Iterable[Run]) -> list[list[str]]:
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         versions = run.metrics.get("versions")
-        each = {"commit": run.metrics.get("commit")} | (versions if isinstance(versions, dict) else {})
-        for name, value in each.items():
+        facts = {"commit": run.metrics.get("commit")} | (versions if isinstance(versions, dict) else {})
+        for name, value in facts.items():
             if value is not None:
                 found.setdefault(name, {})[str(value)] = None
     return [[name, ", ".join(values)] for name, values in found.items()]

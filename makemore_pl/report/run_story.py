@@ -174,7 +174,7 @@ def _altered(run: Run, start: Mapping[str, Any] | None) -> list[str]:
 
 
 def _names(run: Run) -> list[Block]:
-    texts = {step: each["samples"] for step, each in sorted(run.diagnostics.texts.items()) if each.get("samples")}
+    texts = {step: by["samples"] for step, by in sorted(run.diagnostics.texts.items()) if by.get("samples")}
     if not texts:
         return [evolution.missing("generated names")]
     columns = [(f"step {step:,}", texts[step]) for step in evolution.chosen(texts, 3)]

@@ -61,7 +61,7 @@ class Scene:
 
     def at(self, step: int) -> Markup:
         """The picture at a step. If it has none for this step: the last one before it, or the first one."""
-        shown = max((each for each in self.film.moves if each <= step), default=min(self.film.moves))
+        shown = max((drawn for drawn in self.film.moves if drawn <= step), default=min(self.film.moves))
         width, height = self.film.stage.get_size_inches() * 72
         return Markup(
             f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(self.alts[shown])}">'

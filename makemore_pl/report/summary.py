@@ -142,7 +142,10 @@ def _markdown(
     if found := correlations(runs):
         lines += ["", "Rank correlation (Spearman) of a diagnostic's layer mean, read early, with the final val loss."]
         lines += [compared(found), ""]
-        strongest = [[each.quantity, f"{each.step}", f"{each.rho:+.2f}", f"{each.n}"] for each in found[:12]]
+        strongest = [
+            [correlation.quantity, f"{correlation.step}", f"{correlation.rho:+.2f}", f"{correlation.n}"]
+            for correlation in found[:12]
+        ]
         lines += _table(["diagnostic", "step", "correlation", "jobs"], strongest)
     if failed:
         lines += ["", "Failed:", ""]

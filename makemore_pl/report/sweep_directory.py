@@ -95,8 +95,8 @@ def independent_keys(runs: Sequence[Run], keys: Iterable[str]) -> list[str]:
     chosen: list[str] = []
     for key in sorted((key for key in keys if key != "seed"), key=lambda key: key != "experiment"):
         seen: dict[str, set[str]] = {}
-        for each in settings:
-            seen.setdefault(repr([each.get(one) for one in chosen]), set()).add(repr(each.get(key)))
+        for setting in settings:
+            seen.setdefault(repr([setting.get(one) for one in chosen]), set()).add(repr(setting.get(key)))
         if any(len(values) > 1 for values in seen.values()):
             chosen.append(key)
     return chosen
@@ -109,12 +109,13 @@ def comparable(runs: Sequence[Run], *also: str) -> dict[str, list[Run]]:
     """
     keys = ("trainer.max_steps", *also)
     facts = [
-        {key: show(run.get(key)) for key in keys} | {"words": each} for run, each in zip(runs, words(runs), strict=True)
+        {key: show(run.get(key)) for key in keys} | {"words": source}
+        for run, source in zip(runs, words(runs), strict=True)
     ]
-    apart = [key for key in (*keys, "words") if len({each[key] for each in facts}) > 1]
+    apart = [key for key in (*keys, "words") if len({fact[key] for fact in facts}) > 1]
     groups: dict[str, list[Run]] = {}
-    for run, each in zip(runs, facts, strict=True):
-        groups.setdefault(", ".join(f"{key}={each[key]}" for key in apart), []).append(run)
+    for run, fact in zip(runs, facts, strict=True):
+        groups.setdefault(", ".join(f"{key}={fact[key]}" for key in apart), []).append(run)
     return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
 
 
@@ -137,7 +138,10 @@ def words(runs: Sequence[Run]) -> list[str]:
         called.setdefault(fingerprint or source, source)
     changed = {name for name, times in Counter(called.values()).items() if times > 1}
     names = [called[fingerprint or source] for fingerprint, source in zip(prints, sources, strict=True)]
-    return [f"{name} {each[:8]}".strip() if name in changed else name for name, each in zip(names, prints, strict=True)]
+    return [
+        f"{name} {fingerprint[:8]}".strip() if name in changed else name
+        for name, fingerprint in zip(names, prints, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +224,7 @@ def layer_mean(diagnostics: Diagnostics, quantity: str, step: int | None) -> flo
     numbers = []
     for tag in tags:
         by = diagnostics.values[tag]
-        if steps := [each for each in by if step is None or step / 2 <= each <= step]:
+        if steps := [measured for measured in by if step is None or step / 2 <= measured <= step]:
             numbers.append(by[max(steps)])
     return Mean.of(numbers).mean
 
@@ -256,11 +260,11 @@ def correlations(
     found = []
     for quantity in quantities:
         for step in steps:
-            each = [_within(group, quantity, step) for group in groups]
-            each = [(rho, n) for rho, n in each if math.isfinite(rho)]
-            if n := sum(n for _, n in each):
-                found.append(Correlation(quantity, step, sum(rho * n for rho, n in each) / n, n))
-    return sorted(found, key=lambda each: -abs(each.rho))
+            parts = [_within(group, quantity, step) for group in groups]
+            parts = [(rho, n) for rho, n in parts if math.isfinite(rho)]
+            if n := sum(n for _, n in parts):
+                found.append(Correlation(quantity, step, sum(rho * n for rho, n in parts) / n, n))
+    return sorted(found, key=lambda correlation: -abs(correlation.rho))
 
 
 def _within(group: Sequence[Run], quantity: str, step: int) -> tuple[float, int]:
@@ -273,7 +277,7 @@ def _within(group: Sequence[Run], quantity: str, step: int) -> tuple[float, int]
 
 def compared(found: Sequence[Correlation]) -> str:
     """A sentence that tells how many correlations there were, because some of many are strong by chance."""
-    quantities, steps = {each.quantity for each in found}, {each.step for each in found}
+    quantities, steps = {correlation.quantity for correlation in found}, {correlation.step for correlation in found}
     return (
         f"Compared: {len(found)} correlations (diagnostics: {len(quantities)}, steps: {len(steps)}); "
         "among many, some are strong by chance. Each is among jobs of equal steps, words and batch size."

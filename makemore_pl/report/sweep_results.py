@@ -52,7 +52,7 @@ def results(settings: Sequence[Row], keys: Sequence[str], page_of: Callable[[Run
     settings, vals = [settings[place] for place in order], [vals[place] for place in order]
     table = []
     for row, val in zip(settings, vals, strict=True):
-        losses = [(str(each), each.mean) for each in (val, row.metric("train/loss"), row.metric("test/loss"))]
+        losses = [(str(mean), mean.mean) for mean in (val, row.metric("train/loss"), row.metric("test/loss"))]
         rate = row.metric("steps_per_second").mean
         cells = [(show(value), value if is_number(value) else show(value)) for value in row.setting.values()]
         seeds = f"{val.n} of {len(row.runs)}"
@@ -153,7 +153,7 @@ def _colouring(settings: Sequence[Row]) -> str:
         by_level: dict[str, list[float]] = {}
         for row in settings:
             by_level.setdefault(show(row.setting[key]), []).append(row.metric("val/loss").mean)
-        means = [Mean.of(each).mean for each in by_level.values()]
+        means = [Mean.of(losses).mean for losses in by_level.values()]
         width = float(np.nan_to_num(np.ptp(means)))
         if len(by_level) <= LEVELS and width > widest:
             best, widest = key, width

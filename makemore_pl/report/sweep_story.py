@@ -117,8 +117,8 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
             )
         ]
     by: dict[str, dict[int, tuple[float, int]]] = {}
-    for each in found:
-        by.setdefault(each.quantity, {})[each.step] = each.rho, each.n
+    for correlation in found:
+        by.setdefault(correlation.quantity, {})[correlation.step] = correlation.rho, correlation.n
     table: list[list[Any]] = []
     for quantity, at in by.items():
         cells = [(signed(at[step][0], 2), at[step][0]) if step in at else ("–", float("nan")) for step in EARLY_STEPS]
@@ -187,4 +187,6 @@ def _command(directory: Path) -> list[str] | None:
     if not path.is_file():
         return None
     task = read_yaml(path, dict).get("hydra", {}).get("overrides", {}).get("task")
-    return [str(each) for each in task if not str(each).startswith("hydra.")] if isinstance(task, list) else None
+    if not isinstance(task, list):
+        return None
+    return [str(override) for override in task if not str(override).startswith("hydra.")]

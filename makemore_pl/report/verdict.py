@@ -32,7 +32,7 @@ def verdict(run: Run, place: Path, start: Mapping[str, Any] | None = None, of: s
     if not run.diagnosis:
         return []
     told = _trees(run.findings, _records(run.diagnosis, "prescriptions"), os.path.relpath(DOCUMENT, place))
-    causes = sum(each.severity != "info" for each in told)
+    causes = sum(finding.severity != "info" for finding in told)
     following = len(run.findings) - len(told)
     counts = (
         (causes, "cause", "causes"),
@@ -44,9 +44,9 @@ def verdict(run: Run, place: Path, start: Mapping[str, Any] | None = None, of: s
     healthy = f"Healthy: {checked} checks found nothing wrong." if checked else "Nothing could be checked."
     lead = " ".join([*([] if causes else [healthy]), *([f"{counted}."] if counted else [])])
     abstained = [
-        f"{each.get('id')}: {each.get('reason')}"
-        for each in _records(run.diagnosis, "abstentions")
-        if each.get("applies", True)
+        f"{abstention.get('id')}: {abstention.get('reason')}"
+        for abstention in _records(run.diagnosis, "abstentions")
+        if abstention.get("applies", True)
     ]
     blocks: list[Block] = [Verdict(f"{of}: {lead}" if of else lead, told, abstained)]
     command, changes = command_of(run, start), changes_of(run)
@@ -57,24 +57,26 @@ def verdict(run: Run, place: Path, start: Mapping[str, Any] | None = None, of: s
 
 def changes_of(run: Run) -> list[str]:
     """Every override that the doctor prescribes and no run has refuted."""
-    prescriptions = [each for each in _records(run.diagnosis, "prescriptions") if not _is_refuted(each)]
-    return [str(override) for each in prescriptions for override in each.get("overrides") or []]
+    prescriptions = [
+        prescription for prescription in _records(run.diagnosis, "prescriptions") if not _is_refuted(prescription)
+    ]
+    return [str(override) for prescription in prescriptions for override in prescription.get("overrides") or []]
 
 
 def _trees(findings: list[dict[str, Any]], prescriptions: list[dict[str, Any]], document: str) -> list[Finding]:
     """Findings that no other one explains, each with the findings that it explains. Each finding occurs once."""
-    ordered = sorted(findings, key=lambda each: _rank(str(each.get("severity"))))
+    ordered = sorted(findings, key=lambda finding: _rank(str(finding.get("severity"))))
     left = list(ordered)
 
     def grown(finding: dict[str, Any]) -> Finding:
-        followers = [each for each in left if each.get("because_of") == finding.get("id")]
-        for each in followers:
-            left.remove(each)
-        return _finding(finding, prescriptions, document, [grown(each) for each in followers])
+        followers = [other for other in left if other.get("because_of") == finding.get("id")]
+        for follower in followers:
+            left.remove(follower)
+        return _finding(finding, prescriptions, document, [grown(follower) for follower in followers])
 
-    ids = {each.get("id") for each in findings}
+    ids = {finding.get("id") for finding in findings}
     trees = []
-    for root in [each for each in ordered if each.get("because_of") not in ids]:
+    for root in [finding for finding in ordered if finding.get("because_of") not in ids]:
         left.remove(root)
         trees.append(grown(root))
     while left:  # these explain each other in a circle
@@ -89,13 +91,13 @@ def _finding(
     value, bound, step = (finding.get(key) for key in ("value", "bound", "step"))
     measured = [f"measured {_number(value)}"] if value is not None else []
     measured += [f"bound {_number(bound)}"] if bound is not None else []
-    where = ", ".join(spoken(each.strip()) for each in str(finding.get("where") or "").split(","))
+    where = ", ".join(spoken(name.strip()) for name in str(finding.get("where") or "").split(","))
     at = f"step {step:,}" if isinstance(step, int) else ""
     details = [where, at, ", ".join(measured), as_text(finding.get("source"))]
     remedies = [
-        (shlex.join(map(str, each.get("overrides") or [])), as_text(each.get("rationale")))
-        for each in prescriptions
-        if each.get("finding") == own and not _is_refuted(each)
+        (shlex.join(map(str, prescription.get("overrides") or [])), as_text(prescription.get("rationale")))
+        for prescription in prescriptions
+        if prescription.get("finding") == own and not _is_refuted(prescription)
     ]
     colour = severity if severity in SEVERITIES else "info"
     message = re.sub(r"\blayers\.\d+(?:\.\w+)*", lambda found: spoken(found[0]), str(finding.get("message") or own))
@@ -109,7 +111,7 @@ def _is_refuted(prescription: dict[str, Any]) -> bool:
 
 
 def _records(diagnosis: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    return [each for each in diagnosis.get(kind) or [] if isinstance(each, dict)]
+    return [record for record in diagnosis.get(kind) or [] if isinstance(record, dict)]
 
 
 def _rank(severity: str) -> int:

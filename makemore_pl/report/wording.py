@@ -19,7 +19,7 @@ def show(value: Any) -> str:
 
 def as_text(value: Any) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {as_text(each)}" for key, each in value.items())
+        return "; ".join(f"{key}: {as_text(item)}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(map(as_text, value))
     return show(value) if value is not None else ""

@@ -112,7 +112,7 @@ def _ready_package(scan: Scan) -> str:
 
 def _trace(scan: Scan) -> torch.fx.GraphModule:
     xs, unflatten_xs = torch_internals.flatten(scan.xs)
-    leaves, unflatten = torch_internals.flatten((*scan.carry, *unflatten_xs([each[0] for each in xs])))
+    leaves, unflatten = torch_internals.flatten((*scan.carry, *unflatten_xs([sequence[0] for sequence in xs])))
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
         *new, y = scan.step(*unflatten(list(tensors)))
@@ -172,6 +172,6 @@ def one_by_one(step: Callable[..., Any], carry: Any, xs: Any) -> list[Tensor]:
     tensors, unflatten = torch_internals.flatten(xs)
     ys = []
     for i in range(len(tensors[0])):
-        *carry, y = step(*carry, *unflatten([each[i] for each in tensors]))
+        *carry, y = step(*carry, *unflatten([tensor[i] for tensor in tensors]))
         ys.append(y)
     return [*torch_internals.leaves(tuple(carry)), torch.stack(ys)]

@@ -207,8 +207,8 @@ class Unwatched:
         new, losses = self.engine.one_call(Scan(name, step, carry, xs, trial_xs))(carry, xs)
         torch_internals.foreach_copy_(torch_internals.leaves(carry), new)
         if self.rule.method.counts_steps:
-            for each in self.optimizer.state.values():
-                each["step"] += len(lrs)
+            for kept in self.optimizer.state.values():
+                kept["step"] += len(lrs)
         return losses
 
     def _draw_masks(self, x: Tensor) -> Tensors:
