@@ -33,10 +33,10 @@ def stop_on_signals(stop: Callable[[], None], running: Callable[[], object]) -> 
         told = True
         stop()
         if workers := multiprocessing.active_children():
+            for worker in workers:
+                worker.terminate()
             with suppress(OSError):  # not by print(), because the signal may have interrupted a print()
                 os.write(2, b"\nstopping: jobs are saving; another signal ends them at once\n")
-            for each in workers:
-                each.terminate()
             time.sleep(ONE)
             deadline = time.monotonic() + GRACE
             while running() and time.monotonic() < deadline:
