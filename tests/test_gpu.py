@@ -50,6 +50,7 @@ OPTIMIZERS = {
     ),
     "adam": ("optim=adam", "optim.lr=0.01"),
     "adamw": ("optim=adamw", "optim.lr=0.01", "optim.weight_decay=0.1"),
+    "rmsprop": ("optim=rmsprop", "optim.momentum=0.5", "optim.lr=0.003"),
 }  # fmt: skip
 BOTH = {"here": HERE, "cpu": "trainer=cpu"}
 LOSSES = ("initial_loss", "train/loss", "val/loss", "test/loss")

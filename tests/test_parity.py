@@ -7,11 +7,12 @@ less) shows as 1e-6 or far more. TOLERANCE lies between, with two orders of magn
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import reference
+import test_gpu
 import torch
 from conftest import ROOT, WORDS, Compose, python
 from probes import Recorder
@@ -19,6 +20,7 @@ from probes import Recorder
 from benchmarks.panel import Row, panel_table
 from makemore_pl.config import Config
 from makemore_pl.config.choices import ACTIVATIONS, BATCHNORM_PLACEMENTS, INITS
+from makemore_pl.config.choices import OPTIMIZERS as NAMES
 from makemore_pl.train import build
 
 TOLERANCE = 1e-10
@@ -111,6 +113,11 @@ def test_every_activation(small: Compose, activation: str, init: str) -> None:
         "trainer.max_steps=100",
     )
     assert_parity(config, WORDS, TOLERANCE)
+
+
+@pytest.mark.parametrize("cases", [OPTIMIZERS, test_gpu.OPTIMIZERS], ids=["here", "test_gpu"])
+def test_every_optimizer_has_a_case(small: Compose, cases: Mapping[str, tuple[str, ...]]) -> None:
+    assert {small(*overrides).optim.name for overrides in cases.values()} == set(NAMES)
 
 
 @pytest.mark.usefixtures("double")

@@ -7,21 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from makemore_pl.activations import ACTIVATIONS
 from makemore_pl.doctor.evidence import Evidence, median
 from makemore_pl.doctor.finding import Diagnosis, Finding, Prescription
 from makemore_pl.doctor.rule import RULES
 from makemore_pl.doctor.update_ratios import livelier_ratios, typical_ratio
 
-GAINS = {
-    "tanh": 5 / 3,
-    "relu": math.sqrt(2),
-    "leaky_relu": math.sqrt(2 / 1.0001),
-    "gelu": 1.5335,
-    "silu": 1.6765,
-    "sigmoid": 1.8462,
-    "identity": 1.0,
-}
-"""Standard deviation of the preactivations with which the spread of the activations stays the same, layer by layer."""
 LOGITS = 0.2
 """Standard deviation that logits should have at the start. With it the first loss is 0.02 nats above ln V."""
 RATIO = -2.5
@@ -106,7 +97,7 @@ def _output(patient: Patient) -> Prescription:
 
 def _hidden_weights(patient: Patient) -> Prescription:
     activation = patient["model.activation"]
-    wanted = GAINS[activation]
+    wanted = ACTIVATIONS[activation].gain
     gain, init, bias = patient["model.gain"], patient["model.init"], patient["model.hidden_bias"]
     gain = gain if gain is not None else wanted if init in ("kaiming", "xavier") else 1.0
     calm = ("model.hidden_bias=0.01",) if bias > 0.1 else ()
