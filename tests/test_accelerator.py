@@ -53,6 +53,16 @@ def test_tensors_are_where_they_are_needed_and_seldom_fetched() -> None:
     assert "2 passed" in done.out
 
 
+@pytest.mark.usefixtures("pretended")
+def test_a_later_run_of_the_process_can_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back after the test
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    choose_accelerator(TrainerConfig(accelerator="cpu"), parameters=10**9, batch_size=32)
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    choose_accelerator(TrainerConfig(accelerator="gpu"), parameters=10**9, batch_size=32)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
 def test_a_run_on_the_cpu_does_not_ask_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cuda, "is_available")
     assert choose_accelerator(TrainerConfig(accelerator="cpu"), parameters=10**9, batch_size=32) == "cpu"

@@ -41,6 +41,7 @@ DEVICE = "cuda" if PRETENDED else os.environ.get("MAKEMORE_TEST_DEVICE", "cuda" 
 HERE = "trainer=gpu" if DEVICE == "cuda" else "trainer=cpu"
 ACCELERATOR = ("--accelerator", "gpu" if DEVICE == "cuda" else "cpu")
 real = pytest.mark.skipif(PRETENDED, reason="The GPU is pretended in this process only.")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product, of whichever test
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not DEVICE, reason="torch finds no GPU here.")]
 OPTIMIZERS = {
     "sgd": ("optim.lr=0.05",),

@@ -1,6 +1,7 @@
 """Chooses CPU or GPU, for training and for a trained network."""
 
 import logging
+import os
 
 import torch
 from torch import nn
@@ -34,6 +35,9 @@ def choose_accelerator(config: TrainerConfig, parameters: int, batch_size: int) 
     else:
         chosen, why = "gpu", "it is faster for a network of this size"
     log.info("Training on the %s: %s.", chosen.upper(), why)
+    if chosen == "gpu":
+        # cuBLAS reads it once, at the first matrix product of a process, in which a later run may be deterministic
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if chosen == "gpu" and config.matmul_precision == "highest":
         log.info("Matrix products use full float32; trainer.matmul_precision=high is faster on tensor cores.")
     return chosen
