@@ -27,34 +27,33 @@ def shapes(count: int, seed: int) -> Data:
 
 
 def outlines(count: int, seed: int) -> Data:
-    """(N, 1, 16, 16) twice: noisy outlines of discs, and where their insides are."""
+    """(N, 1, 12, 12) twice: noisy outlines of discs, and where their insides are."""
     draw = torch.Generator().manual_seed(seed)
-    centre, radius = 5 + 5 * torch.rand(count, 2, 1, 1, generator=draw), 3 + 2 * torch.rand(count, 1, 1, generator=draw)
-    rows, columns = _grid(16)
+    centre, radius = 4 + 3 * torch.rand(count, 2, 1, 1, generator=draw), 2 + 2 * torch.rand(count, 1, 1, generator=draw)
+    rows, columns = _grid(12)
     outside = torch.hypot(rows - centre[:, 0], columns - centre[:, 1]) - radius
-    x = 2.5 * (-2 * outside**2).exp() + 0.5 * torch.randn(count, 16, 16, generator=draw) - 0.3
+    x = 2.5 * (-2 * outside**2).exp() + 0.5 * torch.randn(count, 12, 12, generator=draw) - 0.4
     return x[:, None] / 0.9, (outside < 0).float()[:, None]
 
 
 def stamps(count: int, seed: int) -> Data:
-    """(N, 1, 12, 12) and (N,): on which side of a dark stamp a bright one lies, of 4."""
+    """(N, 1, 12, 12) and (N,): in which of 4 parts of the picture a bright stamp lies, wherever a dark one lies."""
     draw = torch.Generator().manual_seed(seed)
     bright, dark = torch.rand(count, 9, generator=draw).topk(2).indices.unbind(1)  # cells of a grid of 3 by 3
-    x = 0.7 * torch.randn(count, 3, 4, 3, 4, generator=draw)
+    x = 0.9 * torch.randn(count, 3, 4, 3, 4, generator=draw)
     every = torch.arange(count)
-    x[every, bright // 3, :, bright % 3] += 2
-    x[every, dark // 3, :, dark % 3] -= 2
-    y = (bright // 3 > dark // 3).long() + 2 * (bright % 3 > dark % 3).long()
-    return x.reshape(count, 1, 12, 12), y
+    x[every, bright // 3, :, bright % 3] += 1
+    x[every, dark // 3, :, dark % 3] -= 1
+    return x.reshape(count, 1, 12, 12), (bright // 3 > 0).long() + 2 * (bright % 3 > 0).long()
 
 
 def dialects(count: int, seed: int) -> Data:
-    """(N, 14) and (N, 14) integers: a chain over 12 letters whose first letter says in which of 3 ways it goes on."""
+    """(N, 10) and (N, 10) integers: a chain over 12 letters whose first letter says in which of 3 ways it goes on."""
     world, draw = torch.Generator().manual_seed(15), torch.Generator().manual_seed(seed)
     odds = (2.5 * torch.randn(3, 12, 12, generator=world)).softmax(-1)
     letters = [torch.randint(12, (count,), generator=draw)]
     dialect = letters[0] % 3
-    while len(letters) < 15:
+    while len(letters) < 11:
         letters.append(torch.multinomial(odds[dialect, letters[-1]], 1, generator=draw)[:, 0])
     text = torch.stack(letters, 1)
     return text[:, :-1].contiguous(), text[:, 1:].contiguous()

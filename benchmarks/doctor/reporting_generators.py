@@ -27,7 +27,7 @@ class VAE(Learner):
         h = self.encoder(x)
         mu, logvar = self.fc_mu(h), self.fc_logvar(h)
         z = mu + (0.5 * logvar).exp() * torch.randn_like(mu) if self.training else mu
-        return self.decoder(z.detach() if self.recipe.has("detached") else z), mu, logvar
+        return self.decoder(z), mu, logvar
 
     def _terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
         again, mu, logvar = self(x)
@@ -112,8 +112,7 @@ class LeastSquaresGAN(Learner):
         self._step(opt_d, d_loss, clip=True)
         self.untoggle_optimizer(opt_d)
         self.toggle_optimizer(opt_g)
-        fooled = self.D(fake.detach() if self.recipe.has("detached") else fake)
-        g_loss = 0.5 * ((fooled - 1) ** 2).mean()
+        g_loss = 0.5 * ((self.D(fake) - 1) ** 2).mean()
         self._step(opt_g, g_loss)
         self.untoggle_optimizer(opt_g)
         self.log_dict({"d_loss": d_loss, "g_loss": g_loss}, prog_bar=True)
@@ -121,8 +120,7 @@ class LeastSquaresGAN(Learner):
     def _step(self, optimizer: Any, value: Tensor, clip: bool = False) -> None:
         if not self.recipe.has("never zeroed"):
             optimizer.zero_grad()
-        if value.requires_grad:
-            self.manual_backward(value)
+        self.manual_backward(value)
         if clip:
             self.clip_gradients(optimizer, 1.0, "norm")
         optimizer.step()

@@ -29,7 +29,7 @@ class Family:
     optimizers: str
     depths: tuple[int, ...]
     traits: str
-    """Beside detachable, and those of a norm that is drawn."""
+    """Beside those of a norm that is drawn."""
     normed: float = 0.0
     """Chance of BatchNorm where it can be left out."""
     faster: float = 1.0
@@ -60,7 +60,7 @@ FAMILIES = {
         "supervised automatic float unnormalised mixable",
     ),
     "sensors": Family(
-        SensorNet, data.sensors, "regression", "adam adamw sgd momentum nesterov", (2, 3, 4),
+        SensorNet, data.sensors, "regression", "adam sgd momentum nesterov", (2, 3, 4),
         "supervised automatic float feedforward nonlinear plain dying batchnorm flat",
     ),
     "customers": Family(
@@ -83,7 +83,7 @@ FAMILIES = {
         Siamese, data.views, "own", "adam adamw rmsprop nesterov", (2, 3), "automatic float feedforward nonlinear", 0.6,
     ),
     "graph": Family(
-        GraphNet, data.molecules, "classes", "adam adamw nadam", (2, 3),
+        GraphNet, data.molecules, "classes", "adam adamw nadam", (2, 3, 4),
         "supervised automatic float feedforward nonlinear plain dropout", faster=2,
     ),
     "least squares gan": Family(LeastSquaresGAN, data.moons, "own", "adam", (2,), "float", faster=0.5),
@@ -101,7 +101,9 @@ def draw_recipe(name: str, draw: random.Random) -> Recipe:
     optimizer, depth = draw.choice(family.optimizers.split()), draw.choice(family.depths)
     norm = draw.random() < family.normed
     activation = draw.choice(("relu", "relu", "tanh", "tanh", "gelu", "silu", "leaky_relu"))
-    traits = {*family.traits.split(), "detachable"}
+    traits = set(family.traits.split())
+    if name not in ("vae", "least squares gan"):  # whose other losses reach every parameter
+        traits.add("detachable")
     if norm:
         traits.add("batchnorm")
     elif name in ("customers", "denoiser"):
@@ -111,6 +113,6 @@ def draw_recipe(name: str, draw: random.Random) -> Recipe:
     rate = RATES[optimizer] * family.faster * draw.choice((0.7, 1, 1.3))
     dropout = draw.choice((0.0, 0.1, 0.2)) if "dropout" in traits else 0.0
     return Recipe(
-        name, family.task, draw.choice((32, 40, 48)), depth, activation, optimizer, rate, draw.choice((16, 32, 48)),
+        name, family.task, draw.choice((32, 40, 48)), depth, activation, optimizer, rate, draw.choice((16, 24, 40)),
         norm, dropout, frozenset(traits),
     )  # fmt: skip

@@ -77,7 +77,7 @@ class UNet(Learner):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
-        width = recipe.width // 4
+        width = recipe.width // 6
         self.down1, self.down2 = self._double(1, width), self._double(width, 2 * width)
         self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
         self.last = self._double(2 * width, width)
@@ -117,7 +117,7 @@ class VisionTransformer(Learner):
         width = recipe.width // 8 * 8
         self.patches = nn.Conv2d(1, width, 4, stride=4)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, 10, width))
+        self.pos_embed = nn.Parameter(0.3 * torch.randn(1, 10, width))
         layer = nn.TransformerEncoderLayer(
             width, 4, 2 * width, recipe.dropped, FUNCTIONS[recipe.layer], norm_first=True,
             batch_first=not recipe.has("examples mixed"),

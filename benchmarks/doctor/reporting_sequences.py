@@ -24,7 +24,7 @@ class CausalBlock(nn.Module):
         self.c_attn, self.c_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.c_fc, self.mlp_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.dropout = nn.Dropout(recipe.dropped)
-        self.register_buffer("mask", torch.ones(14, 14, dtype=torch.bool).triu(1))
+        self.register_buffer("mask", torch.ones(10, 10, dtype=torch.bool).triu(1))
 
     def forward(self, x: Tensor) -> Tensor:
         b, t, c = x.shape
@@ -44,7 +44,7 @@ class GPT(Learner):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         width = recipe.width // 8 * 8
-        self.wte, self.wpe = nn.Embedding(12, width), nn.Embedding(14, width)
+        self.wte, self.wpe = nn.Embedding(12, width), nn.Embedding(10, width)
         self.h = nn.ModuleList(CausalBlock(width, recipe) for _ in range(recipe.depth))
         self.ln_f, self.lm_head = nn.LayerNorm(width), nn.Linear(width, 12, bias=False)
         for each in (self.wte, self.wpe):
