@@ -100,7 +100,7 @@ MODULE_FAULTS = [
     ModuleFault("eval left on", ("batchnorm_eval",), 1, 40, _with("batchnorm"), True),
     ModuleFault("small batch", ("batchnorm_small_batch",), 2, 6, _with("flat batchnorm")),
     ModuleFault("long memory", ("batchnorm_lag", "train_val_mismatch"), 1e-4, 2e-3, _with("batchnorm")),
-    ModuleFault("bias before batchnorm", ("bias_before_batchnorm",), possible=lambda r: r.norm and "batchnorm" in r.traits),
+    ModuleFault("bias before batchnorm", ("bias_before_batchnorm",), possible=lambda r: r.norm),
     ModuleFault("short memory", ("batchnorm_noise",), 8, 14, _with("flat batchnorm")),
 ]  # fmt: skip
 BY_NAME = {each.name: each for each in MODULE_FAULTS}
