@@ -54,7 +54,7 @@ def recipes(half: str) -> list[tuple[str, Recipe, str | None]]:
     for faults, count in chosen:  # in the families that have the fewest so far
         fitting = [place for place, recipe in enumerate(sound) if all(fault.possible(recipe) for fault in faults)]
         fitting.sort(key=lambda place: (used[sound[place].family], draw.random()))
-        if half == "reporting":  # each in another family
+        if half == "reporting":  # one of each family, still in this order
             fitting = [*{sound[place].family: place for place in reversed(fitting)}.values()][::-1]
         for place in fitting[:count]:
             used[sound[place].family] += 1

@@ -29,7 +29,7 @@ class Family:
     optimizers: str
     depths: tuple[int, ...]
     traits: str
-    """Beside those of a norm that is drawn."""
+    """Of the module without a norm that is drawn."""
     normed: float = 0.0
     """Chance of BatchNorm where it can be left out."""
     faster: float = 1.0
@@ -65,7 +65,7 @@ FAMILIES = {
     ),
     "customers": Family(
         CustomerNet, data.customers, "classes", "adam nadam sgd momentum", (2, 3, 4),
-        "supervised automatic float unnormalised table feedforward nonlinear dropout", 0.5, 1.5,
+        "supervised automatic float unnormalised table feedforward nonlinear plain dying dropout flat", 0.5, 1.5,
     ),
     "recommender": Family(
         Recommender, data.ratings, "regression", "adam adamw rmsprop", (1,), "supervised automatic", faster=5,
@@ -76,11 +76,12 @@ FAMILIES = {
     ),
     "denoiser": Family(
         Denoiser, data.steps, "regression", "adam adamw momentum nesterov", (2, 3, 4),
-        "supervised automatic float unnormalised feedforward", 0.5,
+        "supervised automatic float unnormalised feedforward plain dying", 0.5,
     ),
     "vae": Family(VAE, data.bumps, "own", "adam adamw", (4,), "automatic float feedforward"),
     "siamese": Family(
-        Siamese, data.views, "own", "adam adamw rmsprop nesterov", (2, 3), "automatic float feedforward nonlinear", 0.6,
+        Siamese, data.views, "own", "adam adamw rmsprop nesterov", (2, 3),
+        "automatic float feedforward nonlinear flat", 0.6,
     ),
     "graph": Family(
         GraphNet, data.molecules, "classes", "adam adamw nadam", (2, 3, 4),
@@ -105,10 +106,8 @@ def draw_recipe(name: str, draw: random.Random) -> Recipe:
     if name not in ("vae", "least squares gan"):  # whose other losses reach every parameter
         traits.add("detachable")
     if norm:
-        traits.add("batchnorm")
-    elif name in ("customers", "denoiser"):
-        traits |= {"plain", "dying"}
-    if "flat" in traits or (norm and name in ("customers", "siamese")):
+        traits = traits - {"plain", "dying"} | {"batchnorm"}
+    if {"flat", "batchnorm"} <= traits:
         traits.add("flat batchnorm")
     rate = RATES[optimizer] * family.faster * draw.choice((0.7, 1, 1.3))
     dropout = draw.choice((0.0, 0.1, 0.2)) if "dropout" in traits else 0.0
