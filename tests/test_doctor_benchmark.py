@@ -62,6 +62,15 @@ def test_every_fault_is_drawn_and_every_faulty_case_has_its_twin(half: str) -> N
     assert drawn | binary == {*CONFIGURATION_FAULTS, *(fault.name for fault in MODULE_FAULTS)}
 
 
+def test_no_id_of_the_reported_modules_is_decided_by_fewer_than_three_families() -> None:
+    families: dict[str, set[str]] = {fault.ids[0]: set() for fault in MODULE_FAULTS}
+    ids = {fault.name: fault.ids[0] for fault in MODULE_FAULTS}
+    for _, recipe, _ in recipes("reporting"):
+        for name, _ in recipe.faults:
+            families[ids[name]].add(recipe.family)
+    assert {id: len(each) for id, each in families.items() if len(each) < 3} == {}
+
+
 def test_a_case_brings_its_twin_along_and_an_unknown_name_is_refused() -> None:
     found = chosen("tuning", "module", ["softmax twice"], quick=False)
     assert {case.twin for case in found if case.roots} == {case.name for case in found if not case.roots}

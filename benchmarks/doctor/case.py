@@ -9,9 +9,9 @@ SEEDS = 5
 """Trainings of each case, for the test of harm."""
 WATCHED, WATCHED_HEALTHY = 2, 3
 """Of these, the first ones have the doctor; it changes nothing, so that the others' losses tell as much."""
-SHIFT = {"tuning": 0, "reporting": 2000}
+SHIFT = {"tuning": 0, "reporting": 3000}
 """First seed of each half."""
-DRAW = {"tuning": "tuning", "reporting": "reporting, second draw"}
+DRAW = {"tuning": "tuning", "reporting": "reporting, third draw"}
 """Seeds the draw of each half. Whoever has read a list of misses of the reporting half draws it anew."""
 
 

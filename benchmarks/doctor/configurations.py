@@ -22,18 +22,21 @@ OPTIMIZERS = {
         "adamw": ["optim=adamw", "optim.lr=0.002"],
     },
     "reporting": {
-        "sgd": ["optim.lr=0.15"],
-        "momentum": ["optim.lr=0.015", "optim.momentum=0.9", "optim.nesterov=true"],
-        "adam": ["optim=adam", "optim.lr=0.003"],
-        "rmsprop": ["optim=rmsprop", "optim.lr=0.001"],
+        "sgd": ["optim.lr=0.2", "optim.warmup_steps=50"],
+        "momentum": ["optim.lr=0.03", "optim.momentum=0.85", "optim.nesterov=true", "optim.schedule=cosine"],
+        "adam": ["optim=adam", "optim.lr=0.004", "optim.schedule=cosine", "optim.warmup_steps=100"],
+        "adamw": ["optim=adamw", "optim.lr=0.003", "optim.beta2=0.99", "optim.schedule=constant"],
+        "rmsprop": ["optim=rmsprop", "optim.lr=0.002", "optim.decay_at=0.7"],
     },
 }
 SIZES: dict[str, dict[str, tuple[int, ...]]] = {
     "tuning": {"layers": (1, 2, 3, 5), "widths": (50, 80), "single": (100,), "batches": (16, 32, 64)},
-    "reporting": {"layers": (1, 2, 4, 6), "widths": (40, 70), "single": (120,), "batches": (20, 40, 64)},
+    "reporting": {"layers": (1, 2, 3, 4), "widths": (60, 90), "single": (150,), "batches": (24, 48, 80)},
 }
-HEALTHY = {"tuning": 18, "reporting": 12}
-ACTIVATIONS = {"tuning": ("tanh", "tanh", "relu", "gelu"), "reporting": ("tanh", "tanh", "leaky_relu", "silu", "relu")}
+HEALTHY = {"tuning": 18, "reporting": 40}
+EACH, PAIRED = {"tuning": 2, "reporting": 3}, {"tuning": 1, "reporting": 2}
+"""Networks for each fault, and for each pair of faults."""
+ACTIVATIONS = {"tuning": ("tanh", "tanh", "relu", "gelu"), "reporting": ("tanh", "tanh", "relu", "silu", "leaky_relu")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +163,13 @@ def spoiled(overrides: tuple[str, ...], changes: list[str]) -> tuple[str, ...]:
 
 
 def configurations(half: str) -> list[Case]:
-    """Healthy networks of a half, each fault in two of them and each pair in one."""
+    """Healthy networks of a half, and each fault and each pair of faults in some of them."""
     draw = random.Random(f"configurations, {DRAW[half]}")
     networks = [draw_network(half, draw) for _ in range(HEALTHY[half])]
     cases = [
         Case(_name(place), "configuration", half, partial(train, net.overrides)) for place, net in enumerate(networks)
     ]
-    chosen = [((fault.name,), 2) for fault in FAULTS] + [(pair, 1) for pair in PAIRS]
+    chosen = [((fault.name,), EACH[half]) for fault in FAULTS] + [(pair, PAIRED[half]) for pair in PAIRS]
     for names, count in chosen:
         faults = [BY_NAME[name] for name in names]
         fitting = [place for place, net in enumerate(networks) if all(fault.possible(net) for fault in faults)]

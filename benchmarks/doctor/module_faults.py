@@ -32,7 +32,7 @@ def _with(*traits: str) -> Callable[[Recipe], bool]:
 
 
 def _sgd(recipe: Recipe) -> bool:
-    return recipe.optimizer in ("sgd", "momentum")
+    return recipe.optimizer in ("sgd", "momentum", "nesterov")
 
 
 MODULE_FAULTS = [
@@ -100,7 +100,8 @@ MODULE_FAULTS = [
     ModuleFault("eval left on", ("batchnorm_eval",), 1, 40, _with("batchnorm"), True),
     ModuleFault("small batch", ("batchnorm_small_batch",), 2, 6, _with("flat batchnorm")),
     ModuleFault("long memory", ("batchnorm_lag", "train_val_mismatch"), 1e-4, 2e-3, _with("batchnorm")),
-    ModuleFault("bias before batchnorm", ("bias_before_batchnorm",), possible=_with("batchnorm")),
+    ModuleFault("bias before batchnorm", ("bias_before_batchnorm",), possible=lambda r: r.norm),
+    ModuleFault("short memory", ("batchnorm_noise",), 8, 14, _with("flat batchnorm")),
 ]  # fmt: skip
 BY_NAME = {each.name: each for each in MODULE_FAULTS}
 

@@ -31,7 +31,7 @@ SHELVES = {
 }
 
 
-HEALTHY, EACH, PAIRS = 22, 2, 6
+HEALTHY, EACH, PAIRS = {"tuning": 22, "reporting": 45}, {"tuning": 2, "reporting": 3}, {"tuning": 6, "reporting": 8}
 """Recipes without a fault, recipes for each fault, and pairs of faults."""
 
 
@@ -39,14 +39,14 @@ def recipes(half: str) -> list[tuple[str, Recipe, str | None]]:
     """Name, recipe and mended twin of all that is trained in a half."""
     draw = random.Random(f"modules, {DRAW[half]}")
     families = list(SHELVES[half].data)
-    sound = [SHELVES[half].draw(families[place % len(families)], draw) for place in range(HEALTHY)]
+    sound = [SHELVES[half].draw(families[place % len(families)], draw) for place in range(HEALTHY[half])]
     names = [f"module {place}, {recipe.family}" for place, recipe in enumerate(sound)]
     found: list[tuple[str, Recipe, str | None]] = [
         (name, recipe, None) for name, recipe in zip(names, sound, strict=True)
     ]
-    chosen = [([fault], EACH) for fault in MODULE_FAULTS]
+    chosen = [([fault], EACH[half]) for fault in MODULE_FAULTS]
     paired = [fault for fault in MODULE_FAULTS if fault.pairs]
-    while len(chosen) < len(MODULE_FAULTS) + PAIRS:
+    while len(chosen) < len(MODULE_FAULTS) + PAIRS[half]:
         faults = draw.sample(paired, 2)
         if any(all(fault.possible(recipe) for fault in faults) for recipe in sound):
             chosen.append((faults, 1))
@@ -54,6 +54,8 @@ def recipes(half: str) -> list[tuple[str, Recipe, str | None]]:
     for faults, count in chosen:  # in the families that have the fewest so far
         fitting = [place for place, recipe in enumerate(sound) if all(fault.possible(recipe) for fault in faults)]
         fitting.sort(key=lambda place: (used[sound[place].family], draw.random()))
+        if half == "reporting":  # one of each family, still in this order
+            fitting = [*{sound[place].family: place for place in reversed(fitting)}.values()][::-1]
         for place in fitting[:count]:
             used[sound[place].family] += 1
             recipe = spoiled(sound[place], faults, draw)

@@ -16,6 +16,9 @@ FUNCTIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
     nn.LeakyReLU: functional.leaky_relu, nn.Sigmoid: torch.sigmoid, nn.Identity: lambda x: x,
 }  # fmt: skip
 """The same as functions."""
+ADAPTIVE: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "nadam": torch.optim.NAdam, "rmsprop": torch.optim.RMSprop,
+}  # fmt: skip
 CORRUPT = 5
 """Examples that hold a nan where there are such."""
 
@@ -54,7 +57,7 @@ class Recipe:
 
     @property
     def minibatch(self) -> int:
-        return round(self.strength("small batch", self.batch_size))
+        return round(self.strength("small batch", self.strength("short memory", self.batch_size)))
 
     @property
     def layer(self) -> type[nn.Module]:
@@ -69,7 +72,7 @@ class Recipe:
     @property
     def memory(self) -> float:
         """BatchNorm's momentum."""
-        return self.strength("long memory", 0.1)
+        return 1.0 if self.has("short memory") else self.strength("long memory", 0.1)
 
     def spoil(self, x: Tensor, y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets as the training gets them."""
@@ -103,10 +106,8 @@ class Recipe:
             # all but the head, or the head
             owned = owned[-2:] if self.strength("left out of the optimizer") < 1.41 else owned[:-2]
         decay = self.strength("too much decay", 0.0)
-        if self.optimizer == "adam":
-            return torch.optim.Adam(owned, self.rate, weight_decay=decay)
-        if self.optimizer == "adamw":
-            return torch.optim.AdamW(owned, self.rate, weight_decay=max(decay, 0.01))
-        return torch.optim.SGD(
-            owned, self.rate, momentum=0.9 if self.optimizer == "momentum" else 0.0, weight_decay=decay
-        )
+        if self.optimizer in ADAPTIVE:
+            decay = max(decay, 0.01) if self.optimizer == "adamw" else decay
+            return ADAPTIVE[self.optimizer](owned, self.rate, weight_decay=decay)
+        momentum, nesterov = 0.0 if self.optimizer == "sgd" else 0.9, self.optimizer == "nesterov"
+        return torch.optim.SGD(owned, self.rate, momentum=momentum, weight_decay=decay, nesterov=nesterov)

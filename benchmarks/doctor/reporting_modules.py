@@ -1,92 +1,117 @@
-"""Modules of the reporting half, in several styles, with their data and what each can have wrong."""
+"""Modules of the reporting half, written as others write them, with their data and what each can have wrong."""
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from benchmarks.doctor import reporting_data
+from benchmarks.doctor import reporting_data as data
 from benchmarks.doctor.learner import Learner
 from benchmarks.doctor.recipe import Recipe
-from benchmarks.doctor.reporting_convolutions import Conv1dNet, ResidualNet
 from benchmarks.doctor.reporting_data import Data
-from benchmarks.doctor.reporting_generators import GAN, Autoencoder
-from benchmarks.doctor.reporting_sequences import LetterModel, SumLSTM
-from benchmarks.doctor.reporting_tables import BatchNormRegressor, FunctionalNet, HandDriven, TwoHeads
+from benchmarks.doctor.reporting_generators import VAE, Denoiser, LeastSquaresGAN
+from benchmarks.doctor.reporting_pictures import MobileNet, UNet, VisionTransformer
+from benchmarks.doctor.reporting_relations import GraphNet, Siamese
+from benchmarks.doctor.reporting_sequences import GPT, Forecaster, PackedGRU
+from benchmarks.doctor.reporting_tables import ActorCritic, CustomerNet, Recommender, SensorNet
 
-RATES = {"adam": 3e-3, "adamw": 3e-3, "sgd": 0.1, "momentum": 0.02}
-MAKERS: dict[str, Callable[[Recipe], Learner]] = {
-    "residual cnn": ResidualNet,
-    "functional classifier": lambda recipe: FunctionalNet(recipe, 2, 8),
-    "functional binary classifier": lambda recipe: FunctionalNet(recipe, 6, 1),
-    "regression by hand": lambda recipe: HandDriven(recipe, 8, 1),
-    "normalised regression": BatchNormRegressor,
-    "convolutions over time": Conv1dNet,
-    "lstm": SumLSTM,
-    "language model": LetterModel,
-    "autoencoder": Autoencoder,
-    "gan": GAN,
-    "two heads": TwoHeads,
-}
-DATA: dict[str, Callable[[int, int], Data]] = {
-    "residual cnn": reporting_data.bars,
-    "functional classifier": reporting_data.circle,
-    "functional binary classifier": reporting_data.rings,
-    "regression by hand": reporting_data.friedman,
-    "normalised regression": reporting_data.friedman,
-    "convolutions over time": reporting_data.tones,
-    "lstm": reporting_data.sums,
-    "language model": reporting_data.chains,
-    "autoencoder": reporting_data.surface,
-    "gan": reporting_data.circle,
-    "two heads": reporting_data.two_answers,
-}
-SUPERVISED = {"supervised", "automatic"}
-TRAITS = {
-    "residual cnn": SUPERVISED | {"float", "dropout"},
-    "functional classifier": SUPERVISED
-    | {"float", "unnormalised", "table", "feedforward", "nonlinear", "plain", "dying"},
-    "functional binary classifier": SUPERVISED
-    | {"float", "unnormalised", "table", "feedforward", "nonlinear", "plain", "dying"},
-    "regression by hand": {
-        "supervised",
-        "float",
-        "unnormalised",
-        "table",
-        "feedforward",
-        "nonlinear",
-        "plain",
-        "dying",
-    },
-    "normalised regression": SUPERVISED | {"float", "table", "feedforward", "nonlinear", "dropout"},
-    "convolutions over time": SUPERVISED | {"float", "unnormalised", "feedforward", "dropout"},
-    "lstm": SUPERVISED | {"float", "unnormalised", "mixable"},
-    "language model": {"automatic", "mixable", "supervised", "dropout"},
-    "autoencoder": {"automatic", "float", "unnormalised", "table", "feedforward"},
-    "gan": {"float", "unnormalised"},
-    "two heads": SUPERVISED | {"float", "unnormalised", "table", "feedforward", "nonlinear", "plain"},
-}
-"""What each can have wrong, beside BatchNorm's own faults."""
-TASKS = {
-    "functional binary classifier": "binary", "regression by hand": "regression", "normalised regression": "regression",
-    "lstm": "regression", "autoencoder": "own", "gan": "own", "two heads": "own",
+RATES = {
+    "adam": 3e-3, "adamw": 3e-3, "nadam": 2e-3, "rmsprop": 1e-3, "sgd": 0.1, "momentum": 0.03, "nesterov": 0.03,
 }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One LightningModule, with what may be drawn for it."""
+
+    make: Callable[[Recipe], Learner]
+    data: Callable[[int, int], Data]
+    task: str
+    optimizers: str
+    depths: tuple[int, ...]
+    traits: str
+    """Of the module without a norm that is drawn."""
+    normed: float = 0.0
+    """Chance of BatchNorm where it can be left out."""
+    faster: float = 1.0
+    """Factor for the rate."""
+
+
+FAMILIES = {
+    "mobile net": Family(
+        MobileNet, data.shapes, "classes", "adam adamw momentum nesterov", (1, 2),
+        "supervised automatic float dropout feedforward nonlinear", 1, 2,
+    ),
+    "u-net": Family(
+        UNet, data.outlines, "binary", "adam nadam momentum rmsprop", (4,),
+        "supervised automatic float unnormalised feedforward",
+    ),
+    "vision transformer": Family(
+        VisionTransformer, data.stamps, "classes", "adam adamw nadam", (1, 2),
+        "supervised automatic float dropout mixable",
+    ),
+    "gpt": Family(
+        GPT, data.dialects, "classes", "adam adamw", (1, 2), "supervised automatic dropout mixable",
+    ),
+    "packed gru": Family(
+        PackedGRU, data.reviews, "classes", "adam rmsprop nadam", (1,), "supervised automatic dropout mixable",
+    ),
+    "forecaster": Family(
+        Forecaster, data.pendulums, "regression", "adam adamw rmsprop", (1,),
+        "supervised automatic float unnormalised mixable",
+    ),
+    "sensors": Family(
+        SensorNet, data.sensors, "regression", "adam sgd momentum nesterov", (2, 3, 4),
+        "supervised automatic float feedforward nonlinear plain dying batchnorm flat",
+    ),
+    "customers": Family(
+        CustomerNet, data.customers, "classes", "adam nadam sgd momentum", (2, 3, 4),
+        "supervised automatic float unnormalised table feedforward nonlinear plain dying dropout flat", 0.5, 1.5,
+    ),
+    "recommender": Family(
+        Recommender, data.ratings, "regression", "adam adamw rmsprop", (1,), "supervised automatic", faster=5,
+    ),
+    "actor-critic": Family(
+        ActorCritic, data.states, "own", "adam adamw momentum", (2, 3, 4),
+        "supervised float unnormalised table feedforward nonlinear plain dying",
+    ),
+    "denoiser": Family(
+        Denoiser, data.steps, "regression", "adam adamw momentum nesterov", (2, 3, 4),
+        "supervised automatic float unnormalised feedforward plain dying", 0.5,
+    ),
+    "vae": Family(VAE, data.bumps, "own", "adam adamw", (4,), "automatic float feedforward"),
+    "siamese": Family(
+        Siamese, data.views, "own", "adam adamw rmsprop nesterov", (2, 3),
+        "automatic float feedforward nonlinear flat", 0.6,
+    ),
+    "graph": Family(
+        GraphNet, data.molecules, "classes", "adam adamw nadam", (2, 3, 4),
+        "supervised automatic float feedforward nonlinear plain dropout", faster=2,
+    ),
+    "least squares gan": Family(LeastSquaresGAN, data.moons, "own", "adam", (2,), "float", faster=0.5),
+}  # fmt: skip
+DATA = {name: family.data for name, family in FAMILIES.items()}
+
+
 def make(recipe: Recipe) -> Learner:
-    return MAKERS[recipe.family](recipe)
+    return FAMILIES[recipe.family].make(recipe)
 
 
-def draw_recipe(family: str, draw: random.Random) -> Recipe:
+def draw_recipe(name: str, draw: random.Random) -> Recipe:
     """A healthy training."""
-    adaptive = family in ("language model", "lstm", "gan", "autoencoder")
-    optimizer = "adam" if adaptive else draw.choice(list(RATES))
-    norm = family in ("normalised regression", "convolutions over time", "residual cnn") and draw.random() < 0.7
-    depth = 1 if family in ("lstm", "language model") else draw.choice((2, 3, 4))
-    activation = draw.choice(("relu", "gelu", "silu", "leaky_relu", "tanh", "tanh"))
-    traits = TRAITS[family] | {"detachable"}
-    traits |= {"batchnorm"} if norm else {"plain"} if family == "convolutions over time" else set()
-    traits |= {"flat batchnorm"} if norm and family == "normalised regression" else set()
-    rate = RATES[optimizer] * draw.choice((0.6, 1, 1.4)) * (0.5 if family in ("gan", "autoencoder") else 1)
+    family = FAMILIES[name]
+    optimizer, depth = draw.choice(family.optimizers.split()), draw.choice(family.depths)
+    norm = draw.random() < family.normed
+    activation = draw.choice(("relu", "relu", "tanh", "tanh", "gelu", "silu", "leaky_relu"))
+    traits = set(family.traits.split())
+    if name not in ("vae", "least squares gan"):  # whose other losses reach every parameter
+        traits.add("detachable")
+    if norm:
+        traits = traits - {"plain", "dying"} | {"batchnorm"}
+    if {"flat", "batchnorm"} <= traits:
+        traits.add("flat batchnorm")
+    rate = RATES[optimizer] * family.faster * draw.choice((0.7, 1, 1.3))
+    dropout = draw.choice((0.0, 0.1, 0.2)) if "dropout" in traits else 0.0
     return Recipe(
-        family, TASKS.get(family, "classes"), draw.choice((24, 32, 40)), depth, activation, optimizer, rate,
-        draw.choice((20, 32, 50)), norm, draw.choice((0.0, 0.1)) if "dropout" in traits else 0.0, frozenset(traits),
+        name, family.task, draw.choice((32, 40, 48)), depth, activation, optimizer, rate, draw.choice((16, 24, 40)),
+        norm, dropout, frozenset(traits),
     )  # fmt: skip
