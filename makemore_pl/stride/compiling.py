@@ -131,7 +131,7 @@ def surroundings(device: torch.device) -> tuple[Any, ...]:
     """What the generated code depends on beside the graph: inductor splits loops by the number of threads, say."""
     machine = (platform.machine(), torch.backends.cpu.get_cpu_capability())
     # a run on the CPU must not ask for GPUs, because that would initialize CUDA
-    gpu = None if device.type == "cpu" else (torch.cuda.get_device_name(device), torch.backends.cuda.matmul.allow_tf32)
+    gpu = None if device.type == "cpu" else (torch.cuda.get_device_name(device), torch.get_float32_matmul_precision())
     return torch.__version__, *machine, gpu, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
 
 

@@ -4,6 +4,7 @@ A graph always reads and writes the tensors that it was recorded with. So each c
 these.
 """
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +28,9 @@ def cuda_graph(function: Callable[[], list[Tensor]], device: torch.device) -> tu
     with torch.cuda.stream(beside):
         function()  # the first call of a library initializes it, which can't be recorded
     here.wait_stream(beside)
+    gc.collect()  # what is collected during the recording could free memory or events of CUDA, which would break it
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = function()
     return result, graph.replay
 
