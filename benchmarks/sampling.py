@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from makemore_pl.arguments import read, read_path
 from makemore_pl.checkpoint import load_module
+from makemore_pl.errors import one_sentence
 from makemore_pl.model import MLP
 from makemore_pl.sample import Distributions, Settings, sample, stream
 
@@ -128,8 +130,8 @@ def measure(checkpoint: Path, count: int = 100_000, lecture_count: int = 500, re
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Names a second, against the lecture's loop on the same network.")
-    parser.add_argument("run_directory", type=Path, nargs="?")
-    arguments = parser.parse_args()
+    parser.add_argument("run_directory", type=read_path, nargs="?")
+    arguments = read(parser)
     with tempfile.TemporaryDirectory() as directory:
         run_directory = arguments.run_directory or Path(directory) / "run"
         if arguments.run_directory is None:
@@ -140,4 +142,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence():
+        main()

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,6 @@ def typed(value: Any) -> str:
 def literal(text: str) -> str:
     """The text with every interpolation `${...}` escaped, so that OmegaConf leaves it as it is."""
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
-
-
-def overrides_last(arguments: Sequence[str]) -> list[str]:
-    """Options and their values before all overrides, wherever they were typed: argparse takes no others."""
-    return sorted(
-        arguments, key=lambda argument: not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
-    )
 
 
 def near(path: Path) -> str:

@@ -20,7 +20,7 @@ from makemore_pl.config.schema import unknown_key
 
 USERS_MISTAKES = (ValueError, FloatingPointError, HydraException, OmegaConfBaseException)
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
-"""Whether the user asks for tracebacks. It is read at import, because one_sentence sets the variable later."""
+"""Whether the user asks for tracebacks. It is read at import, because hydra_raises sets the variable later."""
 COMPOSING = ("hydra.", "omegaconf.")
 """Packages in which every error is caused by what the user typed."""
 LONGEST_WORD = 400
@@ -168,8 +168,6 @@ def one_sentence() -> Iterator[None]:
     """
     if not TRACEBACKS:
         quiet_threads()
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
     logging.raiseExceptions = False  # a log line that can't be written must not end a run
     if sys.stdout is None:  # standard output is closed, as by >&- in a shell
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -191,6 +189,16 @@ def one_sentence() -> Iterator[None]:
             sys.stdout.flush()
         except OSError:  # the reader has ended, as `head` does, or the disk is full: discard the rest
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def hydra_raises() -> Iterator[None]:
+    """Within it Hydra raises an error instead of printing it in its own way."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
         os.environ.pop("HYDRA_FULL_ERROR")
         if before is not None:
             os.environ["HYDRA_FULL_ERROR"] = before

@@ -16,7 +16,9 @@ from pathlib import Path
 import hydra
 import torch
 
+from makemore_pl.arguments import read
 from makemore_pl.config import Config, resolve
+from makemore_pl.errors import one_sentence
 from makemore_pl.train import run
 from reliability.process import ROOT, SCRIPT
 
@@ -128,7 +130,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=500)
     parser.add_argument("--steps", type=int, default=5_000_000)
     parser.add_argument("--ways", action=argparse.BooleanOptionalAction, default=True, help="one seed elsewhere")
-    arguments = parser.parse_args()
+    arguments = read(parser)
     torch.set_num_threads(1)
     scratch = Path(tempfile.mkdtemp(prefix="makemore_pl_endurance_"))
     try:
@@ -143,4 +145,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence():
+        main()

@@ -23,8 +23,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
+from makemore_pl.arguments import read
 from makemore_pl.config import resolve
-from makemore_pl.errors import explain, is_mistake
+from makemore_pl.errors import explain, is_mistake, one_sentence
 from makemore_pl.train import run
 from reliability import targets
 from reliability.process import ROOT
@@ -155,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments = read(parser)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable()
@@ -172,4 +173,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence():
+        main()

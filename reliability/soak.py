@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from makemore_pl.arguments import read, read_path
+from makemore_pl.errors import one_sentence
 from reliability.comparison import differences
 from reliability.process import ROOT, ended, finish, fork, of_session, start_sweep, warm
 
@@ -250,8 +252,8 @@ def main() -> None:
     parser.add_argument("--sweeps", type=int, default=30, help="sweeps to kill (30)")
     parser.add_argument("--compiled", type=float, default=0.1, help="share of runs with engine=compile (0.1)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--scratch", type=Path, default=ROOT / "outputs" / "soak")
-    arguments = parser.parse_args()
+    parser.add_argument("--scratch", type=read_path, default=ROOT / "outputs" / "soak")
+    arguments = read(parser)
     scratch = (arguments.scratch / f"seed{arguments.seed}").absolute()
     scratch.mkdir(parents=True, exist_ok=True)
     words = scratch / "words.txt"
@@ -291,4 +293,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence():
+        main()

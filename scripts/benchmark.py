@@ -44,6 +44,8 @@ from benchmarks.doctor.case import FAMILIES, HALVES
 from benchmarks.networks import AXES, NETWORKS, Network, scaled
 from benchmarks.process import ROOT, run
 from benchmarks.results import Results
+from makemore_pl.arguments import read, read_path
+from makemore_pl.errors import one_sentence
 
 WORDS = ROOT / "makemore_pl" / "names" / "ssa_names_2018.txt"
 FIGURE = ROOT / "docs" / "images" / "scaling.png"
@@ -81,10 +83,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=float, default=15, help="--gpu begins no measurement after these (default: 15)"
     )
-    parser.add_argument("--figure", type=Path, default=FIGURE, help="the file that --scaling draws")
-    parser.add_argument("--output", type=Path, help="the JSON file; a Markdown table is written beside it")
+    parser.add_argument("--figure", type=read_path, default=FIGURE, help="the file that --scaling draws")
+    parser.add_argument("--output", type=read_path, help="the JSON file; a Markdown table is written beside it")
     parser.add_argument("--quick", action="store_true", help="a short test: one round on batchnorm with engine=eager")
-    arguments = parser.parse_args()
+    arguments = read(parser)
     arguments.command_steps = 1_000 if arguments.quick else 200_000
     if not arguments.doctor:
         arguments.only = arguments.only or [*NETWORKS]
@@ -357,4 +359,5 @@ def measure_steps(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence():
+        main()

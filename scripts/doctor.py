@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from makemore_pl.arguments import read
 from makemore_pl.command_line import typed
 from makemore_pl.config import Config, resolve
 from makemore_pl.errors import one_sentence
@@ -27,7 +28,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("what", nargs="*", help="overrides as for train.py, or one run or sweep directory")
     parser.add_argument("--json", action="store_true", help="print the content of findings.json instead of sentences")
     parser.add_argument("--explain", metavar="ID", help="print what a finding means and what to do; all: all findings")
-    return parser.parse_intermixed_args()  # so that options can stand between overrides
+    return read(parser)
 
 
 def compose(overrides: Sequence[str], run_dir: str = ".") -> Config:
@@ -39,16 +40,16 @@ def compose(overrides: Sequence[str], run_dir: str = ".") -> Config:
 
 def main() -> int:
     arguments = parse()
-    if arguments.explain:
+    if arguments.explain is not None:
         from makemore_pl.doctor.handbook import handbook
         from makemore_pl.doctor.plain_words import explain
 
         print(handbook() if arguments.explain == "all" else "\n".join(explain(arguments.explain)))
         return 0
-    directories = [Path(each) for each in arguments.what if Path(each).is_dir()]
-    overrides = [each for each in arguments.what if not Path(each).is_dir()]
+    directories = [Path(each) for each in arguments.what if each and Path(each).is_dir()]
+    overrides = [each for each in arguments.what if not each or not Path(each).is_dir()]
     if stray := [each for each in overrides if "=" not in each and not each.startswith("~")]:
-        raise ValueError(f"{stray[0]} is no directory, and no override such as model.gain=1.")
+        raise ValueError(f"{stray[0]!r} is no directory, and no override such as model.gain=1.")
     if directories and (stray := [each for each in overrides if not each.startswith("doctor.")]):
         raise ValueError(f"{stray[0]} can't change a run that is over: give either directories or overrides.")
     fail_on = compose(overrides).doctor.fail_on

@@ -1,5 +1,6 @@
 """Writes docs/config.md, the reference of every setting, from the docstrings in makemore_pl/config/schema.py."""
 
+import argparse
 import ast
 import inspect
 import json
@@ -9,7 +10,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from makemore_pl.arguments import read
 from makemore_pl.config import Config, choices
+from makemore_pl.errors import one_sentence
 from makemore_pl.files import write_atomically
 
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"
@@ -71,4 +74,6 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    write_atomically(PAGE, page())
+    with one_sentence():
+        read(argparse.ArgumentParser(description=__doc__))
+        write_atomically(PAGE, page())

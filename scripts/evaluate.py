@@ -1,15 +1,15 @@
 """Prints losses of a run on whole splits: python scripts/evaluate.py RUN_DIRECTORY [--recalibrate]"""
 
 import argparse
-from pathlib import Path
 
+from makemore_pl.arguments import read, read_path
 from makemore_pl.config.stored_config import load_config
 from makemore_pl.errors import one_sentence
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Whole-split losses from a checkpoint, in eval mode.")
-    parser.add_argument("run_directory", type=Path)
+    parser.add_argument("run_directory", type=read_path)
     parser.add_argument("--checkpoint", choices=("best", "last"), default="last")
     parser.add_argument(
         "--recalibrate",
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument(
         "--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="auto: as in training, if it is here"
     )
-    arguments = parser.parse_args()
+    arguments = read(parser)
     config = load_config(arguments.run_directory)
     import torch
 

@@ -14,6 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from makemore_pl.arguments import read, read_path
+from makemore_pl.errors import one_sentence
+
 ROOT = Path(__file__).parents[1]
 SHARE = 0.5
 """The tests take at most this share of the time."""
@@ -23,8 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20, help="total time (default: 20)")
     parser.add_argument("--only", choices=("checks", "figures"), help="run only one of the two parts")
-    parser.add_argument("--output", type=Path, default=Path("outputs/gpu"), help="directory (default: outputs/gpu)")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--output", type=read_path, default=Path("outputs/gpu"), help="directory (default: outputs/gpu)"
+    )
+    arguments = read(parser)
     output = arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background processes ignore it
@@ -85,4 +92,5 @@ def environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence():
+        main()

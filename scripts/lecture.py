@@ -19,6 +19,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from makemore_pl.arguments import read, read_path
 from makemore_pl.errors import one_sentence
 
 ROOT = Path(__file__).parents[1]
@@ -152,11 +153,15 @@ def instruments(runs: dict[str, Any], page: Path, unseen: list[str]) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Runs the commands of docs/lecture.md and fills in what they gave.")
-    parser.add_argument("--output", type=Path, default=Path("outputs/lecture"), help="for the runs (outputs/lecture)")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "lecture.md", help="images/ is written beside it")
+    parser.add_argument(
+        "--output", type=read_path, default=Path("outputs/lecture"), help="for the runs (outputs/lecture)"
+    )
+    parser.add_argument(
+        "--page", type=read_path, default=ROOT / "docs" / "lecture.md", help="images/ is written beside it"
+    )
     parser.add_argument("--commands", type=int, help="run only the first N commands")
     parser.add_argument("--steps", type=int, default=LONG, help="the largest number of steps of a run")
-    arguments = parser.parse_args()
+    arguments = read(parser)
     commands = typed(arguments.output, arguments.steps)
     made = {name: run(name, commands[name], arguments.output) for name in list(commands)[: arguments.commands]}
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

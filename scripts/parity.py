@@ -18,6 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.panel import STEP, panel_rows, panel_table
+from makemore_pl.arguments import read, read_path
+from makemore_pl.errors import one_sentence
 
 SCRIPTS = Path(__file__).parent
 # experiment: published train and val, reference train and val, tolerance
@@ -68,9 +70,11 @@ def panel(overrides: list[str]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the lecture published, again.")
-    parser.add_argument("--names", type=Path, help="the lecture's names.txt, if it should not be fetched")
+    parser.add_argument("--names", type=read_path, help="the lecture's names.txt, if it should not be fetched")
     parser.add_argument("--experiment", choices=[*EXPECTED, PANEL], action="append", help="only this; can be repeated")
-    arguments, overrides = parser.parse_known_args()
+    parser.add_argument("overrides", nargs="*", help="as for train.py")
+    arguments = read(parser)
+    overrides = arguments.overrides
     if arguments.names:
         overrides.append(f"data.path={arguments.names.resolve()}")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=SCRIPTS, capture_output=True, text=True)
@@ -89,4 +93,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence():
+        main()

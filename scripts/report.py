@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from makemore_pl.arguments import read, read_path
 from makemore_pl.command_line import literal, typed
 from makemore_pl.config import Config, resolve
 from makemore_pl.config.stored_config import load_config
@@ -17,15 +18,15 @@ def main() -> None:
         description="One self-contained HTML page, and its figures as PNG and SVG; of a sweep, or of any "
         "directory with runs below it, also summary.csv and summary.md. Of two runs a page of what tells them apart."
     )
-    parser.add_argument("directory", type=Path, help="of a run, of a sweep, or of several runs")
-    parser.add_argument("other", type=Path, nargs="?", help="a second run directory, to be shown beside the first")
+    parser.add_argument("directory", type=read_path, help="of a run, of a sweep, or of several runs")
+    parser.add_argument("other", type=read_path, nargs="?", help="a second run directory, to be shown beside the first")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=read_path,
         help="only the page, and figures/ beside it (default: DIRECTORY/report.html; of two runs, in "
         "the folder that holds both)",
     )
-    arguments = parser.parse_args()
+    arguments = read(parser)
     from makemore_pl.report.page import write_pair, write_report
     from makemore_pl.report.sweep_directory import is_sweep
 

@@ -10,9 +10,9 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from makemore_pl.arguments import read, read_path
 from makemore_pl.config.stored_config import load_config
 from makemore_pl.errors import one_sentence
 
@@ -26,7 +26,7 @@ Row = tuple[str, dict[str, Any]]
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Prints names from a checkpoint, with BatchNorm's running statistics.")
     add = parser.add_argument
-    add("run_directory", type=Path)
+    add("run_directory", type=read_path)
     add("--checkpoint", choices=("best", "last"), default="last")
     add("--count", type=int, default=20, help="names (20)")
     add("--seed", type=int, default=42, help="with the same seed, name i is the same for every --count (42)")
@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
     )
     add("--batch-size", type=int, default=16_384, help="names generated together; bounds the memory (16384)")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="auto: as in training, if it is here")
-    arguments = parser.parse_args()
+    arguments = read(parser)
     if arguments.compare_batch_statistics and (arguments.unique or arguments.new_only or arguments.statistics):
         raise ValueError("--compare-batch-statistics goes without --unique, --new-only and --statistics.")
     return arguments

@@ -7,10 +7,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from makemore_pl.command_line import overrides_last
+from makemore_pl.arguments import read_hydra
 from makemore_pl.config import resolve
 from makemore_pl.config.choices import refuse_several
-from makemore_pl.errors import is_mistake, one_sentence
+from makemore_pl.errors import hydra_raises, is_mistake, one_sentence
 from makemore_pl.running.signals import end_at_once
 from makemore_pl.sweep.job import is_job, run_job
 from makemore_pl.sweep.launch import launch
@@ -38,8 +38,8 @@ def main(raw: DictConfig) -> float:
 
 if __name__ == "__main__":
     try:
-        with one_sentence():
-            sys.argv[1:] = overrides_last(sys.argv[1:])
+        with one_sentence(), hydra_raises():
+            sys.argv[1:] = read_hydra(sys.argv[1:])
             launch(main)
             if ended:
                 raise ended[0]

@@ -85,7 +85,7 @@ RANKS = {
     "command_line": 0, "files": 0, "module_copy": 0, "dropout": 0, "activations": 0, "lightning_internals": 0,
     "config": 1, "figures": 1, "losses": 1, "doctor": 2, "errors": 2, "words": 2, "initialization": 2, "model": 3,
     "stride": 3, "diagnostics": 3, "report": 3, "data": 4, "sample": 5, "module": 5, "checkpoint": 6, "callbacks": 6,
-    "running": 6, "evaluate": 7, "train": 8, "sweep": 9, "checkup": 9,
+    "running": 6, "evaluate": 7, "train": 8, "sweep": 9, "checkup": 9, "arguments": 2,
 }  # fmt: skip
 """Rank of each room and each top-level file. A file may import files of lower rank and those of its own room."""
 SHELTERED = {
@@ -158,6 +158,7 @@ def test_files_can_be_read_in_one_sitting() -> None:
 INTERNALS = {"stride/torch_internals.py", "lightning_internals.py"}
 """Files for what torch and Lightning keep private."""
 ELSEWHERE = {
+    "arguments.py": {"_internal", "_option_string_actions", "_actions", "_AppendAction"},
     "diagnostics/callback.py": {"_generate_state_key"},
     "diagnostics/dashboard.py": {"_prefix", "_get_file_writer"},
     "diagnostics/taps.py": {"_C", "_functorch", "_current_graph_task_id", "_compiled_call_impl"},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, WORDS, Compose
 
-from makemore_pl.command_line import command, near, overrides_last, program, tensorboard, typed
+from makemore_pl.command_line import command, near, program, tensorboard, typed
 from makemore_pl.train import refuse_finished, run
 
 NASTY = (
@@ -56,13 +56,6 @@ class TestPaths:
         monkeypatch.setenv("PATH", "/nowhere")
         python = str(tmp_path / "python3")
         assert shlex.split(tensorboard(tmp_path)) == [python, "-m", "tensorboard.main", "--logdir", near(tmp_path)]
-
-
-def test_options_may_stand_behind_overrides() -> None:
-    assert overrides_last(["optim=adam", "~callbacks.doctor", "--cfg", "job", "seed=1,2", "-m"]) == [
-        "--cfg", "job", "-m", "optim=adam", "~callbacks.doctor", "seed=1,2"
-    ]  # fmt: skip
-    assert overrides_last(["+a='-b'", "--config-dir=x=y"]) == ["--config-dir=x=y", "+a='-b'"]
 
 
 def test_a_path_of_any_name_reaches_hydra_through_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ def sentence(*overrides: str, run_dir: Path) -> str:
             ("model.n_hidden=1.5",),
             "model.n_hidden must be a whole number: type it without a point or an exponent, not 1.5.",
         ),
+        (("--seed=3",), "There is no option --seed. Type seed=3"),
         (("model.n_hidden=0",), "model.n_hidden must be at least 1, got 0."),
         (("+experiment=typo_inside",), "Unknown config key 'model.n_hiden'. Did you mean 'model.n_hidden'?"),
         (("+experiment=string_for_model",), "In 'experiment/string_for_model': "),

@@ -37,7 +37,7 @@ from makemore_pl.checkpoint import load_module, read_checkpoint
 from makemore_pl.config import Config, OptimConfig, TrainerConfig
 from makemore_pl.config.stored_config import load_config
 from makemore_pl.diagnostics import UpdateStats
-from makemore_pl.errors import one_sentence
+from makemore_pl.errors import hydra_raises, one_sentence
 from makemore_pl.files import write_atomically
 from makemore_pl.losses import split_loss
 from makemore_pl.module import learning_rate
@@ -675,7 +675,9 @@ def test_one_chunk_that_is_not_finite_is_not_averaged_away(small: Compose) -> No
 def test_not_finite_is_one_sentence_for_the_user(small: Compose, capsys: pytest.CaptureFixture[str]) -> None:
     before = os.environ.get("HYDRA_FULL_ERROR")
     with pytest.raises(SystemExit) as caught, one_sentence():
-        run(small(*EXPLODING))
+        assert os.environ.get("HYDRA_FULL_ERROR") == before, "a process that this one starts shows sentences too"
+        with hydra_raises():
+            run(small(*EXPLODING))
     assert caught.value.code == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: step ")
     assert os.environ.get("HYDRA_FULL_ERROR") == before

@@ -264,11 +264,15 @@ def _keys(schema: Any, prefix: str = "") -> list[str]:
     return keys
 
 
+def key_of(name: str) -> str | None:
+    """The dotted key of a setting by its last part, or by all of it; None if there is none."""
+    return next((key for key in _keys(Config) if name in (key, key.rpartition(".")[2])), None)
+
+
 def unknown_key(key: str) -> str:
     """The sentence for a dotted key that the schema does not have."""
-    known = _keys(Config)
-    meant = [dotted for dotted in known if dotted.rpartition(".")[2] == key]
-    return f"Unknown config key {key!r}.{f' Did you mean {meant[0]!r}?' if meant else did_you_mean(key, known)}"
+    meant = key_of(key)
+    return f"Unknown config key {key!r}.{f' Did you mean {meant!r}?' if meant else did_you_mean(key, _keys(Config))}"
 
 
 def _refuse_unknown(node: DictConfig, schema: Any, prefix: str = "") -> None:
