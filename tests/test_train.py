@@ -674,10 +674,10 @@ def test_one_chunk_that_is_not_finite_is_not_averaged_away(small: Compose) -> No
 
 def test_not_finite_is_one_sentence_for_the_user(small: Compose, capsys: pytest.CaptureFixture[str]) -> None:
     before = os.environ.get("HYDRA_FULL_ERROR")
-    with pytest.raises(SystemExit) as caught, one_sentence():
+    with one_sentence():
         assert os.environ.get("HYDRA_FULL_ERROR") == before, "a process that this one starts shows sentences too"
-        with hydra_raises():
-            run(small(*EXPLODING))
+    with pytest.raises(SystemExit) as caught, one_sentence(), hydra_raises():
+        run(small(*EXPLODING))
     assert caught.value.code == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: step ")
     assert os.environ.get("HYDRA_FULL_ERROR") == before
