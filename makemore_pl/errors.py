@@ -137,7 +137,7 @@ def _unreadable(override: str, message: str) -> str:
 
 def _of_the_system(error: OSError) -> str:
     name = error.filename2 or error.filename  # filename2 is the target of a move
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{error.strerror}: make room, or write elsewhere."
     if name is None:
         return f"{error.strerror}."

@@ -83,13 +83,19 @@ def remove_parts(directory: Path) -> None:
 
 
 def append(descriptor: int, content: bytes) -> None:
-    """Write all of the content: os.write can write only a part, as on a disk that is nearly full.
+    """Write all of the content at the end of a file: os.write can write only a part, as on a disk that is nearly full.
 
     Raises:
-        OSError: the rest can't be written.
+        OSError: not all of it can be written. Then the file is as it was, so that a later line is no part of this one.
     """
-    while content:
-        content = content[os.write(descriptor, content) :]
+    size = os.fstat(descriptor).st_size
+    try:
+        while content:
+            content = content[os.write(descriptor, content) :]
+    except OSError:
+        with suppress(OSError):  # a pipe can't be cut
+            os.ftruncate(descriptor, size)
+        raise
 
 
 def verify_archive(path: Path) -> None:
