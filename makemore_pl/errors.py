@@ -148,10 +148,11 @@ def _of_the_system(error: OSError) -> str:
 
 
 def quiet_threads() -> None:
-    """Show no traceback of a mistake that ends a thread, such as a full disk under TensorBoard's writer.
+    """Show no traceback of a log line that can't be written, or of a mistake that ends a thread.
 
-    That raises it again where something more is to be written.
+    Such a mistake is a full disk under TensorBoard's writer, which raises it again where more is to be written.
     """
+    logging.raiseExceptions = False
 
     def end(ended: threading.ExceptHookArgs) -> None:
         if ended.exc_value is None or not is_mistake(ended.exc_value):
@@ -168,7 +169,6 @@ def one_sentence() -> Iterator[None]:
     """
     if not TRACEBACKS:
         quiet_threads()
-    logging.raiseExceptions = False  # a log line that can't be written must not end a run
     if sys.stdout is None:  # standard output is closed, as by >&- in a shell
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:

@@ -1,15 +1,19 @@
 """Files that are whole or not there."""
 
 import os
+import resource
 import subprocess
 import sys
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 
+from makemore_pl.checkpoint import WholeFiles
 from makemore_pl.files import append, remove_parts, verify_archive, whole_file, write_atomically
 
 
@@ -102,6 +106,38 @@ def test_short_writes_are_gone_on_with() -> None:
     assert os.read(reader, 1000) == content[:1000]
     os.close(reader)
     os.close(writer)
+
+
+def test_a_line_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    append(descriptor, b"first\n")
+    with largest_file(20), pytest.raises(OSError, match="File too large"):
+        append(descriptor, b"second, which is too long\n")
+    append(descriptor, b"third\n")
+    os.close(descriptor)
+    assert path.read_bytes() == b"first\nthird\n"
+
+
+@pytest.mark.parametrize("size", [0, 2000, 9000, 20_000])
+def test_a_checkpoint_that_finds_no_room_is_the_system_s_error(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"old")
+    with largest_file(size), pytest.raises(OSError, match="File too large"):
+        WholeFiles().save_checkpoint({str(i): torch.zeros(3000) for i in range(3)}, path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Files of this process can have this many bytes, as if the disk were full then."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_changed_archive_is_noticed(tmp_path: Path) -> None:

@@ -319,6 +319,18 @@ def test_a_sweep_without_its_summary_has_failed(four: Sweep) -> None:
         launch(main)
 
 
+def test_a_reason_that_cannot_be_written_is_printed(four: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        for job in "acd":
+            finish(four.directory / job)
+        (four.directory / "b").touch()
+        fail(four.directory / "b", four.command, "the value is wrong\nin two lines")
+
+    with pytest.raises(ValueError, match=r"^1 of 4 jobs failed and left no reason: b\.$"):
+        launch(main)
+    assert "b failed: the value is wrong" in capsys.readouterr().err.splitlines()
+
+
 def test_a_launcher_that_fails_says_why(four: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
         raise OSError("no space left\non the device")
@@ -608,6 +620,7 @@ def test_refused(train_script: Callable[..., Finished], tmp_path: Path, argument
     assert code == 1
     assert sentence in err
     assert "Traceback" not in err
+    assert "Error executing" not in err
     assert not list(tmp_path.rglob("config.yaml"))
 
 

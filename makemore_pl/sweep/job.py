@@ -8,7 +8,9 @@ import logging
 import math
 import multiprocessing
 import os
+import sys
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -80,7 +82,7 @@ def run_job(raw: DictConfig) -> float:
     If the job fails, the reason is written to failure.json and nan is returned, so that the other jobs go on.
 
     Raises:
-        ValueError: the whole sweep can't go on: a directory has another config, or there are several devices.
+        ValueError: the whole sweep can't go on, because a directory has a finished run, or a run of another config.
         KeyboardInterrupt: a signal has come.
     """
     stay_if_leaving()
@@ -90,17 +92,13 @@ def run_job(raw: DictConfig) -> float:
         return math.nan
     try:
         config = resolve(raw)
+        _refuse_unfit(config)
     except USERS_MISTAKES as error:
         if (directory / METRICS).exists():
             raise
         fail(directory, _command(), explain(error))
         return math.nan
     refuse_other_run(directory, config)
-    if config.trainer.devices > 1:
-        raise ValueError("trainer.devices must be 1 in a sweep: jobs run side by side, each on one device.")
-    targets = {each["_target_"] for each in (*config.callbacks.values(), *config.logger.values())}
-    if config.doctor.stop_on_critical and not targets >= {DOCTOR, LOSSES}:
-        raise ValueError("doctor.stop_on_critical needs callbacks=diagnostics and logger=tensorboard or jsonl.")
     if (directory / METRICS).exists():
         return _val_loss(directory)
     if config.trainer.accelerator != "cpu":
@@ -112,8 +110,20 @@ def run_job(raw: DictConfig) -> float:
         if multiprocessing.parent_process() is None:
             raise
         end_worker(stopped.code - 128)
+    except OSError as error:  # its directory can't be written
+        fail(directory, _command(), explain(error))
+        loss = math.nan
     stay_if_leaving()
     return loss
+
+
+def _refuse_unfit(config: Config) -> None:
+    """Raises ValueError for a config that is none for a job."""
+    if config.trainer.devices > 1:
+        raise ValueError("trainer.devices must be 1 in a sweep: jobs run side by side, each on one device.")
+    targets = {each["_target_"] for each in (*config.callbacks.values(), *config.logger.values())}
+    if config.doctor.stop_on_critical and not targets >= {DOCTOR, LOSSES}:
+        raise ValueError("doctor.stop_on_critical needs callbacks=diagnostics and logger=tensorboard or jsonl.")
 
 
 def _run_locked(directory: Path, config: Config) -> float:
@@ -191,10 +201,14 @@ def read_failure(directory: Path) -> dict[str, str]:
 
 
 def fail(directory: Path, command: str, reason: str, details: str = "") -> None:
-    """Write failure.json."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write failure.json, or print the reason if that can't be written."""
     content = {"reason": reason.partition("\n")[0], "command": command, "traceback": details}
-    write_atomically(directory / FAILURE, json.dumps(content, indent=2))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(directory / FAILURE, json.dumps(content, indent=2))
+    except OSError:
+        with suppress(OSError):
+            print(f"{directory.name} failed: {content['reason']}", file=sys.stderr, flush=True)
 
 
 def refuse_other_run(directory: Path, config: Config) -> None:

@@ -49,8 +49,10 @@ def _launch(main: Callable[[], Any]) -> None:
         except ValueError as failures:
             raise ValueError(f"{explain(error)}\n{failures}") from error
         raise
-    if Sweep.current:
-        conclude(Sweep.current)
+    if sweep := Sweep.current:
+        conclude(sweep)
+        if lost := [job for job in sweep.jobs if job not in sweep.settled()]:
+            raise ValueError(f"{len(lost)} of {len(sweep.jobs)} jobs failed and left no reason: {', '.join(lost)}.")
 
 
 def _surviving(main: Callable[[], Any]) -> None:
