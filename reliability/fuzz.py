@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,10 +25,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 from makemore_pl.arguments import read
+from makemore_pl.checkpoint import load_module
 from makemore_pl.config import resolve
 from makemore_pl.errors import explain, is_mistake, one_sentence
 from makemore_pl.train import run
-from reliability import targets
+from reliability import damage, typed, word_lists
 from reliability.process import ROOT
 
 SHARES = {"words": 0.3, "overrides": 0.2, "sampling": 0.1, "arguments": 0.1, "damaged": 0.2, "places": 0.1}
@@ -116,14 +118,17 @@ def small_run(scratch: Path) -> Path:
 def fuzz(count: int, number: int, scratch: Path) -> list[Tally]:
     """So many cases in all, the same for the same number."""
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        files = targets.Fuzz(small_run(scratch), scratch)
+        run_dir = small_run(scratch)
         sources: dict[str, tuple[Callable[[Any], None], SearchStrategy[Any]]] = {
-            "words": (files.words, targets.WORD_FILES),
-            "overrides": (targets.overrides, targets.OVERRIDES),
-            "sampling": (files.sampling, targets.SAMPLING),
-            "arguments": (files.arguments, targets.ARGUMENTS),
-            "damaged": (files.damaged, targets.DAMAGED),
-            "places": (files.places, targets.PLACES),
+            "words": (partial(word_lists.words, scratch / "words.txt"), word_lists.WORD_FILES),
+            "overrides": (typed.overrides, typed.OVERRIDES),
+            "sampling": (
+                partial(word_lists.sampling, load_module(run_dir / "checkpoints" / "last.ckpt")),
+                word_lists.SAMPLING,
+            ),
+            "arguments": (typed.arguments, typed.ARGUMENTS),
+            "damaged": (partial(damage.damaged, run_dir), damage.DAMAGED),
+            "places": (typed.places, typed.PLACES),
         }
         return [
             fuzz_one(name, target, strategy, max(1, round(count * SHARES[name])), number)
