@@ -13,8 +13,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from makemore_pl.config import Config, ModelConfig, OptimConfig
 from makemore_pl.config.choices import OPTIMIZERS
 from makemore_pl.data import NamesDataModule
-from makemore_pl.files import verify_archive, whole_file
+from makemore_pl.files import whole_file
 from makemore_pl.module import MakemoreModule
+from makemore_pl.stored_files import read_archive
 from makemore_pl.stride.optimizers import build_optimizer
 from makemore_pl.words import fingerprint
 
@@ -98,11 +99,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"There is no checkpoint {path}.")
-    try:
-        verify_archive(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a dozen types for damaged files
-        raise ValueError(f"{path} is not a checkpoint, or is truncated or damaged ({type(error).__name__}).") from error
+    checkpoint = read_archive(path)
     if not isinstance(checkpoint, dict) or "makemore_pl" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of makemore_pl.")
     _refuse_incomplete(path, checkpoint, READABLE)

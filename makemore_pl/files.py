@@ -1,10 +1,9 @@
-"""Writes files atomically, so that no half-written file is left, and checks archives for damage."""
+"""Writes files atomically, so that no half-written file is left."""
 
 import errno
 import os
 import sys
 import uuid
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,18 +95,3 @@ def append(descriptor: int, content: bytes) -> None:
         with suppress(OSError):  # a pipe can't be cut
             os.ftruncate(descriptor, size)
         raise
-
-
-def verify_archive(path: Path) -> None:
-    """Compare each member of a zip archive with its checksum. Every checkpoint is such an archive.
-
-    Raises:
-        ValueError: the file is no archive, or has changed since it was written.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except Exception as error:  # zipfile raises many types for damaged files
-        raise ValueError(f"it is no archive: {error}") from error
-    if damaged is not None:
-        raise ValueError(f"{damaged} has changed since it was written")

@@ -116,8 +116,8 @@ SCRIPTS: dict[str, Callable[[], argparse.Namespace]] = {
     name: runpy.run_path(str(ROOT / "scripts" / f"{name}.py"))["parse"] for name in ("sample", "doctor")
 }
 OPTIONS = st.sampled_from([
-    "--count", "--seed", "--temperature", "--top-k", "--prompt", "--max-length", "--batch-size", "--unique", "--x", "-h",
-    "--json", "--explain",
+    "--count", "--seed", "--temperature", "--top-k", "--prompt", "--max-length", "--batch-size", "--unique", "--x",
+    "-h", "--json", "--explain",
 ])  # fmt: skip
 HYDRA_S_OPTIONS = st.sampled_from([
     "--cfg", "-c", "--cfg=job", "-cjob", "-m", "--multirun", "--info", "-i", "--config-dir", "--resolve", "--",

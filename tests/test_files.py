@@ -14,7 +14,8 @@ import torch
 from conftest import ROOT
 
 from makemore_pl.checkpoint import WholeFiles
-from makemore_pl.files import append, remove_parts, verify_archive, whole_file, write_atomically
+from makemore_pl.files import append, remove_parts, whole_file, write_atomically
+from makemore_pl.stored_files import read_yaml, verify_archive
 
 
 def test_two_writers_do_not_share_a_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +139,16 @@ def largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "text", ["{a: &a [*a]}", "a: &a {b: 1}\nc: *a\n", "- 1", "", "a: [", "\0", "[" * 10_000, "? [a]\n: 1\n"]
+)
+def test_yaml_that_is_no_tree_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"config\.yaml can't be read: it is not YAML of the expected form\.$"):
+        read_yaml(path, dict)
 
 
 def test_a_changed_archive_is_noticed(tmp_path: Path) -> None:

@@ -335,9 +335,9 @@ def test_a_checkpoint_is_never_executed(tmp_path: Path, monkeypatch: pytest.Monk
     run = write_run(tmp_path / "run", watched=False)
     last = run / "checkpoints" / "last.ckpt"
     torch.save(Evil(), last)
-    assert "can't be read (UnpicklingError)" in told(run).text
+    assert "is truncated or damaged (UnpicklingError)" in told(run).text
     last.write_bytes(pickle.dumps(Evil(), 2))
-    assert "can't be read (ValueError)" in told(run).text, "no archive"
+    assert "is truncated or damaged (ValueError)" in told(run).text, "no archive"
     assert not (tmp_path / "executed").exists()
 
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
 from makemore_pl.command_line import literal
 from makemore_pl.config import Config, resolve
+from makemore_pl.stored_files import read_yaml
 
 
 def _literal(value: Any) -> Any:
@@ -30,13 +30,7 @@ def load_config(run_dir: Path) -> Config:
     if not path.is_file():
         raise ValueError(f"{run_dir} is not a run directory: it has no config.yaml.")
     try:
-        content = _literal(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"{path} can't be read: it is not the YAML of a config ({type(error).__name__}).") from None
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path} can't be read: it is not the YAML of a config.")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), content)
+        merged = OmegaConf.merge(OmegaConf.structured(Config), _literal(read_yaml(path, dict)))
     except ValidationError as error:
         if error.full_key:
             raise

@@ -3,18 +3,16 @@
 import base64
 import json
 import logging
-import pickle
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from makemore_pl.figures.series import Floats
-from makemore_pl.files import verify_archive
+from makemore_pl.stored_files import read_archive, read_json, read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +113,11 @@ def read_run(directory: Path, kinds: Collection[str] = KINDS) -> Run:
     """
     if not is_run(directory):
         raise ValueError(f"{directory} is not a run directory: it has no config.yaml.")
-    diagnosis = read_json(directory / "findings.json", {}, (dict,))
+    diagnosis = read_json(directory / "findings.json")
     return Run(
         directory,
         read_yaml(directory / "config.yaml", dict),
-        read_json(directory / "metrics.json", {}),
+        read_json(directory / "metrics.json"),
         read_diagnostics(directory / "diagnostics.jsonl", kinds),
         read_overrides(directory),
         [finding for finding in diagnosis.get("findings", []) if isinstance(finding, dict)],
@@ -218,50 +216,12 @@ def read_embedding(directory: Path) -> tuple[str, Floats]:
     path = directory / "checkpoints" / "last.ckpt"
     if not path.is_file():
         raise ValueError("There is no checkpoints/last.ckpt.")
-    import torch  # imported here because the rest of the report does not need it
-
+    checkpoint = read_archive(path)
     try:
-        verify_archive(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         characters = "." + checkpoint["hyper_parameters"]["vocabulary"]
         embedding = checkpoint["state_dict"]["model.embedding.weight"].double().numpy()
-    except (
-        RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError,
-        pickle.UnpicklingError,
-    ) as error:  # fmt: skip
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"checkpoints/last.ckpt can't be read ({type(error).__name__}).") from error
     if len(characters) != len(embedding):
         raise ValueError(f"checkpoints/last.ckpt has {len(embedding)} embeddings for {len(characters)} characters.")
     return characters, embedding
-
-
-def read_yaml(path: Path, kind: type) -> Any:
-    """The content of a YAML file, which must be of this kind, dict or list.
-
-    Raises:
-        ValueError: the content is something else.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError):
-        content = None
-    if not isinstance(content, kind):
-        raise ValueError(f"{path} can't be read: it is not YAML of the expected form.")
-    return content
-
-
-def read_json(path: Path, default: Any, kind: type | tuple[type, ...] = dict) -> Any:
-    """The content of a JSON file, which must be of one of these kinds; the default if there is no file.
-
-    Raises:
-        ValueError: the content is something else.
-    """
-    if not path.is_file():
-        return default
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} can't be read: {error}.") from None
-    if not isinstance(content, kind):
-        raise ValueError(f"{path} can't be read: it is not JSON of the expected form.")
-    return content

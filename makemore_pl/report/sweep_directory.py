@@ -18,12 +18,11 @@ from makemore_pl.report.run_directory import (
     flatten,
     is_run,
     read_diagnostics,
-    read_json,
     read_overrides,
     read_run,
-    read_yaml,
 )
 from makemore_pl.report.wording import number, show
+from makemore_pl.stored_files import read_json, read_yaml
 
 UNVARIED = ("run_dir", "ckpt_path", *SHOWN_ONLY)
 EARLY_STEPS = (200, 1000)
@@ -212,7 +211,7 @@ def _has_failed(run: Run) -> bool:
 
 
 def _reason(directory: Path) -> str:
-    return str(read_json(directory / "failure.json", {}).get("reason", "not known"))
+    return str(read_json(directory / "failure.json").get("reason", "not known"))
 
 
 def layer_mean(diagnostics: Diagnostics, quantity: str, step: int | None) -> float:

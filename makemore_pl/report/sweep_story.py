@@ -8,7 +8,7 @@ from makemore_pl.command_line import anywhere
 from makemore_pl.report.command import placed
 from makemore_pl.report.heat_map_grid import is_number
 from makemore_pl.report.job_page import link, links, page_from
-from makemore_pl.report.run_directory import Run, read_yaml, recorded
+from makemore_pl.report.run_directory import Run, recorded
 from makemore_pl.report.run_story import told_and_absent
 from makemore_pl.report.section import Block, Code, Note, Page, Section, Table
 from makemore_pl.report.sweep_directory import (
@@ -27,6 +27,7 @@ from makemore_pl.report.sweep_directory import (
 )
 from makemore_pl.report.sweep_results import curves, maps, results
 from makemore_pl.report.wording import count, show, signed
+from makemore_pl.stored_files import read_yaml
 
 
 def sweep_page(

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -16,6 +15,7 @@ from makemore_pl.command_line import SCRIPTS
 from makemore_pl.config import Config
 from makemore_pl.lightning_internals import end_after_batch
 from makemore_pl.running.signals import again, handle
+from makemore_pl.stored_files import read_archive
 from makemore_pl.stride.finiteness import all_finite
 
 
@@ -72,9 +72,9 @@ def how_to_go_on(config: Config, checkpoint: Path) -> str:
     if not checkpoint.is_file():
         return "stopped before there was anything to save; the same command starts again."
     try:
-        step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
-    except Exception as error:  # torch.load raises many types for damaged files
-        return f"stopped; {checkpoint} can't be read ({type(error).__name__})."
+        step = read_archive(checkpoint)["global_step"]
+    except (ValueError, KeyError, TypeError) as error:
+        return f"stopped; {error}"
     places = {"hydra.run.dir": os.path.abspath(config.run_dir), "run_dir": "", "ckpt_path": os.path.abspath(checkpoint)}
     typed = sys.argv if HydraConfig.initialized() else [str(SCRIPTS / "train.py")]
     several = ", its last validation, for several processes save nothing at a signal" * (config.trainer.devices > 1)

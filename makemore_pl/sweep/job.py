@@ -26,6 +26,7 @@ from makemore_pl.errors import USERS_MISTAKES, explain, is_mistake
 from makemore_pl.files import write_atomically
 from makemore_pl.running.run_lock import alone_in
 from makemore_pl.running.signals import Stopped
+from makemore_pl.stored_files import read_json
 from makemore_pl.sweep.gpu import take_gpu
 from makemore_pl.sweep.stopping import end_worker, leaving, stay_if_leaving
 
@@ -183,10 +184,10 @@ def _val_loss(directory: Path) -> float:
 def _read_metrics(directory: Path) -> dict[str, Any]:
     path = directory / METRICS
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        metrics = None
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("val/loss"), float):
+        metrics = read_json(path)
+    except (OSError, ValueError):
+        metrics = {}
+    if not isinstance(metrics.get("val/loss"), float):
         raise ValueError(f"{path} is damaged. Remove it, and the same command runs this job again.")
     return metrics
 
@@ -194,10 +195,9 @@ def _read_metrics(directory: Path) -> dict[str, Any]:
 def read_failure(directory: Path) -> dict[str, str]:
     """The content of failure.json, which `fail` has written; empty if there is none that can be read."""
     try:
-        failure = json.loads((directory / FAILURE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # another command may have removed it, to run the job again
+        return read_json(directory / FAILURE)
+    except (OSError, ValueError):  # another command may have removed it, to run the job again
         return {}
-    return failure if isinstance(failure, dict) else {}
 
 
 def fail(directory: Path, command: str, reason: str, details: str = "") -> None:
