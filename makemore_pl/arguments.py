@@ -59,31 +59,33 @@ def in_order(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple
     others: list[str] = []
     seen: set[str] = set()
     waiting: argparse.Action | None = None  # the option whose value may come next
-    for place, each in enumerate(arguments):
-        if each == "--":
+    for place, argument in enumerate(arguments):
+        if argument == "--":
             return options, [*others, *arguments[place + 1 :]]
-        if OPTION.match(each):
-            name, equals, _ = each.partition("=")
+        if OPTION.match(argument):
+            name, equals, _ = argument.partition("=")
             action = _named(parser, name)
             if action is None:
                 if waiting and waiting.nargs is None and waiting.choices is None:
                     before = arguments[place - 1]
-                    raise ValueError(f"{before} lacks its value; one that begins with a dash is typed {before}={each}")
+                    raise ValueError(
+                        f"{before} lacks its value; one that begins with a dash is typed {before}={argument}"
+                    )
                 raise ValueError(_unknown(parser, arguments[place:]))
             takes_one = action.nargs is None and not isinstance(action, argparse._AppendAction)
             if takes_one and action.dest in seen:
                 raise ValueError(f"{name} is given twice.")
             seen.add(action.dest)
             waiting = None if action.nargs == 0 or equals or name not in action.option_strings else action
-            options.append(each)
-        elif waiting and (waiting.nargs != "?" or each in (waiting.choices or ())):
-            if each.startswith("-") and waiting.nargs is None:
-                options[-1] += f"={each}"  # argparse takes -1 for a value, but not -1e3
+            options.append(argument)
+        elif waiting and (waiting.nargs != "?" or argument in (waiting.choices or ())):
+            if argument.startswith("-") and waiting.nargs is None:
+                options[-1] += f"={argument}"  # argparse takes -1 for a value, but not -1e3
             else:
-                options.append(each)
+                options.append(argument)
             waiting = waiting if waiting.nargs == "+" else None
         else:
-            others.append(each)
+            others.append(argument)
             waiting = None
     return options, others
 
@@ -97,14 +99,14 @@ def _named(parser: argparse.ArgumentParser, name: str) -> argparse.Action | None
 def _unknown(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> str:
     """The sentence for an unknown option, the first of these arguments. A setting is typed without dashes."""
     name, equals, value = arguments[0].partition("=")
-    known = {each.lstrip("-"): each for each in parser._option_string_actions}
+    known = {option.lstrip("-"): option for option in parser._option_string_actions}
     close = difflib.get_close_matches(name.lstrip("-"), known, n=1)
     meant = f" Did you mean {known[close[0]]}?" if close else " -h lists the options."
-    if any(each.nargs == "*" and not each.option_strings for each in parser._actions):  # it takes overrides
+    if any(action.nargs == "*" and not action.option_strings for action in parser._actions):  # it takes overrides
         word = name.lstrip("-").replace("-", "_")
         key = "+experiment" if word == "experiment" else word if word in GROUPS else key_of(word)
         if not equals:
-            value = next((each for each in arguments[1:2] if "=" not in each and not OPTION.match(each)), "VALUE")
+            value = next((text for text in arguments[1:2] if "=" not in text and not OPTION.match(text)), "VALUE")
         if key:
             meant = f" Type {shlex.quote(f'{key}={value}')}"
     return f"There is no option {name}.{meant}"
