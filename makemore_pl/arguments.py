@@ -36,7 +36,8 @@ def read_hydra(arguments: Sequence[str]) -> list[str]:
         ValueError: Hydra would print its usage.
     """
     parser = get_args_parser()
-    options, overrides = in_order(parser, arguments)
+    options, others = in_order(parser, arguments)
+    overrides = [argument for argument in others if argument != "--"]  # argparse would drop only the first
     parser.error = _refuse  # type: ignore[method-assign]
     parser.parse_args([*overrides, *options])
     return [*overrides, *options]

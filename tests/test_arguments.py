@@ -22,6 +22,7 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
         ("-i defaults seed=1", "seed=1 -i defaults"),
         ("-m -m seed=1 -- optim=adam", "seed=1 optim=adam -m -m"),
         ("model.gain=-1", "model.gain=-1"),
+        ("seed=1 -- -- optim=adam", "seed=1 optim=adam"),
     ],
 )
 def test_hydra_s_options_may_stand_among_overrides(typed: str, read: str) -> None:

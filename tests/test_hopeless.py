@@ -10,7 +10,7 @@ from conftest import Compose
 from omegaconf import DictConfig
 
 from makemore_pl.running.hopeless import in_best_quarter, read_losses
-from makemore_pl.sweep.job import _run_locked, decisive, refuse_other_run, run_job
+from makemore_pl.sweep.job import _run_locked, decisive, read_failure, refuse_other_run, run_job
 
 STOPPING = (
     "doctor.stop_on_critical=true", "callbacks={doctor: {_target_: makemore_pl.diagnostics.Doctor}}", "logger=jsonl",
@@ -61,8 +61,8 @@ def test_without_the_doctor_or_the_losses_it_is_refused(
     hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)))
     monkeypatch.setattr("makemore_pl.sweep.job.HydraConfig", SimpleNamespace(get=lambda: hydra))
     monkeypatch.setattr("makemore_pl.sweep.job.resolve", lambda raw: small(*STOPPING, missing))
-    with pytest.raises(ValueError, match="needs callbacks=diagnostics and logger=tensorboard or jsonl"):
-        run_job(DictConfig({}))
+    assert math.isnan(run_job(DictConfig({})))
+    assert "needs callbacks=diagnostics and logger=tensorboard or jsonl" in read_failure(tmp_path)["reason"]
 
 
 def test_it_decides_the_result(small: Compose) -> None:
