@@ -22,35 +22,26 @@ evaluate two splits. --full says which of these are run completely; the others a
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from datetime import date
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import foreign, gpu, sweep, tables, watching
-from benchmarks.contenders import CONTENDERS, FLOOR, OURS, SCALED, WARMUP, WARMUP_OURS
+from benchmarks import foreign, gpu, speed, sweep, tables, watching
+from benchmarks.contenders import CONTENDERS
 from benchmarks.doctor.case import FAMILIES, HALVES
-from benchmarks.networks import AXES, NETWORKS, Network, scaled
-from benchmarks.process import ROOT, run
-from benchmarks.results import Results
+from benchmarks.networks import NETWORKS
+from benchmarks.process import ROOT
+from benchmarks.publishing import environment, write_text
 from makemore_pl.arguments import read, read_path
 from makemore_pl.errors import one_sentence
 
-WORDS = ROOT / "makemore_pl" / "names" / "ssa_names_2018.txt"
 FIGURE = ROOT / "docs" / "images" / "scaling.png"
-Unit = tuple[str, str, dict[str, Callable[[], dict[str, Any]]]]
-"""Network, contender, and kind of measurement -> function that measures it; they are run one after the other."""
 
 console = Console()
 
@@ -108,126 +99,11 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def environment() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
-    return {
-        "date": date.today().isoformat(),
-        "commit": commit(),
-        **{package: version(package) for package in ("torch", "lightning")},
-        "python": platform.python_version(),
-        "cpu": models[0].partition(":")[2].strip() if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "threads": 1,
-    }
-
-
-def commit() -> str:
-    """The commit of this code; none if it was copied without its history, or git is missing."""
-    try:
-        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    except OSError:
-        return "none"
-    return git.stdout.strip() or "none"
-
-
-def steady(contender: str, network: Network, steps: int, quick: bool, scratch: Path) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(dir=scratch) as run_dir:
-        case = {
-            "contender": contender,
-            "network": {name: getattr(network, name) for name in Network.__slots__},
-            "warmup": WARMUP_OURS if contender in OURS and not quick else WARMUP,
-            "steps": steps,
-            "words": str(WORDS),
-            "run_dir": f"{run_dir}/run",
-            "overrides": [*(["trainer.engine=eager"] if quick else []), *OURS.get(contender, [])],
-        }
-        result = Path(run_dir) / "result.json"
-        process = run(["-m", "benchmarks.measurement", json.dumps(case), str(result)], scratch / "cache")
-        measured: dict[str, Any] = json.loads(result.read_text())
-        return process | measured
-
-
-def command(contender: str, network: Network, steps: int, cache: Path) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(dir=cache.parent) as run_dir:
-        overrides = [*network.overrides, *OURS[contender], f"hydra.run.dir={run_dir}", f"trainer.max_steps={steps}"]
-        process = run(["scripts/train.py", *overrides], cache)
-        metrics = json.loads((Path(run_dir) / "metrics.json").read_text())
-        return process | {key: metrics[key] for key in ("train/loss", "val/loss")}
-
-
-def run_whole(name: str, contender: str, full: str) -> bool:
-    if full == "some":
-        return name == "batchnorm" and contender == "1a"
-    return full == "all" and contender not in (*OURS, FLOOR)
-
-
-def units(arguments: argparse.Namespace, scratch: Path, turn: int) -> list[Unit]:
-    """Everything to measure in one round."""
-    if arguments.scaling:
-        networks = dict(scaled(axis, value) for axis, values in AXES.items() for value in values)
-        contenders = [*SCALED]
-    else:
-        networks = {name: NETWORKS[name] for name in arguments.only}
-        contenders = [*arguments.contenders, *([FLOOR] if "3" in arguments.contenders else [])]
-    found: list[Unit] = []
-    for name, network in networks.items():
-        for contender in contenders:
-            measure = partial(steady, contender, network, scratch=scratch, quick=arguments.quick)
-            found.append((name, contender, {"steady": partial(measure, arguments.steps)}))
-            if arguments.scaling:
-                continue
-            if contender in ("3", "4") and turn < arguments.commands:
-                cache = scratch / f"{name}-{contender}-{turn}"
-                task = partial(command, contender, network, arguments.command_steps, cache)
-                found.append((name, contender, {"cold": task, "warm": task}))
-            if turn < arguments.commands and run_whole(name, contender, arguments.full):
-                found.append((name, contender, {"whole": partial(measure, arguments.command_steps - WARMUP)}))
-    start = turn * (len(contenders) // 2 + 1) % len(found)
-    return found[start:] + found[:start]
-
-
-def write(results: Results, arguments: argparse.Namespace, surroundings: dict[str, Any]) -> None:
-    """Write the JSON file and the Markdown beside it."""
-    settings = {key: value for key, value in vars(arguments).items() if key not in ("output", "figure")}
-    content = {**surroundings, "settings": settings, "summary": results.summary(), "records": results.records}
-    paragraphs = [tables.environment_sentence(surroundings, results)]
-    for title, header, body in sections(results, arguments):
-        paragraphs += [title, tables.markdown(header, body)]
-    paragraphs += notes(results, arguments)
-    write_text(arguments.output, content, paragraphs)
-
-
-def sections(results: Results, arguments: argparse.Namespace) -> list[tuple[str, list[str], list[list[str]]]]:
-    if arguments.scaling:
-        return [("`batchnorm` with one size changed", tables.SCALING_HEADER, tables.scaling_rows(results))]
-    found = [(tables.TITLES[name], tables.HEADER, tables.rows(results, name)) for name in results.networks()]
-    judged = [] if arguments.quick else tables.goal_rows(results)
-    return [*found, *([("Goals", tables.GOALS_HEADER, judged)] if judged else [])]
-
-
-def notes(results: Results, arguments: argparse.Namespace) -> list[str]:
-    names = [f"{contender}: {name}" for contender, name in CONTENDERS.items()]
-    if arguments.scaling:
-        return [f"{'; '.join(f'{each}: {CONTENDERS[each]}' for each in SCALED)}. {tables.LEGEND}"]
-    names.append(f"{FLOOR}: the matrix products of a step alone")
-    return ["; ".join(names) + ".", f"{tables.LEGEND} {tables.command_legend(results.command_steps)}"]
-
-
-def show(results: Results, arguments: argparse.Namespace, surroundings: dict[str, Any]) -> None:
-    console.print(tables.environment_sentence(surroundings, results), highlight=False)
-    for section in sections(results, arguments):
-        console.print(tables.screen(*section))
-    for note in notes(results, arguments):
-        console.print(note, highlight=False)
-
-
 def measure_sweep(arguments: argparse.Namespace) -> None:
     surroundings = environment()
     steps = 1_000 if arguments.quick else 50_000
     with tempfile.TemporaryDirectory() as scratch:
-        measured = sweep.measure(WORDS, steps, Path(scratch), lambda line: console.print(line, highlight=False))
+        measured = sweep.measure(speed.WORDS, steps, Path(scratch), lambda line: console.print(line, highlight=False))
     title = f"{surroundings['date']}, commit {surroundings['commit']}"
     write_text(arguments.output, surroundings | measured, [title, tables.markdown(sweep.HEADER, sweep.rows(measured))])
     console.print(tables.screen(title, sweep.HEADER, sweep.rows(measured)))
@@ -247,7 +123,7 @@ def measure_watching(arguments: argparse.Namespace) -> None:
     surroundings, steps = environment(), arguments.command_steps
     count, say = 2 if arguments.quick else 8, partial(console.print, highlight=False)
     with tempfile.TemporaryDirectory() as scratch:
-        run_one = partial(command, network=NETWORKS["kaiming"], steps=steps, cache=Path(scratch) / "cache")
+        run_one = partial(speed.command, network=NETWORKS["kaiming"], steps=steps, cache=Path(scratch) / "cache")
         pairs = watching.measure(run_one, count, say)
     when = f"{surroundings['date']}, commit {surroundings['commit']}"
     title, rows = f"kaiming, {steps:,} steps, medians of {count} pairs ({when})", watching.rows(pairs)
@@ -312,14 +188,6 @@ def measure_foreign(arguments: argparse.Namespace) -> None:
         console.print(tables.screen(*section))
 
 
-def write_text(output: Path, content: dict[str, Any], paragraphs: list[str]) -> None:
-    """Write the JSON file, and the Markdown beside it if there are paragraphs."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if paragraphs:
-        output.with_suffix(".md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
-
-
 def main() -> None:
     arguments = parse()
     if arguments.sweep:
@@ -335,27 +203,7 @@ def main() -> None:
     elif arguments.gpu:
         measure_gpu(arguments)
     else:
-        measure_steps(arguments)
-
-
-def measure_steps(arguments: argparse.Namespace) -> None:
-    surroundings = environment()
-    results = Results(arguments.command_steps)
-    with tempfile.TemporaryDirectory() as scratch:
-        for turn in range(arguments.repeat):
-            for name, contender, tasks in units(arguments, Path(scratch), turn):
-                for kind, task in tasks.items():
-                    record = {"network": name, "contender": contender, "kind": kind, "round": turn, **task()}
-                    results.records.append(record)
-                    measured = f"{record['us']:.1f} µs a step" if kind == "steady" else f"{record['seconds']:.1f} s"
-                    place = f"round {turn + 1}/{arguments.repeat}: {name} {contender} {kind}"
-                    console.print(f"{place}: {measured}", highlight=False)
-            write(results, arguments, surroundings)
-    show(results, arguments, surroundings)
-    if arguments.scaling:
-        from benchmarks.figure import draw
-
-        draw(results, arguments.figure)
+        speed.measure(arguments)
 
 
 if __name__ == "__main__":
