@@ -1,7 +1,7 @@
 """The lecture's pictures as a Lightning callback."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,12 @@ class Figures(HistogramCallback):
         ratios = {tag.partition("/")[2]: values for tag, values in self._ratios.items()}
         paths = {}
         self._directory.mkdir(parents=True, exist_ok=True)
-        for name, figure in pictures(step, self.histograms, self.rasters, self._steps, ratios).items():
+        for name, figure in pictures(step, self.histograms, self.rasters, self._steps, ratios):
             picture = draw(figure)
-            tag, path = f"pictures/{name}", self._directory / f"{name}_{step}.png"
-            encoded, card = dashboard.png(picture), dashboard.card(picture)
-            write_atomically(path, encoded)
-            dashboard.log_card(trainer, tag, encoded if card is picture else dashboard.png(card), step)
+            card = dashboard.card(picture)
+            tag, path, encoded = f"pictures/{name}", self._directory / f"{name}_{step}.png", dashboard.png(card)
+            write_atomically(path, encoded if picture.width <= card.width else dashboard.png(picture))
+            dashboard.log_card(trainer, tag, encoded, step)
             paths[tag] = path
         for logger in trainer.loggers:
             if isinstance(logger, JSONLinesLogger):
@@ -110,13 +110,12 @@ def pictures(
     rasters: Mapping[str, Raster],
     steps: Sequence[int],
     ratios: Mapping[str, Sequence[float]],
-) -> dict[str, Figure]:
-    """Every picture that has numbers to show, by name.
+) -> Iterator[tuple[str, Figure]]:
+    """Name and figure of every picture that has numbers to show, one after the other because figures are large.
 
     Args:
         steps, ratios: update:data ratios so far, by parameter.
     """
-    figures: dict[str, Figure] = {}
     for name, quantity in (
         ("activations", "activations/"),
         ("activation_gradients", "activation_grads/"),
@@ -125,7 +124,7 @@ def pictures(
         title = name.replace("_", " ")
         group = {t.removeprefix(quantity): each for t, each in histograms.items() if t.startswith(quantity)}
         if group:
-            figures[name] = lecture_pictures.distributions(
+            yield name, lecture_pictures.distributions(
                 group,
                 f"{title}, step {step:,}",
                 title.removesuffix("s"),
@@ -133,19 +132,17 @@ def pictures(
                 own_units=name == "weight_gradients",
             )
     if len(steps) > 1:
-        figures["update_data_ratio"] = lecture_pictures.update_ratios(steps, ratios, updates.BAND)
+        yield "update_data_ratio", lecture_pictures.update_ratios(steps, ratios, updates.BAND)
     activations, gradients = (
         {t.partition("/")[2]: each for t, each in histograms.items() if t.startswith(quantity)}
         for quantity in ("activations/", "activation_grads/")
     )
     if len(activations) > 1:
-        figures["spread_over_depth"] = curves.spread_over_depth(
-            activations, gradients, f"spread over depth, step {step:,}"
-        )
+        title = f"spread over depth, step {step:,}"
+        yield "spread_over_depth", curves.spread_over_depth(activations, gradients, title)
     if rasters:
         layers = {tag.partition("/")[2]: raster for tag, raster in rasters.items()}
-        figures["saturation"] = lecture_pictures.saturation_rasters(layers, f"saturated units, step {step:,}")
-    return figures
+        yield "saturation", lecture_pictures.saturation_rasters(layers, f"saturated units, step {step:,}")
 
 
 def draw(figure: Figure) -> Image.Image:

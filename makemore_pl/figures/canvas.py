@@ -34,8 +34,8 @@ VARIABLES = {
 
 WIDTH, HEIGHT = 4.6, 3.1
 """Inches of one panel. It is 442 CSS pixels wide, so text of 9 points can still be read on a phone."""
-DPI = 200
-"""Three pixels for each that a card of TensorBoard shows, as the files of pictures have them."""
+DPI = 604 / WIDTH
+"""Of a picture in pixels: a panel is twice as wide as the narrowest cards of TensorBoard."""
 TEXT = 9.0
 COLUMNS = 5
 """Columns of a legend: as many as fit into the width of a panel."""

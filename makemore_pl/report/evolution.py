@@ -91,8 +91,9 @@ def step_by_step(runs: Mapping[str, Run]) -> list[Block]:
     steps = chosen(all_steps, FRAMES)
     if not steps:
         return [missing("distributions")]
-    scenes = [scene for kind in DISTRIBUTIONS for scene in _distribution_scenes(runs, kind)]
-    absent = [title for kind, (title, *_) in DISTRIBUTIONS.items() if not _distribution_scenes(runs, kind)]
+    by_kind = {title: _distribution_scenes(runs, kind) for kind, (title, *_) in DISTRIBUTIONS.items()}
+    scenes = [scene for each in by_kind.values() for scene in each]
+    absent = [title for title, each in by_kind.items() if not each]
     scenes += _update_scenes(runs, steps)
     scenes += _raster_scenes(runs)
     opening = max(step for step in steps if step <= OPENING) if steps[-1] >= OPENING else steps[-1]
