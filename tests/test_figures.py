@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from makemore_pl.figures import canvas, comparisons, curves, lecture_pictures, series
+from makemore_pl.figures import canvas, comparisons, curves, encoding, layer_names, lecture_pictures, series
 from makemore_pl.figures.fonts import drawable
 
 BAND = (-3.5, -1.0)
@@ -286,28 +286,28 @@ def test_deep_layers_differ_from_the_first_ones() -> None:
 
 
 def test_names_for_people() -> None:
-    assert canvas.spoken("layers.0.linear.weight") == "layer 1 weight"
-    assert canvas.spoken("layers.11.batchnorm.bias") == "layer 12 BatchNorm bias"
-    assert canvas.spoken("layers.2") == "layer 3"
-    assert canvas.spoken("output.linear.weight") == "output weight"
-    assert canvas.spoken("embedding.weight") == "embedding weight"
+    assert layer_names.spoken("layers.0.linear.weight") == "layer 1 weight"
+    assert layer_names.spoken("layers.11.batchnorm.bias") == "layer 12 BatchNorm bias"
+    assert layer_names.spoken("layers.2") == "layer 3"
+    assert layer_names.spoken("output.linear.weight") == "output weight"
+    assert layer_names.spoken("embedding.weight") == "embedding weight"
     for strange in ("net.0.weight", "a", "layers.x", "transformer.layers.0.mlp.weight", "layers.0.attention.q.weight"):
-        assert canvas.spoken(strange) == strange
+        assert layer_names.spoken(strange) == strange
 
 
 def test_short_names_stay_different() -> None:
-    assert canvas.short(["embedding.weight", "layers.0.linear.weight"]) == {
+    assert layer_names.short(["embedding.weight", "layers.0.linear.weight"]) == {
         "embedding.weight": "embedding",
         "layers.0.linear.weight": "layer 1",
     }
     twins = ["layers.0.linear.weight", "layers.0.linear.bias", "layers.0"]
-    assert canvas.short(twins) == dict(zip(twins, ["layer 1 weight", "layer 1 bias", "layer 1"], strict=True))
-    assert canvas.short(["a", "a.weight"]) == {"a": "a", "a.weight": "a.weight"}
+    assert layer_names.short(twins) == dict(zip(twins, ["layer 1 weight", "layer 1 bias", "layer 1"], strict=True))
+    assert layer_names.short(["a", "a.weight"]) == {"a": "a", "a.weight": "a.weight"}
 
 
 def test_layers_are_in_the_order_of_their_numbers() -> None:
     names = ["output", "layers.10", "layers.2", "embedding", "layers.1.weight", "layers.1.bias"]
-    assert canvas.in_order(names) == [
+    assert layer_names.in_order(names) == [
         "embedding", "layers.1.bias", "layers.1.weight", "layers.2", "layers.10", "output"
     ]  # fmt: skip
 
@@ -344,7 +344,7 @@ class TestFilm:
         panel(still).set_ylim(panel(moving.stage).get_ylim())
         panel(still).set_xlim(panel(moving.stage).get_xlim())
         drawn = r'<path d="([^"]+)" clip-path="[^"]+" style="fill: none; stroke: #(?!dde)'
-        theirs = re.findall(drawn, canvas.svg(still))
+        theirs = re.findall(drawn, encoding.svg(still))
         ours = re.findall(r'<path d="([^"]+)"', moving.moves[0])
         assert len(ours) == 2
         for one, other in zip(ours, theirs[-2:], strict=True):
@@ -420,7 +420,7 @@ def test_four_pictures() -> None:
 def test_four_pictures_of_nothing_say_so() -> None:
     figure = lecture_pictures.four_pictures({}, {}, {}, [], {}, BAND)
     assert [ax.texts[0].get_text() for ax in figure.axes[:3]] == ["not measured"] * 3
-    canvas.svg(figure)
+    encoding.svg(figure)
 
 
 BASELINES = {"uniform": 3.3, "unigram": 2.8, "bigram": 2.45}
@@ -465,7 +465,7 @@ def test_heat_map() -> None:
 def test_heat_map_of_failures_only() -> None:
     figure = comparisons.heat_map({"": [[np.nan]]}, ["a"], ["b"], "")
     assert [text.get_text() for text in figure.axes[0].texts] == ["–"]
-    canvas.svg(figure)
+    encoding.svg(figure)
 
 
 def test_embeddings_have_characters_as_markers() -> None:
@@ -488,7 +488,7 @@ def test_curves_are_coloured_by_group_and_named() -> None:
     assert labels(panel(figure)) == ["gain=1", "gain=3"]
     colours = [line.get_color() for line in panel(figure).lines]
     assert colours == [canvas.LAYERS[place] for place in (0, 0, 4, 0, 4)]
-    inlined = canvas.inline(canvas.svg(figure), "curves", "")
+    inlined = encoding.inline(encoding.svg(figure), "curves", "")
     assert re.findall("<title>(.*?)</title>", inlined) == ["gain=1 seed=&lt;1&gt;", "gain=1 seed=2", "gain=3"]
 
 
@@ -507,16 +507,16 @@ def test_heat_map_on_a_fixed_range_has_a_scale() -> None:
 
 
 def test_svg_is_the_same_every_time() -> None:
-    first, second = (canvas.svg(lecture_pictures.distributions(LAYERS, "t", "x")) for _ in range(2))
+    first, second = (encoding.svg(lecture_pictures.distributions(LAYERS, "t", "x")) for _ in range(2))
     assert first == second
 
 
 def test_inline_svg_belongs_to_its_page() -> None:
-    text = canvas.inline(canvas.svg(lecture_pictures.update_ratios(STEPS, UPDATES, BAND)), "mine", "what it says")
+    text = encoding.inline(encoding.svg(lecture_pictures.update_ratios(STEPS, UPDATES, BAND)), "mine", "what it says")
     assert text.startswith("<svg viewBox=")
     assert 'role="img" aria-label="what it says"' in text
     assert "http" not in text
-    assert not any(colour in text for colour in canvas.VARIABLES)
+    assert not any(colour in text for colour in encoding.VARIABLES)
     ids = re.findall(r' id="([^"]+)"', text)
     assert ids
     assert all(each.startswith("mine-") for each in ids)
@@ -542,10 +542,10 @@ def colours(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def test_page_has_every_colour_of_the_figures(colours: dict[str, str]) -> None:
-    assert set(canvas.VARIABLES.values()) <= set(colours)
+    assert set(encoding.VARIABLES.values()) <= set(colours)
     if luminance(colours["--ground"]) == 1:
-        assert {variable: colours[variable] for variable in canvas.VARIABLES.values()} == {
-            variable: colour for colour, variable in canvas.VARIABLES.items()
+        assert {variable: colours[variable] for variable in encoding.VARIABLES.values()} == {
+            variable: colour for colour, variable in encoding.VARIABLES.items()
         }
 
 
@@ -586,8 +586,8 @@ def test_any_alphabet_is_drawn_by_fonts_that_exist_or_as_code_points() -> None:
     embedding = np.random.default_rng(1).normal(size=(1 + len(words), 3))
     heat_map = comparisons.heat_map({"": np.ones((len(words), 1))}, ["\u0378"], list(words), "中", "中", "中")
     for figure in (comparisons.embeddings_2d(embedding, "." + words), heat_map):
-        text = canvas.svg(figure)  # the suite makes errors of matplotlib's warnings of missing glyphs
-        assert canvas.png(figure).startswith(b"\x89PNG")
+        text = encoding.svg(figure)  # the suite makes errors of matplotlib's warnings of missing glyphs
+        assert encoding.png(figure).startswith(b"\x89PNG")
         for each in words:
             assert (each in text) == (each in installed)
             assert (f"U+{ord(each):04X}" in text) == (each not in installed)

@@ -124,12 +124,15 @@ def pictures(
         title = name.replace("_", " ")
         group = {t.removeprefix(quantity): each for t, each in histograms.items() if t.startswith(quantity)}
         if group:
-            yield name, lecture_pictures.distributions(
-                group,
-                f"{title}, step {step:,}",
-                title.removesuffix("s"),
-                log=name != "activations",
-                own_units=name == "weight_gradients",
+            yield (
+                name,
+                lecture_pictures.distributions(
+                    group,
+                    f"{title}, step {step:,}",
+                    title.removesuffix("s"),
+                    log=name != "activations",
+                    own_units=name == "weight_gradients",
+                ),
             )
     if len(steps) > 1:
         yield "update_data_ratio", lecture_pictures.update_ratios(steps, ratios, updates.BAND)

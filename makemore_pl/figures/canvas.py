@@ -1,37 +1,21 @@
-"""What all figures share: colours, axes, legends, and how they become SVG and PNG."""
+"""What all figures share: colours, axes, captions and legends."""
 
-import io
 import re
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from makemore_pl.figures.fonts import choose_fonts
 from makemore_pl.figures.series import Floats
 
 INK, MUTED, GRID, BAND, RULE = "#24292f", "#5b6571", "#dde2e7", "#dcece4", "#a4161a"
 LAYERS = ("#141e5a", "#5a2ca0", "#a8329a", "#d9466b", "#dc7b12")
 """Colours from the first layer to the last. They differ in lightness, so one can tell them apart without colour too."""
 OUTPUT, EMBEDDING, FAINT = "#006b60", "#7c8694", "#b4bcc5"
-VARIABLES = {
-    INK: "--ink",
-    MUTED: "--muted",
-    GRID: "--grid",
-    BAND: "--band",
-    RULE: "--rule",
-    **{colour: f"--layer-{place}" for place, colour in enumerate(LAYERS)},
-    OUTPUT: "--output",
-    EMBEDDING: "--embedding",
-    FAINT: "--faint",
-}
-"""Colour -> CSS variable of the page, which is different in light and dark mode."""
-
 WIDTH, HEIGHT = 4.6, 3.1
 """Inches of one panel. It is 442 CSS pixels wide, so text of 9 points can still be read on a phone."""
 DPI = 604 / WIDTH
@@ -75,34 +59,6 @@ def line_of(name: str, place: int = 0) -> Line:
     found = re.search(r"\d+", name)
     depth = int(found.group()) if found else place
     return LAYERS[depth % len(LAYERS)], ("-", (0, (5, 1, 1, 1)), (0, (2, 1)))[min(depth // len(LAYERS), 2)]
-
-
-def spoken(name: str) -> str:
-    """The name of a layer or parameter in words: `layers.0.linear.weight` becomes layer 1 weight.
-
-    Names of other projects' networks are left as they are.
-    """
-    found = re.fullmatch(
-        r"(?:layers\.(\d+)|(output|embedding))((?:\.(?:linear|batchnorm|activation))?(?:\.\w+)?)", name
-    )
-    if not found:
-        return name
-    rest = found[3].replace(".linear", "").replace(".batchnorm", " BatchNorm").replace(".", " ")
-    return (f"layer {int(found[1]) + 1}" if found[1] else found[2]) + rest
-
-
-def short(names: Iterable[str]) -> dict[str, str]:
-    """Names for a legend: as `spoken`, and without "weight" if they stay different."""
-    names = list(names)
-    shortened = {name: re.sub(r"[. ]weight$", "", spoken(name)) for name in names}
-    distinct = len(set(shortened.values())) == len(names)
-    return shortened if distinct else {name: spoken(name) for name in names}
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """The names sorted so that numbers in them count as numbers: layers.2 comes before layers.10."""
-    return sorted(names, key=lambda name: [(not part.isdigit(), int(part) if part.isdigit() else 0, part)
-                                           for part in re.split(r"(\d+)", name)])  # fmt: skip
 
 
 def canvas(
@@ -239,64 +195,3 @@ def mark_drops(ax: Axes, drops: Iterable[float]) -> None:
             "lr drops", (step, 1), (-3, -2 - 10 * (place % 4)), xycoords=ax.get_xaxis_transform(),
             textcoords="offset points", ha="right", va="top", fontsize=TEXT - 1, color=MUTED,
         )  # fmt: skip
-
-
-def svg(figure: Figure) -> str:
-    """The figure as SVG text on white; equal figures give equal text."""
-    choose_fonts(figure)
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "makemore_pl"}):
-        figure.savefig(
-            buffer,
-            format="svg",
-            facecolor="white",
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
-    return buffer.getvalue()
-
-
-def inline(text: str, name: str, alt: str) -> str:
-    """The SVG prepared for a page: transparent, in the page's font and colours, with ids that are unique in the page.
-
-    Args:
-        text: what svg() made.
-        name: prefix of all ids; unique in the page.
-        alt: the alternative text of the picture, already escaped.
-    """
-    text = text[text.index("<svg") :]
-    text = re.sub(r'<metadata>.*?</metadata>|<g id="patch_1">.*?</g>', "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    viewbox = re.search(r'viewBox="[^"]+"', text)
-    assert viewbox
-    text = f'<svg {viewbox.group()} role="img" aria-label="{alt}">' + text[text.index(">") + 1 :]
-    text = re.sub(r'<g id="hover:([^"]*)">', r"<g><title>\1</title>", text)
-    referred = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
-    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in referred else "", text)
-    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"font: ((?:\w+ )?)([\d.]+px) [^;\"]+", _font, text)
-    text = re.sub(r' d="([^"]+)"', lambda m: f' d="{_rounded(m[1])}"', text)
-    return re.sub(r">\s+<", "><", coloured(text))
-
-
-def coloured(text: str) -> str:
-    """SVG in the page's colours."""
-    for colour, variable in VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
-    return text
-
-
-def _font(found: re.Match[str]) -> str:
-    weight = f"; font-weight: {found[1].strip()}" if found[1].strip() else ""
-    return f"font-size: {found[2]}{weight}"
-
-
-def _rounded(path: str) -> str:
-    path = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.1f}".removesuffix(".0"), path)
-    return re.sub(r"\s+", " ", path).strip()
-
-
-def png(figure: Figure) -> bytes:
-    choose_fonts(figure)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-    return file.getvalue()

@@ -21,11 +21,10 @@ from makemore_pl.figures.canvas import (
     line_of,
     mark_drops,
     plot,
-    short,
     short_number,
-    spoken,
     step_axis,
 )
+from makemore_pl.figures.layer_names import short, spoken
 from makemore_pl.figures.series import Histogram, floats, limits, spread, thin, trailing_mean
 
 APART = 10.0

@@ -24,12 +24,11 @@ from makemore_pl.figures.canvas import (
     line_of,
     mark_drops,
     plot,
-    short,
-    spoken,
     step_axis,
 )
 from makemore_pl.figures.curves import curves_of, draw_points
 from makemore_pl.figures.film import Film, shoot, shoot_rasters
+from makemore_pl.figures.layer_names import short, spoken
 from makemore_pl.figures.series import Histogram, density, floats, limits, reach, spread
 
 LECTURE_LINE = -3.0

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from makemore_pl.doctor.updates import BAND
 from makemore_pl.figures import curves, lecture_pictures
-from makemore_pl.figures.canvas import in_order, spoken
+from makemore_pl.figures.layer_names import in_order, spoken
 from makemore_pl.figures.series import Floats, Histogram, drops, trailing_mean
 from makemore_pl.report.run_directory import Run
 from makemore_pl.report.section import Block, Frames, Note, Picture, Pictures, Scene

@@ -11,7 +11,7 @@ from makemore_pl.doctor.facts import Facts
 from makemore_pl.doctor.update_ratios import typical_ratio
 from makemore_pl.doctor.updates import BAND
 from makemore_pl.figures import comparisons, curves, lecture_pictures
-from makemore_pl.figures.canvas import in_order, spoken
+from makemore_pl.figures.layer_names import in_order, spoken
 from makemore_pl.report.evolution import OPENING, SHARES, drops_of, ends, matrices, missing, smooth
 from makemore_pl.report.run_directory import Run, read_embedding
 from makemore_pl.report.section import Block, Note, Picture, Pictures, Table

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from makemore_pl.figures.canvas import png
+from makemore_pl.figures.encoding import png
 from makemore_pl.files import write_atomically
 from makemore_pl.report import pair_story, run_story, sweep_story
 from makemore_pl.report.run_directory import is_run, read_run

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from makemore_pl.figures import curves
-from makemore_pl.figures.canvas import in_order, spoken
+from makemore_pl.figures.layer_names import in_order, spoken
 from makemore_pl.report import evolution, health
 from makemore_pl.report.command import differences
 from makemore_pl.report.run_directory import Run

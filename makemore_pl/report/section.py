@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from makemore_pl.figures.canvas import coloured, inline, svg
+from makemore_pl.figures.encoding import coloured, inline, svg
 from makemore_pl.figures.film import Film, panel
 
 

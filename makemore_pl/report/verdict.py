@@ -10,7 +10,7 @@ from typing import Any
 import makemore_pl.doctor.diagnosis  # noqa: F401  # registers the rules
 from makemore_pl.command_line import anywhere
 from makemore_pl.doctor.rule import RULES
-from makemore_pl.figures.canvas import spoken
+from makemore_pl.figures.layer_names import spoken
 from makemore_pl.report.command import applied, command_of
 from makemore_pl.report.run_directory import Run
 from makemore_pl.report.section import Block, Code, Finding, Note, Verdict

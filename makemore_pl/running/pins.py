@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
-from makemore_pl.figures.canvas import in_order
+from makemore_pl.figures.layer_names import in_order
 
 PORT = 6006
 PINNED = (
