@@ -159,7 +159,7 @@ def test_images_fill_a_card(tmp_path: Path) -> None:
     trainer = Trainer(logger=TensorBoardLogger(tmp_path, name="", version=""), accelerator="cpu")
     for step, (height, width) in enumerate([(310, 460), (100, 460), (400, 200), (20, 30)]):
         card = dashboard.card(Image.new("RGB", (width, height), (200, 0, 0)))
-        dashboard.log_card(trainer, "picture", dashboard.png(card), step)
+        dashboard.log_card(trainer, "picture", dashboard.png(card), card.size, step)
     trainer.loggers[0].experiment.flush()
     drawn = EventAccumulator(str(tmp_path), {"images": 0}).Reload().Images("picture")
     reds = []

@@ -156,10 +156,9 @@ def png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def log_card(trainer: Trainer, tag: str, encoded: bytes, step: int) -> None:
-    """Write the PNG of a `card` to TensorBoard."""
-    width, height = Image.open(io.BytesIO(encoded)).size
-    image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=encoded)
+def log_card(trainer: Trainer, tag: str, encoded: bytes, size: tuple[int, int], step: int) -> None:
+    """Write the PNG of a `card` of this width and height to TensorBoard."""
+    image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=encoded)
     for logger in _tensorboards(trainer):
         _write(logger, Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 

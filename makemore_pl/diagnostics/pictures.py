@@ -45,7 +45,7 @@ class Figures(HistogramCallback):
     def __init__(
         self,
         pattern: str | None = None,
-        steps: Iterable[int] = (0, 1_000),
+        steps: Iterable[int] = (0,),
         every_n_steps: int = 100,
         unit_axis: int | None = None,
     ) -> None:
@@ -88,7 +88,7 @@ class Figures(HistogramCallback):
             card = dashboard.card(picture)
             tag, path, encoded = f"pictures/{name}", self._directory / f"{name}_{step}.png", dashboard.png(card)
             write_atomically(path, encoded if picture.width <= card.width else dashboard.png(picture))
-            dashboard.log_card(trainer, tag, encoded, step)
+            dashboard.log_card(trainer, tag, encoded, card.size, step)
             paths[tag] = path
         for logger in trainer.loggers:
             if isinstance(logger, JSONLinesLogger):

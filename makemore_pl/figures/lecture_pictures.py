@@ -68,12 +68,12 @@ def distribution_film(
     """The picture of `distributions`, over the steps.
 
     Args:
-        beside: other distributions that must fit into the axes too.
+        beside: all distributions that must fit into the axes, by default these.
     """
     names = list(dict.fromkeys(name for each in histograms.values() for name in each))
     rows = legend_rows(names)
     figure, (ax,) = canvas(legend_rows=rows)
-    _frame_distributions(ax, [*histograms.values(), *beside], log, own_units)
+    _frame_distributions(ax, beside or list(histograms.values()), log, own_units)
     caption(ax, title, _unit(xlabel, own_units), _density(log), rows)
     labels = [short(names)[name] for name in names]
     return shoot(figure, labels, lambda step: _density_curves(histograms[step], own_units), list(histograms))
