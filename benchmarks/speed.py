@@ -3,7 +3,7 @@
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,10 @@ def steady(contender: str, network: Network, steps: int, quick: bool, scratch: P
         return process | measured
 
 
-def command(contender: str, network: Network, steps: int, cache: Path) -> dict[str, Any]:
+def command(chosen: Sequence[str], network: Network, steps: int, cache: Path) -> dict[str, Any]:
+    """Run the whole command with these overrides."""
     with tempfile.TemporaryDirectory(dir=cache.parent) as run_dir:
-        overrides = [*network.overrides, *OURS[contender], f"hydra.run.dir={run_dir}", f"trainer.max_steps={steps}"]
+        overrides = [*network.overrides, *chosen, f"hydra.run.dir={run_dir}", f"trainer.max_steps={steps}"]
         process = run(["scripts/train.py", *overrides], cache)
         metrics = json.loads((Path(run_dir) / "metrics.json").read_text())
         return process | {key: metrics[key] for key in ("train/loss", "val/loss")}
@@ -91,7 +92,7 @@ def units(arguments: argparse.Namespace, scratch: Path, turn: int) -> list[Unit]
                 continue
             if contender in ("3", "4") and turn < arguments.commands:
                 cache = scratch / f"{name}-{contender}-{turn}"
-                task = partial(command, contender, network, arguments.command_steps, cache)
+                task = partial(command, OURS[contender], network, arguments.command_steps, cache)
                 found.append((name, contender, {"cold": task, "warm": task}))
             if turn < arguments.commands and run_whole(name, contender, arguments.full):
                 found.append((name, contender, {"whole": partial(measure, arguments.command_steps - WARMUP)}))

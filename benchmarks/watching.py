@@ -1,7 +1,7 @@
-"""What the default callbacks add to the whole command of 200,000 steps, in CPU time, with a warm cache.
+"""What the default callbacks, and then the page, add to the whole command of 200,000 steps, with a warm cache.
 
-CPU time of a process says it also where other work shares the machine. The commands run in pairs, one right after the
-other, and the result is the median over the pairs.
+CPU time of a process says it also where other work shares the machine. The three commands run one right after the
+other, and the result is the median over the rounds.
 """
 
 import statistics
@@ -10,30 +10,43 @@ from typing import Any
 
 GOAL = 0.05
 """The callbacks may add this share of the CPU time of the command without callbacks."""
-HEADER = ["without, s of CPU time", "with the default callbacks", "added (lowest to highest)", "goal"]
-Pair = tuple[float, float]
-"""CPU seconds of a command without and with the callbacks."""
+HEADER = ["command", "s of CPU time", "added to the first (lowest to highest)", "goal"]
+COMMANDS = {
+    "no callbacks, no page": ("callbacks=none", "report=false"),
+    "default callbacks, no page": ("report=false",),
+    "default callbacks and the page": (),
+}
+BARE, WATCHED, _ = COMMANDS
+Round = dict[str, float]
+"""CPU seconds of each command."""
 
 
-def measure(command: Callable[[str], dict[str, Any]], pairs: int, say: Callable[[str], None]) -> list[Pair]:
-    """Run the pairs, in turns with the one or the other first.
+def measure(
+    command: Callable[[tuple[str, ...]], dict[str, Any]], rounds: int, say: Callable[[str], None]
+) -> list[Round]:
+    """Run the rounds, every other one in the opposite order.
 
     Args:
-        command: runs a contender, "3" (without callbacks) or "4" (with them); returns its cpu_seconds.
+        command: runs the command with these overrides; returns its cpu_seconds.
     """
-    command("4")  # compiles
+    command(())  # compiles
     found = []
-    for pair in range(pairs):
-        order = ("3", "4") if pair % 2 else ("4", "3")
-        taken = {contender: command(contender)["cpu_seconds"] for contender in order}
-        found.append((taken["3"], taken["4"]))
-        say(f"pair {pair + 1}/{pairs}: {taken['4']:.1f} s with, {taken['3']:.1f} s without")
+    for number in range(rounds):
+        order = list(COMMANDS)[:: 1 if number % 2 else -1]
+        taken = {name: command(COMMANDS[name])["cpu_seconds"] for name in order}
+        found.append(taken)
+        say(f"round {number + 1}/{rounds}: {', '.join(f'{taken[name]:.1f} s with {name}' for name in COMMANDS)}")
     return found
 
 
-def rows(pairs: list[Pair]) -> list[list[str]]:
-    """Medians over the pairs, of what was added as a share too."""
-    without, watched = (statistics.median(each) for each in zip(*pairs, strict=True))
-    shares = [pair[1] / pair[0] - 1 for pair in pairs]
-    added = f"{statistics.median(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})"
-    return [[f"{without:.1f}", f"{watched:.1f}", added, f"≤ {GOAL:.0%}"]]
+def rows(rounds: list[Round]) -> list[list[str]]:
+    """Medians over the rounds, of what was added as a share too."""
+    found = []
+    for name in COMMANDS:
+        shares = [taken[name] / taken[BARE] - 1 for taken in rounds]
+        added = f"{statistics.median(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})"
+        seconds = statistics.median(taken[name] for taken in rounds)
+        found.append(
+            [name, f"{seconds:.2f}", "" if name == BARE else added, f"≤ {GOAL:.0%}" if name == WATCHED else ""]
+        )
+    return found

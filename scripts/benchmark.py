@@ -61,7 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scaling", action="store_true", help=f"instead: 1b and 3 over sizes; draws {FIGURE.name}")
     parser.add_argument("--sweep", action="store_true", help="instead: a sweep of 24 jobs, and 1b and 2 on the same")
     parser.add_argument("--sampling", action="store_true", help="instead: names a second, and those of the lecture")
-    parser.add_argument("--watching", action="store_true", help="instead: what callbacks add to a command, in 8 pairs")
+    parser.add_argument("--watching", action="store_true", help="instead: what callbacks and the page add, in 8 rounds")
     parser.add_argument("--doctor", action="store_true", help="instead: how often the doctor is right")
     parser.add_argument("--half", choices=HALVES, help="of --doctor's cases (default: both)")
     parser.add_argument("--family", choices=FAMILIES, help="of --doctor's cases (default: both)")
@@ -124,10 +124,10 @@ def measure_watching(arguments: argparse.Namespace) -> None:
     count, say = 2 if arguments.quick else 8, partial(console.print, highlight=False)
     with tempfile.TemporaryDirectory() as scratch:
         run_one = partial(speed.command, network=NETWORKS["kaiming"], steps=steps, cache=Path(scratch) / "cache")
-        pairs = watching.measure(run_one, count, say)
+        rounds = watching.measure(run_one, count, say)
     when = f"{surroundings['date']}, commit {surroundings['commit']}"
-    title, rows = f"kaiming, {steps:,} steps, medians of {count} pairs ({when})", watching.rows(pairs)
-    content = surroundings | {"cpu_seconds": pairs}
+    title, rows = f"kaiming, {steps:,} steps, medians of {count} rounds ({when})", watching.rows(rounds)
+    content = surroundings | {"cpu_seconds": rounds}
     write_text(arguments.output, content, [title, tables.markdown(watching.HEADER, rows)])
     console.print(tables.screen(title, watching.HEADER, rows))
 

@@ -1,6 +1,5 @@
 """Trains one network, or a sweep of them: python scripts/train.py +experiment=kaiming"""
 
-import gc
 import math
 import sys
 
@@ -29,7 +28,6 @@ def main(raw: DictConfig) -> float:
         config = resolve(raw)
         from makemore_pl.train import run  # imported here, because torch would make --help and --cfg slow
 
-        gc.freeze()  # what was imported stays to the end; to search it for garbage takes 0.25 s
         return float(run(config)["val/loss"])
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, Exception) and not is_mistake(error):

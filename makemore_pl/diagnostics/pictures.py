@@ -45,7 +45,7 @@ class Figures(HistogramCallback):
     def __init__(
         self,
         pattern: str | None = None,
-        steps: Iterable[int] = (0,),
+        steps: Iterable[int] = (0, 1_000),
         every_n_steps: int = 100,
         unit_axis: int | None = None,
     ) -> None:
