@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from makemore_pl.diagnostics import Doctor
 from makemore_pl.diagnostics.loss_record import unscaled
-from makemore_pl.doctor.inspection import copies_of_units
+from makemore_pl.doctor.copied_units import copies_of_units
 
 Data = tuple[Tensor, Tensor]
 

@@ -9,8 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from makemore_pl.diagnostics import dashboard
+from makemore_pl.diagnostics.activation_stats import is_activation
 from makemore_pl.diagnostics.callback import DiagnosticsCallback, log_spaced
 from makemore_pl.diagnostics.first_batches import INSPECTED, FirstBatches
+from makemore_pl.diagnostics.function_record import FunctionRecord
 from makemore_pl.diagnostics.gathering import instruments, of_first_batches, of_loss, of_optimizers
 from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.loss_record import LossRecord
@@ -81,6 +83,8 @@ class Doctor(DiagnosticsCallback):
         self._series: dict[str, dict[int, float | None]] = {}
         self._first: FirstBatches | None = None
         self._losses = LossRecord()
+        self._functions: FunctionRecord | None = None
+        """From the first batch on."""
         self._reached: set[nn.Parameter] = set()
         self._updates = 0
         """Of all optimizers, among those that were looked at."""
@@ -127,6 +131,15 @@ class Doctor(DiagnosticsCallback):
         first = self.watch and self._losses.see(self.watch.step, loss, self._scaler)
         if first and (self._open or self.step is not None):
             self.attempt("the loss", self._losses.read, loss, self._open)
+            self.attempt("activation functions", self._read_functions, pl_module, loss)
+
+    def _read_functions(self, pl_module: LightningModule, loss: Tensor) -> None:
+        if self._functions is None and self._first and self._open:
+            self._functions = FunctionRecord()
+            modules = [each for each in pl_module.modules() if is_activation(each)]
+            self._functions.find(loss, self._first.seen, modules)
+        if self._functions and self.step is not None:
+            self._functions.read(loss)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -170,6 +183,8 @@ class Doctor(DiagnosticsCallback):
     def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if (losses := self._losses.stacked()) is not None:
             self.values["doctor/losses"] = losses
+        if self._functions and (functions := self._functions.stacked()) is not None:
+            self.values["doctor/functions"] = functions
         if self._first:
             self._first.seen.look_at_modes()
             if self.watch and self.watch.step >= SETTLED and not self._compared:
@@ -185,6 +200,9 @@ class Doctor(DiagnosticsCallback):
             losses = self._series.setdefault("train/loss", {})
             for at, loss in zip(self._losses.fetched, arrays["doctor/losses"].tolist(), strict=True):
                 losses.setdefault(at, loss)
+        if self._functions and "doctor/functions" in arrays:
+            for tag, value in zip(self._functions.fetched, arrays["doctor/functions"].tolist(), strict=True):
+                self._series.setdefault(tag, {}).setdefault(step, value)
         if (mean := mean_loss_of(pl_module)) is not None:
             self._series.setdefault("train/loss_mean", {})[step] = mean
         if step >= INSPECTED - 1 and log_spaced(step):
@@ -237,7 +255,7 @@ class Doctor(DiagnosticsCallback):
         if self._updates < INSPECTED * len(trainer.optimizers):
             facts.unreached = None
         if self._first:
-            of_first_batches(facts, pl_module, self._first)
+            of_first_batches(facts, pl_module, self._first, self._functions or FunctionRecord())
         if not self._compared and not facts.copies:
             facts.copies = None
             facts.unknown.setdefault("copies", f"fewer than {SETTLED + 1} steps were taken")

@@ -10,8 +10,9 @@ from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.diagnostics.tag_names import matrices
 from makemore_pl.diagnostics.taps import hidden_modules, in_transform
+from makemore_pl.doctor.copied_units import copies_of_units
 from makemore_pl.doctor.facts import Scale
-from makemore_pl.doctor.inspection import NORMALISATIONS, Inspection, copies_of_units
+from makemore_pl.doctor.inspection import NORMALISATIONS, Inspection
 from makemore_pl.doctor.minibatch import examples_in, examples_vary, scale_of
 from makemore_pl.doctor.mixed_examples import mixed_examples
 

@@ -11,6 +11,7 @@ from makemore_pl.diagnostics.activation_stats import ActivationStats, is_activat
 from makemore_pl.diagnostics.batchnorm_stats import BatchNormStats
 from makemore_pl.diagnostics.callback import DiagnosticsCallback
 from makemore_pl.diagnostics.first_batches import FirstBatches
+from makemore_pl.diagnostics.function_record import FunctionRecord
 from makemore_pl.diagnostics.gradient_stats import GradientStats
 from makemore_pl.diagnostics.loss_record import LossRecord
 from makemore_pl.diagnostics.tag_names import layer_names, matrices, without_compiled
@@ -65,7 +66,7 @@ def of_optimizers(
     facts.unreached = tuple(name for name, p in trained.items() if p in owned and (p not in reached or p in zero))
 
 
-def of_first_batches(facts: Facts, module: nn.Module, first: FirstBatches) -> None:
+def of_first_batches(facts: Facts, module: nn.Module, first: FirstBatches, functions: FunctionRecord) -> None:
     """Fill in layers, their order and modes, and what else the first batches told. Call it after `of_optimizers`."""
     facts.batch_size, facts.copies = first.batch_size, first.copies
     facts.inputs, facts.inputs_vary = first.inputs, first.inputs_vary
@@ -74,7 +75,7 @@ def of_first_batches(facts: Facts, module: nn.Module, first: FirstBatches) -> No
     seen = first.seen
     facts.tokens, facts.inputs_normalised = seen.begins_with_embedding, seen.begins_normalised
     if seen.order:
-        _of_calls(facts, module, seen)
+        _of_calls(facts, module, seen, functions)
     for name, why in list(seen.failures.items())[:1]:  # what is not found may be where nobody could look
         for fact in ("layers", "linear_pairs", "bias_before_batchnorm", "asleep", "values_per_channel"):
             if not getattr(facts, fact):
@@ -82,20 +83,27 @@ def of_first_batches(facts: Facts, module: nn.Module, first: FirstBatches) -> No
                 facts.unknown[fact] = f"{name or 'the module'} could not be looked at: {why}"
 
 
-def _of_calls(facts: Facts, module: nn.Module, seen: Inspection) -> None:
+def _of_calls(facts: Facts, module: nn.Module, seen: Inspection, functions: FunctionRecord) -> None:
     if seen.output is not None:
         last = set(seen.output.parameters(recurse=False))
         facts.output = tuple(name for name, parameter in matrices(module).items() if parameter in last)
     chosen = [name for each, name in seen.names.items() if name and is_activation(each)]
     tags = layer_names(module, chosen)
     layers = {each: tags[seen.names[each]] for each in seen.order if seen.names[each] in tags}
-    facts.layers = tuple(layers.values())
-    facts.bounded = tuple(name for each, name in layers.items() if is_tanh(each))
-    facts.rectified = tuple(name for each, name in layers.items() if is_relu(each))
+    places = {name: seen.places.get(each, 0) for each, name in layers.items()} | functions.places
+    kinds = functions.kinds.items()
+    facts.layers = tuple(sorted(places, key=lambda name: places[name]))
+    facts.bounded = (*(name for each, name in layers.items() if is_tanh(each)), *(n for n, k in kinds if k == "tanh"))
+    facts.rectified = (*(name for each, name in layers.items() if is_relu(each)), *(n for n, k in kinds if k == "relu"))
     facts.signals = {tag: seen.signals[each] for each, tag in layers.items() if _keeps_signal(each, seen)}
+    facts.signals |= functions.signals
+    positions = {name: seen.positions[each] for each, name in layers.items() if each in seen.positions}
+    facts.positions = positions | functions.positions
     facts.normalises = seen.normalises
     facts.final = tuple(layers[each] for each in seen.final if each in layers)
-    facts.before_normalised = bool(layers) and all(seen.after_normalisation(each) for each in layers)
+    normalised = [seen.after_normalisation(each) for each in layers]
+    normalised += [name in functions.normalised for name in functions.kinds]
+    facts.before_normalised = bool(normalised) and all(normalised)
     facts.linear_pairs = tuple(seen.linear_pairs)
     facts.bias_before_batchnorm = tuple(seen.bias_before_batchnorm)
     facts.values_per_channel, facts.batchnorm_momentum = seen.values_per_channel, seen.momentum

@@ -100,8 +100,12 @@ def vanishing_gradients(evidence: Evidence) -> Iterator[Finding]:
     layers = evidence.need("activation_grad_std")
     if len(layers) < 2:
         raise NotApplicable("there is one activation layer only")
-    first, *_, last = layers.values()
-    ratio = first.values / np.where(last.values > 0, last.values, np.nan)
+    names, (first, *_, last) = list(layers), layers.values()
+    both = np.intersect1d(first.steps, last.steps)
+    ratio = first.at(both) / np.where((behind := last.at(both)) > 0, behind, np.nan)
+    # a mean over positions gives each of them a small share of the gradient
+    positions = evidence.facts.positions
+    ratio = ratio * max(positions.get(names[0], 1) / positions.get(names[-1], 1), 1)
     most = max((each for each in (median(ratio[:3]), median(ratio)) if np.isfinite(each)), default=VANISHED)
     if most < VANISHED:
         yield Finding(

@@ -35,6 +35,10 @@ class Series:
         """The first number. It is that of step 0, before any update, unless the run was resumed."""
         return float(self.values[0])
 
+    def at(self, steps: NDArray[np.int64]) -> Floats:
+        """The numbers of these steps, which are among its own."""
+        return self.values[np.searchsorted(self.steps, steps)]
+
     @property
     def late(self) -> float:
         """Median over the last third, at least 3 values."""

@@ -44,7 +44,9 @@ class Facts:
     """What is None is not known, and rules that need it abstain; what is empty or False is known not to be there."""
 
     layers: tuple[str, ...] | None = None
-    """Activation layers in the order of the forward pass, by the name that tags give them."""
+    """Activation layers in the order of the forward pass, by the name that tags give them. An activation function that
+    is no module has the name of the layer before it.
+    """
     matrices: tuple[str, ...] = ()
     """Trainable matrices by tag name."""
     vocabulary: tuple[str, ...] = ()
@@ -60,6 +62,8 @@ class Facts:
     signals: dict[str, float] = field(default_factory=dict)
     """Layer -> spread of what goes into it from example to example at the start, the mean over its numbers; without
     those whose activation is a sigmoid, which shrinks it by its nature."""
+    positions: dict[str, int] = field(default_factory=dict)
+    """Layer -> numbers that its activations hold for each example and unit: pixels, or steps of a sequence."""
     before_normalised: bool | None = None
     """Whether every activation follows a normalisation."""
 

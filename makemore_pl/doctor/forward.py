@@ -236,8 +236,8 @@ def vanishing_activations(evidence: Evidence) -> Iterator[Finding]:
     "Units are dead",
     needs=("dead_units/<layer> for tanh, stuck_units/<layer> for ReLU",),
     bound="late in the run, 20 % of the tanh units saturated on every example, or 60 % of the ReLU units at zero on "
-    "every example; critical from 90 %, and below that only information where the loss is under half of a constant "
-    "guess's",
+    "every example, or in minibatches of fewer than 16 examples all of them; critical from 90 %, and below that only "
+    "information where the loss is under half of a constant guess's or that is not known",
     source="tanh: the worst start of the lecture ends at 5 %; ReLU: half of the units, as SageMaker Debugger and "
     "TheDeepChecker have it, and a margin for units that are sparse",
     explains=("vanishing_gradients", "no_learning", "no_gradient", "update_too_small"),
@@ -245,9 +245,8 @@ def vanishing_activations(evidence: Evidence) -> Iterator[Finding]:
     picture="the raster of saturated units",
 )
 def dead_units(evidence: Evidence) -> Iterator[Finding]:
-    if (evidence.facts.batch_size or 32) < 16:
-        raise Abstain("minibatches of fewer than 16 examples leave units silent by chance")
     facts = evidence.facts
+    few = (facts.batch_size or 32) < 16
     if facts.layers and not facts.bounded and not facts.rectified:
         raise NotApplicable("there is neither tanh nor ReLU")
     rectified = facts.rectified or ()
@@ -258,11 +257,14 @@ def dead_units(evidence: Evidence) -> Iterator[Finding]:
     if not tanh and not relu:
         raise Abstain("neither tanh nor ReLU was measured")
     dead = _above(tanh, DEAD_TANH) | _above(relu, DEAD_RELU)
+    if few and not (dead := {name: share for name, share in dead.items() if share == 1}):
+        raise Abstain("minibatches of fewer than 16 examples leave units silent by chance")
     if dead:
         worst = max(dead, key=lambda name: dead[name])
         bound = DEAD_RELU if worst in rectified else DEAD_TANH
         guess = evidence.guess()
-        learned = guess is not None and "train/loss" in evidence.series and evidence.losses().late < 0.5 * guess
+        # the rest of the units may be enough: it is a fault where it is known that little has been learned
+        learned = guess is None or ("train/loss" in evidence.series and evidence.losses().late < 0.5 * guess)
         severity = "critical" if dead[worst] > 0.9 else "info" if learned else "warning"
         yield Finding(
             "dead_units", severity, ", ".join(dead), evidence.last_step, dead[worst], bound, "",

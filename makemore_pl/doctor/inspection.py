@@ -14,6 +14,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
+from makemore_pl.doctor.activation_graph import place_of
+from makemore_pl.doctor.minibatch import positions_of
 from makemore_pl.module_copy import Hook
 
 NORMALISATIONS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -60,6 +62,12 @@ class Inspection:
         """Name of a module -> why it could not be looked at."""
         self.outer: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
         """Outermost calls, which are not part of another module's call, with their arguments."""
+        self.returned: dict[Any, nn.Module] = {}
+        """Autograd function -> the module without children whose output it made, in the batch that is running."""
+        self.places: dict[nn.Module, int] = {}
+        """Module without children -> place of its first call in the forward pass, as autograd counts."""
+        self.positions: dict[nn.Module, int] = {}
+        """Module without children -> numbers that it gives for each example and unit in its first call."""
         self._made: dict[int, tuple[ReferenceType[Tensor], nn.Module, nn.Module | None, int]] = {}
         """Id of a tensor -> a reference to it, the module that returned it, the linear layer of whose input it is still
         a linear function (or None), and its version."""
@@ -104,6 +112,7 @@ class Inspection:
             if pair not in self.linear_pairs and all(readers[each] == 1 for each in between):
                 self.linear_pairs.append(pair)
         self._made, self._depth, self._ends, self._candidates, self._outputs = {}, 0, [], {}, {}
+        self.returned = {}
 
     def forget(self) -> None:
         """Drop the recorded tensors, to free their memory."""
@@ -156,6 +165,11 @@ class Inspection:
             self._ends.append(y.grad_fn)
         if next(module.children(), None) is not None:
             return
+        if y.grad_fn is not None:
+            self.returned.setdefault(y.grad_fn, module)
+            self.places.setdefault(module, place_of(y.grad_fn))
+        if y.ndim > 1:
+            self.positions.setdefault(module, positions_of(y))
         linear: nn.Module | None = module if isinstance(module, LINEAR) else None
         if linear is not None:
             self._outputs[linear] = y.grad_fn
@@ -263,30 +277,3 @@ def _only_linear(before: nn.Module, after: nn.Module) -> bool:
         kernels = (*before.kernel_size, *after.kernel_size)
         return before.groups == after.groups == 1 and min(kernels) > 1 and before.out_channels >= before.in_channels
     return False
-
-
-def copies_of_units(named: Mapping[str, nn.Parameter], zeros: bool = False) -> dict[str, float]:
-    """Matrix -> share of its rows that equal another row which is not all zeros.
-
-    Args:
-        zeros: count those of a matrix that is zero throughout. At the start that may be meant, as in a residual branch.
-    """
-    found = {}
-    for name, parameter in named.items():
-        if (
-            nn.parameter.is_lazy(parameter)
-            or parameter.ndim < 2
-            or parameter.size(0) < 2
-            or parameter.numel() > 4_000_000
-            or not parameter.requires_grad
-        ):
-            continue
-        rows = parameter.detach().flatten(1).float()
-        rows = rows if zeros and not rows.any() else rows[rows.any(1)]
-        if len(rows) > 1 and rows.size(1) > 1:  # rows of one number are scales, which can well be equal
-            # rows that differ in their first number are no copies; to sort whole rows takes far longer
-            different = len(torch.unique(rows[:, 0]))
-            different = len(torch.unique(rows, dim=0)) if different < len(rows) else different
-            found[name] = 1 - different / len(rows)
-            found[name] *= len(rows) / (len(rows) - 1)  # so that the share is 1 if all rows are equal
-    return found

@@ -105,9 +105,9 @@ def read_loss(loss: Tensor) -> LossGraph | None:
 
 def _known(node: Any, alone: bool) -> LossGraph:
     kind, before = KINDS[node.name()], _before(node)
-    output, targets, weight = (_saved(node, name) for name in ("self", "target", "weight"))
+    output, targets, weight = (saved(node, name) for name in ("self", "target", "weight"))
     if kind != "nll":
-        alone = alone and weight is None and _saved(node, "pos_weight") is None
+        alone = alone and weight is None and saved(node, "pos_weight") is None
         if node.name() in ("HuberLossBackward0", "SmoothL1LossBackward0"):
             output = None if targets is None or output is None else output - targets
             targets = None
@@ -131,13 +131,13 @@ def _by_hand(node: Any, alone: bool) -> LossGraph | None:
         squared = not name.startswith("Pow") or node._saved_exponent == 2
         if before is None or not squared or not before.name().startswith(("Sub", "Rsub")):
             return None
-        return LossGraph("mse" if name.startswith("Pow") else "l1", alone, _before(before), _saved(node, "self"), None)
+        return LossGraph("mse" if name.startswith("Pow") else "l1", alone, _before(before), saved(node, "self"), None)
     if name.startswith("Mul"):
         places = [place for place, (each, _) in enumerate(node.next_functions) if each is not None]
         if len(places) == 1 and node.next_functions[places[0]][0].name() == "LogSoftmaxBackward0":
             log_softmax = node.next_functions[places[0]][0]
-            targets = _saved(node, "other" if places[0] == 0 else "self")
-            output = _saved(log_softmax, "result")
+            targets = saved(node, "other" if places[0] == 0 else "self")
+            output = saved(log_softmax, "result")
             if targets is not None and output is not None and targets.shape == output.shape and output.ndim == 2:
                 return LossGraph("cross_entropy", alone, _before(log_softmax), output, targets)
     return None
@@ -175,7 +175,8 @@ def _before(node: Any) -> str | None:
     return None
 
 
-def _saved(node: Any, name: str) -> Tensor | None:
+def saved(node: Any, name: str) -> Tensor | None:
+    """An argument or result that autograd keeps for a function; None where it keeps none, or not as it was."""
     raw = getattr(node, f"_raw_saved_{name}", None)
     if getattr(raw, "unpack_hook", None) is not None:
         return None  # reading it would run a checkpointed network again

@@ -37,6 +37,13 @@ def examples_vary(x: Tensor, size: int) -> bool | None:
     return any(bool((x != x.narrow(axis, 0, 1)).any()) for axis in axes)
 
 
+def positions_of(x: Tensor) -> int:
+    """Numbers (B, C, H, W), (B, C, L) or (B, T, C) hold for each example and unit; for three dimensions the larger of
+    what both orders say.
+    """
+    return x.numel() // max(len(x) * (x.size(1) if x.ndim > 3 else min(x.shape[1:])), 1)
+
+
 def tensors_in(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
