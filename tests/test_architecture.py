@@ -163,7 +163,7 @@ ELSEWHERE = {
     "diagnostics/dashboard.py": {"_prefix", "_get_file_writer"},
     "diagnostics/taps.py": {"_C", "_functorch", "_current_graph_task_id", "_compiled_call_impl"},
     "diagnostics/unit_axis.py": {"_ConvNd", "_InstanceNorm"},
-    "doctor/activation_graph.py": {"_sequence_nr"},
+    "doctor/activation_graph.py": {"_sequence_nr", "_saved_p"},
     "doctor/inspection.py": {"_ConvNd", "_InstanceNorm", "_DropoutNd", "_version"},
     "doctor/mixed_examples.py": {"_python_dispatch"},
     "doctor/loss_graph.py": {"_saved_ignore_index", "_saved_exponent"},

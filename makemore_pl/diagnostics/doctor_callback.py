@@ -129,8 +129,10 @@ class Doctor(DiagnosticsCallback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         super().on_before_backward(trainer, pl_module, loss)
         first = self.watch and self._losses.see(self.watch.step, loss, self._scaler)
-        if first and (self._open or self.step is not None):
+        watched = self._open or self.step is not None
+        if first and (watched or not self._losses.has_enough):
             self.attempt("the loss", self._losses.read, loss, self._open)
+        if first and watched:
             self.attempt("activation functions", self._read_functions, pl_module, loss)
 
     def _read_functions(self, pl_module: LightningModule, loss: Tensor) -> None:
@@ -148,6 +150,14 @@ class Doctor(DiagnosticsCallback):
             self.attempt("the loss", self._losses.read_batch, batch)
             self.attempt("the first batches", self._first.close, batch)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self._first and not trainer.sanity_checking:
+            self.attempt("the inputs of validation", self._first.listen_to_validation)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self._first:
+            self._first.close_hooks()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or self.watch is None:

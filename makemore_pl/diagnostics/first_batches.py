@@ -13,8 +13,9 @@ from makemore_pl.diagnostics.taps import hidden_modules, in_transform
 from makemore_pl.doctor.copied_units import copies_of_units
 from makemore_pl.doctor.facts import Scale
 from makemore_pl.doctor.inspection import NORMALISATIONS, Inspection
-from makemore_pl.doctor.minibatch import examples_in, examples_vary, scale_of
+from makemore_pl.doctor.minibatch import examples_in, examples_vary, scale_of, tensors_in
 from makemore_pl.doctor.mixed_examples import mixed_examples
+from makemore_pl.module_copy import Hook
 
 INSPECTED = 3
 """Batches in the beginning of which every module's call is looked at, and steps before which gradients are."""
@@ -40,6 +41,7 @@ class FirstBatches:
         self.batch_size: int | None = None
         self.inputs: Scale | None = None
         self.inputs_vary: bool | None = None
+        self.inputs_validated: Scale | None = None
         self.examples_mixed: str | None = None
         self.copies: dict[str, float] | None = None
         """Hidden matrix -> share of its units that are copies, where nine tenths are at the start, or half later on."""
@@ -92,6 +94,16 @@ class FirstBatches:
         if (x := self.seen.first_input) is not None:
             self.inputs = scale_of(x)
             self.inputs_vary = examples_vary(x, self.batch_size or 0)
+
+    def listen_to_validation(self) -> None:
+        """Before the first batch of a validation; what the first layer gets in it is measured, once."""
+        layer = self.seen.first_layer
+        if layer is not None and self.inputs is not None and self.inputs_validated is None and not self._handles:
+            self._handles.append(layer.register_forward_pre_hook(Hook(self._validated), with_kwargs=True))
+
+    def _validated(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.inputs_validated is None and not in_transform() and (found := tensors_in([*args, *kwargs.values()])):
+            self.inputs_validated = scale_of(found[0])
 
     def _mix(self, batch: Any) -> None:
         self.examples_mixed = mixed_examples(self.seen, batch, self.batch_size or 0) or ""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.diagnostics import statistics
-from makemore_pl.doctor.activation_graph import ActivationFunction, activation_functions, place_of
+from makemore_pl.doctor.activation_graph import ActivationFunction, activation_functions, dropout_function, place_of
 from makemore_pl.doctor.inspection import Inspection
 from makemore_pl.doctor.minibatch import positions_of
 
@@ -34,6 +34,8 @@ class FunctionRecord:
         """Names of those that follow a normalisation."""
         self.signals: dict[str, float] = {}
         """Name -> spread from example to example at the start, the mean over its numbers."""
+        self.dropout = 0.0
+        """The largest share that a dropout drops, modules included."""
         self._all: list[str] = []
         """Their kinds."""
         self._values: dict[str, Tensor] = {}
@@ -47,6 +49,7 @@ class FunctionRecord:
         Args:
             modules: activation modules that are measured elsewhere, in their first call.
         """
+        self.dropout = dropout_function(loss)
         functions = activation_functions(loss, seen.returned)
         self._all = [each.kind for each in functions]
         mine: dict[str, int] = {}

@@ -70,6 +70,7 @@ def of_first_batches(facts: Facts, module: nn.Module, first: FirstBatches, funct
     """Fill in layers, their order and modes, and what else the first batches told. Call it after `of_optimizers`."""
     facts.batch_size, facts.copies = first.batch_size, first.copies
     facts.inputs, facts.inputs_vary = first.inputs, first.inputs_vary
+    facts.inputs_validated = first.inputs_validated
     facts.examples_mixed, facts.accumulates = first.examples_mixed, first.accumulates()
     facts.unknown = {"accumulates": FEW, "unreached": FEW} | first.unknown
     seen = first.seen
@@ -107,7 +108,7 @@ def _of_calls(facts: Facts, module: nn.Module, seen: Inspection, functions: Func
     facts.linear_pairs = tuple(seen.linear_pairs)
     facts.bias_before_batchnorm = tuple(seen.bias_before_batchnorm)
     facts.values_per_channel, facts.batchnorm_momentum = seen.values_per_channel, seen.momentum
-    facts.dropout = seen.dropout()
+    facts.dropout = max(seen.dropout(), functions.dropout)
     if facts.unreached is not None:
         facts.unused = tuple(name for name in facts.unreached if not seen.ran(name))
         facts.unreached = tuple(name for name in facts.unreached if name not in facts.unused)

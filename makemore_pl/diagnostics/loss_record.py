@@ -9,6 +9,9 @@ from torch import Tensor
 from makemore_pl.doctor.loss_graph import LossGraph, read_loss
 from makemore_pl.doctor.target_statistics import TargetStatistics
 
+ENOUGH, BATCHES = 4096, 128
+"""Targets to be counted, and batches in which that is tried."""
+
 
 class LossRecord:
     """What backward starts from, batch by batch. Of several losses in a batch the first one counts.
@@ -29,6 +32,11 @@ class LossRecord:
         self._here, self._batches = 0, 0
         self._waiting: list[tuple[int, Tensor]] = []
         """Steps and losses that are still on the device."""
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether targets have been counted that suffice for a constant guess."""
+        return self._batches > BATCHES or self.graph is None or self.targets.count >= ENOUGH
 
     def begin(self) -> None:
         """Before a batch."""

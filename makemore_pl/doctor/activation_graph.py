@@ -74,6 +74,36 @@ def activation_functions(loss: Tensor, returned: Mapping[Any, nn.Module]) -> lis
     return [_described(node, returned) for node in nodes]
 
 
+def dropout_function(loss: Tensor) -> float:
+    """The largest share of numbers that a dropout drops, 0 without one: a product with zeros and equal other numbers,
+    whose mean is near 1.
+    """
+    most, seen = 0.0, set[Any]()
+    queue: list[Any] = [loss.grad_fn] if loss.grad_fn is not None else []
+    while queue and len(seen) < MOST:
+        node = queue.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        parents = _parents(node)
+        queue += parents
+        if node.name() == "NativeDropoutBackward0":
+            most = max(most, float(node._saved_p))
+        elif node.name() == "MulBackward0" and len(parents) == 1:
+            mask = next((x for name in ("other", "self") if (x := saved(node, name)) is not None), None)
+            if mask is not None and mask.is_floating_point() and mask.numel() >= 64:
+                most = max(most, _dropped(mask))
+    return most
+
+
+def _dropped(mask: Tensor) -> float:
+    kept = mask[mask != 0]
+    if len(kept) in (0, mask.numel()) or bool((kept != kept[0]).any()) or float(kept[0]) <= 1:
+        return 0.0
+    share = 1 - 1 / float(kept[0])
+    return share if abs(1 - len(kept) / mask.numel() - share) < 0.15 else 0.0
+
+
 def place_of(node: Any) -> int:
     """Of a function in the forward pass, as autograd counts."""
     return int(node._sequence_nr())

@@ -144,7 +144,7 @@ def exploding_gradients(evidence: Evidence) -> Iterator[Finding]:
     losses = evidence.losses()
     usual, highest = median(norm.values), float(np.nanmax(norm.values, initial=0.0))
     # if the loss goes up and stays there, too large steps have caused the large gradients
-    if np.sum(losses.steady > evidence.far()) >= 3:
+    if np.sum(evidence.steady_losses() > evidence.far()) >= 3:
         return
     if losses.late < losses.values[0] and usual > 0 and highest > SPIKED * max(usual, 1e-3):
         step = int(norm.steps[int(np.nanargmax(norm.values))])

@@ -44,12 +44,11 @@ class Series:
         """Median over the last third, at least 3 values."""
         return median(self.values[-max(3, len(self.values) // 3) :])
 
-    @property
-    def steady(self) -> Floats:
-        """Medians of five numbers in a row; the numbers themselves if they are few or not from neighbouring steps."""
+    def steady(self, width: int = 5) -> Floats:
+        """Medians of so many numbers in a row; the numbers themselves if these are few or not of neighbouring steps."""
         if len(self.values) < 50 or self.steps[-1] - self.steps[0] > 2 * len(self.values):
             return self.values
-        return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(self.values, 5), axis=1))
+        return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(self.values, width), axis=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +102,10 @@ class Evidence:
         if found is None:
             raise Abstain("the training loss was not seen")
         return found
+
+    def steady_losses(self) -> Floats:
+        """Training losses without the noise of minibatches: medians of five in a row, of more where these are small."""
+        return self.losses().steady(min(max(5, 2 * round(40 / max(self.facts.batch_size or 32, 1)) + 1), 25))
 
     def beginning(self) -> float:
         """The loss to start from: the first one, or what a constant guess costs where one easy minibatch costs less."""

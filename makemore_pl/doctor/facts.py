@@ -86,6 +86,8 @@ class Facts:
     targets_vary: bool | None = None
 
     inputs: Scale | None = None
+    inputs_validated: Scale | None = None
+    """What the same layer gets in the first validation."""
     tokens: bool = False
     """Whether the network begins with an embedding, so that its input has no scale."""
     inputs_vary: bool | None = None

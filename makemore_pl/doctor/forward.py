@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, Series, median
 from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
@@ -176,7 +178,17 @@ def saturation(evidence: Evidence) -> Iterator[Finding]:
 def exploding_activations(evidence: Evidence) -> Iterator[Finding]:
     if evidence.facts.before_normalised:
         raise NotApplicable("a normalisation is before each activation")
-    layers = {name: each.start for name, each in evidence.need("activation_std").items() if each.start > 0}
+    measured = evidence.need("activation_std")
+    losses = evidence.get("train/loss")
+    overflown = next((name for name, each in measured.items() if each.steps[0] == 0 and np.isnan(each.start)), None)
+    finite = evidence.facts.inputs is not None or evidence.facts.tokens
+    if overflown and finite and losses is not None and losses.steps[0] == 0 and np.isnan(losses.start):
+        yield Finding(
+            "exploding_activations", "critical", overflown, 0, None, None, "",
+            f"The activations of {overflown} start infinite, though the inputs are finite: each layer multiplies.",
+        )  # fmt: skip
+        return
+    layers = {name: each.start for name, each in measured.items() if each.start > 0}
     if not layers:
         raise Abstain("no activation varies at the start")
     first = next(iter(layers.values()))
@@ -201,7 +213,7 @@ def exploding_activations(evidence: Evidence) -> Iterator[Finding]:
     bound="at the start, preactivations with a standard deviation below 0.1 (tanh) or 0.01 (others), or below 0.002 "
     "from example to example, sigmoid aside",
     source="below 0.1 tanh is linear to 0.3 %. The lecture's gain 1 keeps 0.33 in the fifth layer, gain 0.5 0.02",
-    explains=("vanishing_gradients", "update_too_small", "no_learning", "dead_units"),
+    explains=("vanishing_gradients", "update_too_small", "update_too_large", "no_learning", "dead_units"),
     remedy="Draw hidden weights with standard deviation gain / sqrt(fan_in), gain 5/3 for tanh and sqrt(2) for ReLU; "
     "or put a normalisation before each activation.",
     picture="activation_std over the layers",

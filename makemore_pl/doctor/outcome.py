@@ -13,8 +13,12 @@ DROPOUT, MUCH, HEAVY = 0.4, 0.55, 0.75
 """Share that is dropped: from which on it is judged by the gap, where soon, and where it is too much in any case."""
 PATIENT, SOON = 1000, 200
 """Steps before it is judged."""
+WIDER, MOVED = 1.5, 0.5
+"""Inputs of validation: factor between standard deviations, and distance of means in standard deviations."""
 WARM = 20
 """Steps after which BatchNorm's running statistics can be used, with momentum 0.1."""
+ALMOST = 0.85
+"""Share of a constant guess's loss above which the median loss may be that of a constant guess."""
 ENOUGH = 100
 """Steps after which the loss of a network that learns has fallen."""
 
@@ -90,7 +94,7 @@ def loss_spike(evidence: Evidence) -> Iterator[Finding]:
     values, start = losses.values, evidence.beginning()
     if len(values) < 12:
         raise Abstain("fewer than 12 losses were seen")
-    steady = losses.steady
+    steady = evidence.steady_losses()
     width = len(values) - len(steady) + 1
     for place in range(10, len(steady)):
         before = float(np.max(values[place - 10 : place], initial=0.0, where=np.isfinite(values[place - 10 : place])))
@@ -109,7 +113,9 @@ def loss_spike(evidence: Evidence) -> Iterator[Finding]:
     "Validation differs from training from the start",
     needs=("a validation within the first pass over the data", "the training loss"),
     bound="no validation loss within 10 % and three standard errors of what training had reached in its first pass, "
-    "before the first validation, nor within 10 % of what training was at then",
+    "before the first validation, nor within 10 % of what training was at then; or a validation loss above those 10 % "
+    "on inputs whose standard deviation is 1.5 times that of training or less than two thirds of it, or whose mean is "
+    "half a standard deviation off",
     source="in the first pass every training example is new, so its loss is what validation should show; 10 % is ours",
     explains=("overfitting", "no_learning"),
     remedy="Compare what training_step and validation_step do to a batch: scaling, order of channels, tokens, mode.",
@@ -117,6 +123,13 @@ def loss_spike(evidence: Evidence) -> Iterator[Finding]:
 )
 def train_val_mismatch(evidence: Evidence) -> Iterator[Finding]:
     val, losses = _validated(evidence)
+    if (shift := _shifted(evidence)) and float(val.values[-1]) > losses.late + 0.1 * abs(losses.late):
+        value, bound, words = shift
+        yield Finding(
+            "train_val_mismatch", "warning", "input", int(val.steps[0]), value, bound, "",
+            f"What the first layer gets in validation is another thing than in training: {words}.",
+        )  # fmt: skip
+        return
     _comparable(evidence)
     if evidence.facts.validated_within:
         raise Abstain("the first validation came after more than one pass over the training data")
@@ -136,6 +149,19 @@ def train_val_mismatch(evidence: Evidence) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _shifted(evidence: Evidence) -> tuple[float, float, str] | None:
+    """Value, bound and words where inputs are scaled or shifted in validation. A few examples say nothing."""
+    train, val = evidence.facts.inputs, evidence.facts.inputs_validated
+    if train is None or val is None or train.std == 0 or (evidence.facts.batch_size or 0) < 8:
+        return None
+    factor, shift = val.std / train.std, abs(val.mean - train.mean) / train.std
+    if not 1 / WIDER < factor < WIDER:
+        return factor, WIDER, f"standard deviation {val.std:.3g}, in training {train.std:.3g}"
+    if shift > MOVED:
+        return shift, MOVED, f"mean {val.mean:.3g}, in training {train.mean:.3g}, standard deviation {train.std:.3g}"
+    return None
+
+
 def _at(losses: Series, val: Series) -> list[float]:
     """Mean training loss of the steps before each validation, back to half of the way to its start."""
     return [float(np.mean(losses.values[(losses.steps <= s) & (losses.steps >= s / 2)])) for s in val.steps]
@@ -146,8 +172,8 @@ def _at(losses: Series, val: Series) -> list[float]:
     "outcome",
     "Nothing is learned from the inputs",
     needs=("the training loss of 100 steps", "the loss of a constant guess"),
-    bound="after 100 steps the loss is not 2 % below that of a constant guess and no longer falls, or no validation "
-    "loss is below it and they no longer fall",
+    bound="after 100 steps the loss is not 2 % below that of a constant guess (where no validation is better than the "
+    "first, not two standard errors) and no longer falls, or no validation loss is below it and they no longer fall",
     source="Karpathy's input-independent baseline; the constant guess is counted from the targets seen",
     remedy="Look at inputs and targets side by side, as the network gets them; try to overfit one minibatch: "
     "Trainer(overfit_batches=1).",
@@ -165,11 +191,16 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
         raise Abstain("the loss of a constant guess is not known for this loss")
     if evidence.last_step < ENOUGH:
         raise Abstain(f"fewer than {ENOUGH} steps were taken")
-    late, bound = losses.late / scale, guess - 0.02 * abs(guess)
+    third = max(len(losses.values) // 3, 1)
+    middle, last = losses.values[third : 2 * third] / scale, losses.values[-third:] / scale
+    late = losses.late / scale
     if not math.isfinite(late):
         raise Abstain("no late loss is finite")
-    third = len(losses.values) // 3
-    if late >= bound and median(losses.values[third : 2 * third]) / scale > late + 0.01 * abs(guess):
+    # where minibatches differ much, the median is no measure of what a constant guess costs on average
+    late = float(np.nanmean(last)) if late > ALMOST * guess else late
+    noise = 2 * float(np.nanstd(last)) / math.sqrt(third)
+    bound = guess - max(0.02 * abs(guess), min(noise, 0.06 * abs(guess)) if _stands(evidence) else 0)
+    if late >= bound and np.nanmean(middle) > late + 0.01 * abs(guess) + noise:
         raise Abstain("the loss is still falling towards that of a constant guess")
     val = evidence.get("val/loss")
     before = np.inf if val is None else np.nanmin(val.values[:-1], initial=np.inf)
@@ -187,6 +218,12 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
             f"better than {best:.3g}, and a guess that does not look at the input gets {guess:.3g}: the targets do not "
             "depend on the inputs, or there are too few examples to learn how.",
         )  # fmt: skip
+
+
+def _stands(evidence: Evidence) -> bool:
+    """Whether no validation is better than the first one, by 1 %."""
+    val = evidence.get("val/loss")
+    return val is not None and len(val.values) > 2 and float(np.nanmin(val.values)) > 0.99 * val.values[0] > 0
 
 
 @rule(
@@ -222,8 +259,9 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
     "Regularization wins",
     needs=("validation losses", "the training loss", "dropout or weight decay"),
     bound="dropout from 0.4 on where the validation loss is below the training loss after 1,000 steps, from 0.55 on "
-    "after 200, or from 0.75 on where it is not; with weight decay, preactivations that fade to less than half of "
-    "their start, or in a network without activation modules and normalisation its weights",
+    "after 200, or from 0.75 on where it is not; below 0.75 only where the loss is above half (from 0.55 on a quarter) "
+    "of a constant guess's; with weight decay, preactivations that fade to less than half of their start, or "
+    "weights that do in the median matrix where the loss is above a quarter of its start (with a normalisation 0.7)",
     source="a regularizer closes a gap; where there is none it only costs. What decay does to the weights, activations "
     "show whatever the optimizer",
     explains=("no_learning", "dead_units", "vanishing_gradients", "update_too_large", "saturation"),
@@ -238,16 +276,17 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
     if not dropout and not decay:
         raise NotApplicable("there is neither dropout nor weight decay")
     if decay:
-        layers, what = evidence.of("preactivation_std"), "What goes into the activation of"
-        if not layers and facts.normalises is False:  # behind which the size of weights does not matter
-            layers, what = _weights(evidence), "What makes up"
+        layers = evidence.of("preactivation_std")
+        learned = evidence.losses().late / evidence.beginning()
+        if learned > (0.7 if facts.normalises else 0.25):  # behind a normalisation the size of weights does not matter
+            weights = {name: each.late / each.start for name, each in _weights(evidence).items() if each.start > 0}
+            if median(weights.values()) < 0.5:
+                worst = min(weights, key=lambda name: weights[name])
+                yield _decayed(evidence, "The weights", worst, weights[worst], decay)
+                return
         faded = {name: each.late / each.start for name, each in layers.items() if each.start > 0}
         if faded and (worst := min(faded, key=lambda name: faded[name])) and faded[worst] < 0.5:
-            yield Finding(
-                "overregularized", "warning", worst, evidence.last_step, faded[worst], 0.5, "",
-                f"{what} {worst} has shrunk to {faded[worst]:.0%} of its spread at the "
-                f"start: weight decay {decay:g} wins over the gradient.",
-            )  # fmt: skip
+            yield _decayed(evidence, "What goes into the activation", worst, faded[worst], decay)
             return
     if dropout >= DROPOUT:
         val, losses = _validated(evidence)
@@ -259,12 +298,23 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
         wait = PATIENT if dropout < MUCH else SOON
         if evidence.last_step < wait and dropout < HEAVY:
             raise Abstain(f"fewer than {wait:,} steps leave no gap that dropout could close")
+        guess = evidence.guess()
+        if guess is not None and held < (0.5 if dropout < MUCH else 0.25) * guess and dropout < HEAVY:
+            return  # it learns well enough
         if held <= train or dropout >= HEAVY:
             yield Finding(
                 "overregularized", "warning", "dropout", evidence.last_step, dropout, DROPOUT, "",
                 f"Dropout {dropout:g} has nothing to mend: the network costs {held:.3g} on validation examples, "
                 f"and {train:.3g} on training examples with dropout. It underfits.",
             )  # fmt: skip
+
+
+def _decayed(evidence: Evidence, what: str, where: str, share: float, decay: float) -> Finding:
+    return Finding(
+        "overregularized", "warning", where, evidence.last_step, share, 0.5, "",
+        f"{what} of {where} has shrunk to {share:.0%} of its spread at the start: weight decay {decay:g} wins over the "
+        "gradient.",
+    )  # fmt: skip
 
 
 def _weights(evidence: Evidence) -> dict[str, Series]:

@@ -10,7 +10,7 @@ from makemore_pl.doctor.rule import rule
 
 EXCESS = 1.5
 """Bound of the first loss, in nats above ln V. With less, the loss of our networks after 1,500 steps is no worse."""
-LARGE, SMALL, OFFSET, SPREAD = 10.0, 0.02, 10.0, 100.0
+LARGE, SMALL, FAINT, OFFSET, SPREAD = 10.0, 0.02, 0.01, 10.0, 100.0
 
 
 @rule(
@@ -47,8 +47,9 @@ def constant_input(evidence: Evidence) -> Iterator[Finding]:
     "start",
     "Inputs are not scaled",
     needs=("a minibatch of floating-point inputs",),
-    bound="rms above 10, no number above 0.02, a mean more than 10 standard deviations from 0, or features whose "
-    "standard deviations differ by more than a factor 100; not where the network begins with a normalisation",
+    bound="rms above 10, no number above 0.02, rms below 0.01 and no number above 0.1, a mean more than 10 standard "
+    "deviations from 0, or features whose standard deviations differ by more than a factor 100; not where the network "
+    "begins with a normalisation",
     source="LeCun et al. 1998, Efficient BackProp, 4.3: mean 0 and variance 1; a factor 10 is left for taste",
     explains=(
         "saturation", "dead_units", "exploding_activations", "vanishing_activations", "exploding_gradients",
@@ -101,12 +102,21 @@ def target_scale(evidence: Evidence) -> Iterator[Finding]:
                 f"{targets.largest:.3g}.",
             )  # fmt: skip
         return
+    if _alike(evidence.facts.inputs, targets) and not evidence.facts.inputs_normalised:
+        return  # an autoencoder's, whose inputs are to be scaled
     if targets.varies and (reason := _out_of_scale(targets)):
         value, bound, words = reason
         yield Finding(
             "target_scale", "warning", "target", 0, value, bound, "",
             f"The targets are not scaled: {words}. The network starts with outputs near 0 and has to travel there.",
         )  # fmt: skip
+
+
+def _alike(inputs: Scale | None, targets: Scale) -> bool:
+    """Whether the targets have the scale of the inputs, to a hundredth of their spread."""
+    if inputs is None:
+        return False
+    return abs(inputs.mean - targets.mean) < 0.01 * targets.std and abs(inputs.std - targets.std) < 0.01 * targets.std
 
 
 def _inputs(evidence: Evidence) -> Scale:
@@ -123,6 +133,8 @@ def _out_of_scale(scale: Scale) -> tuple[float, float, str] | None:
         return scale.rms, LARGE, f"mean {scale.mean:.3g}, standard deviation {scale.std:.3g}"
     if scale.largest < SMALL:
         return scale.largest, SMALL, f"no number is larger than {scale.largest:.3g}"
+    if scale.rms < FAINT and scale.largest < 0.1:
+        return scale.rms, FAINT, f"standard deviation {scale.std:.3g}, and no number is larger than {scale.largest:.3g}"
     if scale.std > 0 and abs(scale.mean) > OFFSET * scale.std and abs(scale.mean) > 1:
         return abs(scale.mean) / scale.std, OFFSET, f"mean {scale.mean:.3g}, standard deviation only {scale.std:.3g}"
     return None

@@ -26,7 +26,8 @@ class TargetStatistics:
         self._first: Tensor | None = None
         self._counts: Tensor | None = None
         """(V,) how often each class was a target, times the weight of the class."""
-        self._n = 0
+        self.count = 0
+        """Targets seen, of a regression with several outputs examples."""
         self._sum: Tensor | None = None
         self._squares: Tensor | None = None
 
@@ -62,7 +63,7 @@ class TargetStatistics:
             self._add(graph, y)
 
     def _count(self, counts: Tensor, n: int) -> None:
-        self._n += n
+        self.count += n
         self._counts = counts if self._counts is None else self._counts + counts
 
     def _add(self, graph: LossGraph, y: Tensor) -> None:
@@ -73,7 +74,7 @@ class TargetStatistics:
             self.outside = _outside(y, graph.activation)
         if self._sum is not None and self._sum.shape != y.shape[1:]:
             return  # the number of outputs has changed, as with sequences of several lengths
-        self._n += len(y)
+        self.count += len(y)
         total, squares = y.sum(0), y.square().sum(0)
         self._sum = total if self._sum is None else self._sum + total
         self._squares = squares if self._squares is None else self._squares + squares
@@ -91,8 +92,8 @@ class TargetStatistics:
     def vary(self) -> bool:
         if self._counts is not None:
             return int((self._counts > 0).sum()) > 1
-        if self._squares is not None and self._sum is not None and self._n > 1:
-            return bool((self._squares - self._sum.square() / self._n > 1e-12 * self._squares).any())
+        if self._squares is not None and self._sum is not None and self.count > 1:
+            return bool((self._squares - self._sum.square() / self.count > 1e-12 * self._squares).any())
         return True
 
     def scale(self) -> Scale | None:
@@ -102,16 +103,16 @@ class TargetStatistics:
     def constant_guess(self, graph: LossGraph) -> float | None:
         """The loss of the best constant guess, in nats or squared error; None if it is not known."""
         if graph.kind == "cross_entropy" and self._counts is not None:
-            if not self._n:
+            if not self.count:
                 return None
             share = self._counts[self._counts > 0] / self._counts.sum()
             # the entropy of a small sample is too low; this is Miller and Madow's correction
-            return float(-(share * share.log()).sum()) + (len(share) - 1) / (2 * self._n)
-        if self._sum is None or self._squares is None or self._n < 8:
+            return float(-(share * share.log()).sum()) + (len(share) - 1) / (2 * self.count)
+        if self._sum is None or self._squares is None or self.count < 8:
             return None
-        mean = self._sum / self._n
+        mean = self._sum / self.count
         if graph.kind == "mse":
-            return float((self._squares / self._n - mean.square()).mean() * self._n / (self._n - 1))
+            return float((self._squares / self.count - mean.square()).mean() * self.count / (self.count - 1))
         if graph.kind in ("bce", "likelihood"):
             p = mean.clamp(1e-9, 1 - 1e-9)
             return float(-(p * p.log() + (1 - p) * (1 - p).log()).mean())

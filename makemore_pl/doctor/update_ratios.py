@@ -6,6 +6,8 @@ import numpy as np
 
 from makemore_pl.doctor.evidence import Evidence, median
 
+EARLY = 21
+"""Steps of which the largest one is looked for."""
 SETTLED = 10
 """Steps that a network that starts with small weights takes large steps relative to them."""
 
@@ -27,6 +29,21 @@ def livelier_ratios(evidence: Evidence) -> tuple[float, float]:
         for place, each in enumerate((median(hidden or last), median(last or hidden))):
             livelier[place] = max(livelier[place], each if math.isfinite(each) else -math.inf)
     return livelier[0], livelier[1]
+
+
+def first_steps(evidence: Evidence) -> float:
+    """The largest of the first steps, log10 of update over data in the median hidden matrix; nan where none is known.
+
+    Steps after a loss that is not finite don't count.
+    """
+    measured, output = evidence.of("update_data_ratio"), set(evidence.facts.output)
+    hidden = {name: each for name, each in measured.items() if name not in output} or measured
+    losses = evidence.losses()
+    bad = losses.steps[~np.isfinite(losses.values)]
+    end = min(EARLY, bad[0] if len(bad) else EARLY)
+    steps = sorted({int(step) for each in hidden.values() for step in each.steps if step < end})
+    found = [median(each.at(np.array([step]))[0] for each in hidden.values() if step in each.steps) for step in steps]
+    return max((each for each in found if math.isfinite(each)), default=math.nan)
 
 
 def ratios_at_full_rate(evidence: Evidence, third: int | None = None) -> dict[str, float]:

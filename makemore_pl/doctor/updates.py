@@ -8,7 +8,7 @@ import numpy as np
 from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, Series, median
 from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
-from makemore_pl.doctor.update_ratios import SETTLED, livelier_ratios, ratios_at_full_rate
+from makemore_pl.doctor.update_ratios import EARLY, SETTLED, first_steps, livelier_ratios, ratios_at_full_rate
 
 BAND = LOW, HIGH = -3.5, -1.0
 """log10 of update over data that a median matrix is healthy in."""
@@ -16,8 +16,13 @@ SLOW, SLOW_ADAPTIVE = -3.4, -3.15
 """The same in hidden layers, for a run that is short for such steps: of optimizers that divide by the gradient's size,
 whose steps are as large in all layers, and of others. Our networks learn all they can at -3.3 and above with SGD, at
 -2.8 and above with Adam."""
+STILL = -3.1
+"""The same in hidden layers where the loss still falls by 5 % in the last third."""
 PATH, SHORT = 2.0, 200
 """Steps at full rate times update over data, below which a run is short, and steps from which on that is said."""
+WILD, LEAP, DEADLY = -0.4, -0.8, -1.3
+"""log10 of update over data that no network takes unharmed: in the largest of its first steps, in the median matrix
+throughout the run, and in the largest of its first steps where a layer has died."""
 SUMMED = 4
 """Times the mean, from which on a loss is called a sum."""
 
@@ -54,23 +59,28 @@ def frozen_parameters(evidence: Evidence) -> Iterator[Finding]:
     "updates",
     "Steps are too large",
     needs=("update_data_ratio/<parameter>", "the training loss"),
-    bound="a loss that rises before it is not finite, ends at 1.5 times its start, is as high three times, or ends no "
-    "lower than it began with log10 of update over data above -1 in the median matrix at full rate",
+    bound="a loss that rises before it is not finite, ends at 1.5 times its start, is as high three times after the "
+    "first 20 steps (in the second half of the run, where the network learns in the end), or ends no lower than it "
+    "began with log10 of update over data above -1 in the median matrix at full rate; one that rises by a quarter, is "
+    "not finite or stays that of a constant guess after one of the first steps was above -0.4 (-1.3 where a layer has "
+    "died since); or one above half of its start with steps above -0.8 throughout",
     source="TheDeepChecker's -1; our networks train at -1.9 to -3, and with BatchNorm also at -1.2",
     explains=("diverged", "not_finite", "loss_spike", "dead_units", "no_learning", "clipping", "update_too_small",
               "batchnorm_lag", "vanishing_gradients", "batchnorm_noise",
-              "train_val_mismatch"),
+              "train_val_mismatch", "no_gradient"),
     remedy="Divide the learning rate by ten to the power of what is too much; add a warm-up.",
     picture="update_data_ratio, above -1",
 )  # fmt: skip
 def update_too_large(evidence: Evidence) -> Iterator[Finding]:
     ratios = ratios_at_full_rate(evidence)
-    ratio = median(ratios.values())
+    ratio, first = median(ratios.values()), first_steps(evidence)
     losses = evidence.losses()
     start, worst = evidence.beginning(), float(np.nanmax(losses.values, initial=-math.inf))
     far = evidence.far()
-    if not math.isfinite(start) or not _hurt(losses, start, far, ratio, several=evidence.facts.losses > 1):
+    if not math.isfinite(start) or not _hurt(evidence, start, far, ratio, first):
         return
+    if not ratio > HIGH and first > WILD:
+        ratio = first
     facts = evidence.facts
     why, scale = "", facts.loss_scale or 1
     if scale > SUMMED:
@@ -99,15 +109,34 @@ def _path(evidence: Evidence, ratio: float) -> float:
     return float(steps * share * 10**ratio)
 
 
-def _hurt(losses: Series, start: float, bound: float, ratio: float, several: bool) -> bool:
+def _hurt(evidence: Evidence, start: float, bound: float, ratio: float, first: float) -> bool:
     """Whether steps of this size have harmed: not finite, no better than the start, or often far above it."""
-    late = losses.late
-    far = losses.steady > bound + 0.5
+    losses, steady = evidence.losses(), evidence.steady_losses()
+    late, far = losses.late, steady > bound + 0.5
     if not np.isfinite(losses.values).all():  # out of a clear sky it is another fault, as log(0)
-        return bool(far.any()) or ratio > HIGH
-    if several:  # one of two losses that work against each other may rise
+        return bool(far.any()) or ratio > HIGH or first > WILD
+    if evidence.facts.losses > 1:  # one of two losses that work against each other may rise
         return ratio > HIGH
-    return bool(late > bound or far.sum() >= 3 or (late >= start and (ratio > HIGH or far.any())))
+    if evidence.last_step < EARLY:  # the first steps may overshoot, and be recovered from
+        return late > bound and (ratio > HIGH or first > WILD)
+    if late > bound or (late >= start and ratio > HIGH):
+        return True
+    if start > 0 and first > WILD and np.nanmax(losses.values[losses.steps < EARLY]) > 1.25 * start:
+        return True
+    learned = start > 0 and late < 0.5 * start
+    since = evidence.last_step / 2 if learned else EARLY
+    at = losses.steps[(len(losses.steps) - len(steady)) // 2 :][: len(steady)]
+    if np.sum(far & (at >= since)) >= (1 if late >= start else 3):
+        return True
+    guess = evidence.guess()
+    nothing = late > 0.95 * (start if guess is None else guess)
+    return (nothing and first > (DEADLY if _died(evidence) else WILD)) or (ratio > LEAP and not learned)
+
+
+def _died(evidence: Evidence) -> bool:
+    """Whether a layer has died during the run."""
+    layers = (*evidence.of("stuck_units").values(), *evidence.of("dead_units").values())
+    return any(each.start < 0.5 and each.late > 0.9 for each in layers)
 
 
 def _of_its_size(ratio: float) -> str:
@@ -121,8 +150,8 @@ def _of_its_size(ratio: float) -> str:
     needs=("update_data_ratio/<parameter>",),
     bound="log10 of update over data below -3.5 in the median hidden matrix at full rate, in the third of the run "
     "where it is highest, and a loss above half of a constant guess's; where the loss still falls and all steps in one "
-    "direction could change a weight by no more than twice its size, also below -3.4 (-3.15 for Adam and its like), or "
-    "below -3.5 in the last layer",
+    "direction could change a weight by no more than twice its size, also below -3.4 (-3.15 for Adam and its like, and "
+    "-3.1 where it falls by 5 % in the last third), or below -3.5 in the last layer",
     source="our networks train at -1.6 to -3.1; TheDeepChecker has -4",
     explains=("no_learning",),
     remedy="Multiply the learning rate by ten to the power of what is missing.",
@@ -141,9 +170,11 @@ def update_too_small(evidence: Evidence) -> Iterator[Finding]:
     slow = SLOW_ADAPTIVE if optimizers and all(each.adaptive for each in optimizers) else SLOW
     if hidden < LOW:
         ratio, bound = hidden, LOW
+    elif _falls(losses, 0.05) and hidden < STILL and _is_short(evidence, hidden):
+        ratio, bound = hidden, STILL
     elif _falls(losses) and hidden < slow and _is_short(evidence, hidden):
         ratio, bound = hidden, slow
-    elif _falls(losses) and output < LOW and _is_short(evidence, output):
+    elif _falls(losses) and output < LOW and _is_short(evidence, output) and not _confident(evidence):
         ratio, bound = output, LOW
     else:
         return
@@ -158,15 +189,23 @@ def update_too_small(evidence: Evidence) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _confident(evidence: Evidence) -> bool:
+    """Whether the first loss is far above a constant guess's: then the last layer's weights are too large, and steps
+    only look small beside them.
+    """
+    guess, first = evidence.guess(), evidence.losses().values[0]
+    return bool(guess is not None and first > guess + 1)
+
+
 def _is_short(evidence: Evidence, ratio: float) -> bool:
     """Whether the run is over and steps of this size could not carry it far."""
     return evidence.final and evidence.last_step >= SHORT and _path(evidence, ratio) < PATH
 
 
-def _falls(losses: Series) -> bool:
-    """Whether the loss was still falling in the end, by 1 % from the middle third to the last."""
+def _falls(losses: Series, share: float = 0.01) -> bool:
+    """Whether the loss was still falling in the end, by this share from the middle third to the last."""
     third = len(losses.values) // 3
-    return median(losses.values[third : 2 * third]) - losses.late > 0.01 * abs(losses.late)
+    return median(losses.values[third : 2 * third]) - losses.late > share * abs(losses.late)
 
 
 @rule(
