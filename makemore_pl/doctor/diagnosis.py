@@ -4,7 +4,7 @@ from dataclasses import replace
 
 # isort: off
 # Importing a module registers its rules. The order is that of causes before consequences.
-from makemore_pl.doctor import start, forward, backward, updates, normalisation, outcome  # noqa: F401
+from makemore_pl.doctor import start, forward, backward, updates, normalisation, outcome, regularization  # noqa: F401
 
 # isort: on
 from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable

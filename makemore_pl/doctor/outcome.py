@@ -5,14 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, Series, median
+from makemore_pl.doctor.evidence import Abstain, Evidence, Floats, Series
 from makemore_pl.doctor.finding import Finding
 from makemore_pl.doctor.rule import rule
 
-DROPOUT, MUCH, HEAVY = 0.4, 0.55, 0.75
-"""Share that is dropped: from which on it is judged by the gap, where soon, and where it is too much in any case."""
-PATIENT, SOON = 1000, 200
-"""Steps before it is judged."""
 WIDER, MOVED = 1.5, 0.5
 """Inputs of validation: factor between standard deviations, and distance of means in standard deviations."""
 WARM = 20
@@ -122,7 +118,7 @@ def loss_spike(evidence: Evidence) -> Iterator[Finding]:
     picture="train/loss and val/loss",
 )
 def train_val_mismatch(evidence: Evidence) -> Iterator[Finding]:
-    val, losses = _validated(evidence)
+    val, losses = validated(evidence)
     if (shift := _shifted(evidence)) and float(val.values[-1]) > losses.late + 0.1 * abs(losses.late):
         value, bound, words = shift
         yield Finding(
@@ -130,7 +126,7 @@ def train_val_mismatch(evidence: Evidence) -> Iterator[Finding]:
             f"What the first layer gets in validation is another thing than in training: {words}.",
         )  # fmt: skip
         return
-    _comparable(evidence)
+    comparable(evidence)
     if evidence.facts.validated_within:
         raise Abstain("the first validation came after more than one pass over the training data")
     before = losses.values[losses.steps <= val.steps[0]]
@@ -192,7 +188,7 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
     if evidence.last_step < ENOUGH:
         raise Abstain(f"fewer than {ENOUGH} steps were taken")
     third = max(len(losses.values) // 3, 1)
-    middle, last = losses.values[third : 2 * third] / scale, losses.values[-third:] / scale
+    last = losses.values[-third:] / scale
     late = losses.late / scale
     if not math.isfinite(late):
         raise Abstain("no late loss is finite")
@@ -200,7 +196,7 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
     late = float(np.nanmean(last)) if late > ALMOST * guess else late
     noise = 2 * float(np.nanstd(last)) / math.sqrt(third)
     bound = guess - max(0.02 * abs(guess), min(noise, 0.06 * abs(guess)) if _stands(evidence) else 0)
-    if late >= bound and np.nanmean(middle) > late + 0.01 * abs(guess) + noise:
+    if late >= bound and _falls(losses.values / scale, abs(guess)):
         raise Abstain("the loss is still falling towards that of a constant guess")
     val = evidence.get("val/loss")
     before = np.inf if val is None else np.nanmin(val.values[:-1], initial=np.inf)
@@ -218,6 +214,18 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
             f"better than {best:.3g}, and a guess that does not look at the input gets {guess:.3g}: the targets do not "
             "depend on the inputs, or there are too few examples to learn how.",
         )  # fmt: skip
+
+
+def _falls(losses: Floats, guess: float) -> bool:
+    """Whether they fall from third to third, after the first tenth: by 2 % of the guess in all, and by 0.5 % in the
+    end.
+    """
+    third = max(len(losses) // 3, 1)
+    first, middle, last = (
+        float(np.nanmean(each))
+        for each in (losses[len(losses) // 10 : third + 1], losses[third : 2 * third + 1], losses[-third:])
+    )
+    return first - last > 0.02 * guess and middle - last > 0.005 * guess
 
 
 def _stands(evidence: Evidence) -> bool:
@@ -238,7 +246,7 @@ def _stands(evidence: Evidence) -> bool:
     picture="train/loss and val/loss",
 )
 def overfitting(evidence: Evidence) -> Iterator[Finding]:
-    val, losses = _validated(evidence)
+    val, losses = validated(evidence)
     if len(val.values) < 3:
         raise Abstain("fewer than 3 validations")
     lowest = int(np.nanargmin(val.values))
@@ -253,88 +261,15 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-@rule(
-    "overregularized",
-    "outcome",
-    "Regularization wins",
-    needs=("validation losses", "the training loss", "dropout or weight decay"),
-    bound="dropout from 0.4 on where the validation loss is below the training loss after 1,000 steps, from 0.55 on "
-    "after 200, or from 0.75 on where it is not; below 0.75 only where the loss is above half (from 0.55 on a quarter) "
-    "of a constant guess's; with weight decay, preactivations that fade to less than half of their start, or "
-    "weights that do in the median matrix where the loss is above a quarter of its start (with a normalisation 0.7)",
-    source="a regularizer closes a gap; where there is none it only costs. What decay does to the weights, activations "
-    "show whatever the optimizer",
-    explains=("no_learning", "dead_units", "vanishing_gradients", "update_too_large", "saturation"),
-    remedy="Less dropout, less weight decay.",
-    picture="train/loss above val/loss; activation_std, which falls",
-)
-def overregularized(evidence: Evidence) -> Iterator[Finding]:
-    facts = evidence.facts
-    optimizers = evidence.known(facts.optimizers, "optimizers", "the optimizers were not seen")
-    decay = max((each.weight_decay for each in optimizers), default=0.0)
-    dropout = evidence.known(facts.dropout, "dropout", "it was not seen which layers run")
-    if not dropout and not decay:
-        raise NotApplicable("there is neither dropout nor weight decay")
-    if decay:
-        layers = evidence.of("preactivation_std")
-        learned = evidence.losses().late / evidence.beginning()
-        if learned > (0.7 if facts.normalises else 0.25):  # behind a normalisation the size of weights does not matter
-            weights = {name: each.late / each.start for name, each in _weights(evidence).items() if each.start > 0}
-            if median(weights.values()) < 0.5:
-                worst = min(weights, key=lambda name: weights[name])
-                yield _decayed(evidence, "The weights", worst, weights[worst], decay)
-                return
-        faded = {name: each.late / each.start for name, each in layers.items() if each.start > 0}
-        if faded and (worst := min(faded, key=lambda name: faded[name])) and faded[worst] < 0.5:
-            yield _decayed(evidence, "What goes into the activation", worst, faded[worst], decay)
-            return
-    if dropout >= DROPOUT:
-        val, losses = _validated(evidence)
-        train, held = losses.late, float(val.values[-1])
-        if not math.isfinite(train) or not math.isfinite(held):
-            raise Abstain("the last losses are not finite")
-        if dropout < HEAVY:
-            _comparable(evidence)
-        wait = PATIENT if dropout < MUCH else SOON
-        if evidence.last_step < wait and dropout < HEAVY:
-            raise Abstain(f"fewer than {wait:,} steps leave no gap that dropout could close")
-        guess = evidence.guess()
-        if guess is not None and held < (0.5 if dropout < MUCH else 0.25) * guess and dropout < HEAVY:
-            return  # it learns well enough
-        if held <= train or dropout >= HEAVY:
-            yield Finding(
-                "overregularized", "warning", "dropout", evidence.last_step, dropout, DROPOUT, "",
-                f"Dropout {dropout:g} has nothing to mend: the network costs {held:.3g} on validation examples, "
-                f"and {train:.3g} on training examples with dropout. It underfits.",
-            )  # fmt: skip
-
-
-def _decayed(evidence: Evidence, what: str, where: str, share: float, decay: float) -> Finding:
-    return Finding(
-        "overregularized", "warning", where, evidence.last_step, share, 0.5, "",
-        f"{what} of {where} has shrunk to {share:.0%} of its spread at the start: weight decay {decay:g} wins over the "
-        "gradient.",
-    )  # fmt: skip
-
-
-def _weights(evidence: Evidence) -> dict[str, Series]:
-    """Matrix -> its standard deviation, which is that of its gradient over the ratio of both."""
-    ratios, found = evidence.of("grad_data_ratio"), {}
-    for name, gradient in evidence.of("grad_std").items():
-        if name in ratios and np.array_equal(gradient.steps, ratios[name].steps):
-            ratio = ratios[name].values
-            found[name] = Series(gradient.steps, gradient.values / np.where(ratio > 0, ratio, np.nan))
-    return found
-
-
-def _comparable(evidence: Evidence) -> None:
+def comparable(evidence: Evidence) -> None:
     """Abstains where validation is not known to count what training does."""
     scale = evidence.facts.loss_scale
     if scale is None or abs(scale - 1) > 0.01:
         raise Abstain("the training loss is not known to be the bare mean that validation shows")
 
 
-def _validated(evidence: Evidence) -> tuple[Series, Series]:
+def validated(evidence: Evidence) -> tuple[Series, Series]:
+    """Losses of validation and of training; abstains without any of validation."""
     val = evidence.get("val/loss")
     if val is None or not np.isfinite(val.values).any():
         raise Abstain("there was no validation loss")
