@@ -26,7 +26,7 @@ class Shelf:
 
 
 SHELVES = {
-    "tuning": Shelf(tuning_modules.SequentialLearner, tuning_modules.DATA, tuning_modules.draw_recipe),
+    "tuning": Shelf(tuning_modules.make, tuning_modules.DATA, tuning_modules.draw_recipe),
     "reporting": Shelf(reporting_modules.make, reporting_modules.DATA, reporting_modules.draw_recipe),
 }
 

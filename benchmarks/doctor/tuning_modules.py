@@ -1,4 +1,4 @@
-"""Modules of the tuning half, in one style: a Sequential, and the loss as a function."""
+"""Modules of the tuning half in one style, a Sequential and the loss as a function, and the table of all of them."""
 
 import random
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from benchmarks.doctor.learner import Learner, ending, loss
 from benchmarks.doctor.module_faults import spoil_weights
 from benchmarks.doctor.recipe import Recipe
 from benchmarks.doctor.tuning_data import Data, clouds, pictures, sequences, tokens, waves
+from benchmarks.doctor.tuning_strangers import STRANGERS
 
 RATES = {"adam": 3e-3, "adamw": 3e-3, "sgd": 0.1, "momentum": 0.02}
 
@@ -122,11 +123,37 @@ NETWORKS: dict[str, Callable[[Recipe], nn.Sequential]] = {
 }
 DATA: dict[str, Callable[[int, int], Data]] = {
     "mlp on waves": waves, "mlp on clouds": clouds, "cnn": pictures, "gru": sequences, "transformer": tokens,
+    "functional cnn": pictures, "residual rows": waves, "functional rows": waves, "lstm": tokens,
+    "attention by hand": tokens, "variational": pictures, "alternating": waves,
 }  # fmt: skip
+READERS = ("transformer", "lstm", "attention by hand")
+
+
+def make(recipe: Recipe) -> Learner:
+    return STRANGERS.get(recipe.family, SequentialLearner)(recipe)
+
+
+def _draw_stranger(family: str, draw: random.Random) -> Recipe:
+    rows = DATA[family] is waves
+    optimizer = draw.choice(["sgd", "adam", "momentum"] if rows or family == "functional cnn" else ["adam", "adamw"])
+    plain = family in ("functional cnn", "functional rows")
+    traits = {"supervised"} if family != "variational" else set()
+    traits |= {"automatic"} if family != "alternating" else set()
+    traits |= {"float", "unnormalised"} if family not in READERS else set()
+    traits |= {"feedforward", "plain", "dying", "detachable"} if plain else set()
+    traits |= {"table"} if rows else {"dropout"} if family != "variational" else set()
+    rate = RATES[optimizer] * draw.choice((0.5, 1)) * (0.5 if family in ("residual rows", "variational") else 1)
+    return Recipe(
+        family, "own" if family == "variational" else "regression" if rows else "classes", draw.choice((24, 32, 48)),
+        3 if plain else 2, draw.choice(("relu", "relu", "gelu", "tanh")), optimizer, rate, draw.choice((16, 32, 64)),
+        traits=frozenset(traits),
+    )  # fmt: skip
 
 
 def draw_recipe(family: str, draw: random.Random) -> Recipe:
     """A healthy training."""
+    if family in STRANGERS:
+        return _draw_stranger(family, draw)
     optimizer = "adam" if family in ("gru", "transformer") else draw.choice(list(RATES))
     feedforward = family.startswith("mlp") or family == "cnn"
     norm = feedforward and draw.random() < 0.5

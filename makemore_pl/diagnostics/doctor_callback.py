@@ -177,6 +177,7 @@ class Doctor(DiagnosticsCallback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._first:
             self._first.close_hooks()
+        self._first, self._functions, self._reached, self._losses = None, None, set(), LossRecord()  # let go of tensors
         super().teardown(trainer, pl_module, stage)
 
     # what it looks at

@@ -148,8 +148,14 @@ def _out_of_scale(scale: Scale) -> tuple[float, float, str] | None:
     bound="nine tenths of a hidden layer's units start with equal weights, or half of them still are equal after some "
     "steps",
     source="units with equal weights get equal gradients (Goodfellow et al. 2016, 8.4)",
-    explains=("no_learning", "vanishing_gradients", "vanishing_activations", "update_too_small", "update_too_large",
-              "no_gradient"),
+    explains=(
+        "no_learning",
+        "vanishing_gradients",
+        "vanishing_activations",
+        "update_too_small",
+        "update_too_large",
+        "no_gradient",
+    ),
     remedy="Draw weights at random, never as a constant: nn.init.kaiming_normal_(layer.weight). Zeros are fine for "
     "biases and for a last layer.",
     picture="histograms of weights",
