@@ -18,6 +18,11 @@ class OptimizerFacts:
         """Whether it divides by the gradient's size, so that a factor on the loss changes nothing."""
         return self.name.lower().startswith(("ada", "nadam", "radam", "rmsprop", "lion", "lamb", "rprop"))
 
+    @property
+    def couples_decay(self) -> bool:
+        """Whether it adds weight decay to the gradient; AdamW and others subtract it from the weights."""
+        return self.name in ("SGD", "Adam", "RMSprop", "Adagrad")
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:

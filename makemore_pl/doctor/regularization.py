@@ -24,7 +24,8 @@ PATIENT, SOON = 1000, 200
     bound="dropout from 0.4 on where the validation loss is below the training loss after 1,000 steps, from 0.55 on "
     "after 200, or from 0.75 on where it is not; below 0.75 only where the loss is above half (from 0.55 on a quarter) "
     "of a constant guess's; with weight decay, preactivations that fade to less than half of their start, or "
-    "weights that do in the median matrix where the loss is above a quarter of its start (with a normalisation 0.7)",
+    "weights that do in the median matrix where the loss is above a quarter of its start (with a normalisation 0.7); "
+    "or decay that adds more to the gradient than it has, where the loss is above a fifth of its start",
     source="a regularizer closes a gap; where there is none it only costs. What decay does to the weights, activations "
     "show whatever the optimizer",
     explains=("no_learning", "dead_units", "vanishing_gradients", "update_too_large", "saturation"),
@@ -47,6 +48,15 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
                 worst = min(weights, key=lambda name: weights[name])
                 yield _decayed(evidence, "The weights", worst, weights[worst], decay)
                 return
+        pull = _pull(evidence, decay) if all(each.couples_decay for each in optimizers) else {}
+        if learned > 0.2 and median(pull.values()) > 1:
+            worst = max(pull, key=lambda name: pull[name])
+            yield Finding(
+                "overregularized", "warning", worst, evidence.last_step, median(pull.values()), 1.0, "",
+                f"Weight decay {decay:g} pulls a typical matrix {median(pull.values()):.2g} times as hard as the "
+                "gradient does.",
+            )  # fmt: skip
+            return
         faded = {name: each.late / each.start for name, each in layers.items() if each.start > 0}
         if faded and (worst := min(faded, key=lambda name: faded[name])) and faded[worst] < 0.5:
             yield _decayed(evidence, "What goes into the activation", worst, faded[worst], decay)
@@ -70,6 +80,12 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
                 f"Dropout {dropout:g} has nothing to mend: the network costs {held:.3g} on validation examples, "
                 f"and {train:.3g} on training examples with dropout. It underfits.",
             )  # fmt: skip
+
+
+def _pull(evidence: Evidence, decay: float) -> dict[str, float]:
+    """Matrix -> what weight decay adds to its gradient over the gradient itself, late in the run."""
+    ratios = {name: each.late for name, each in evidence.of("grad_data_ratio").items()}
+    return {name: decay / ratio for name, ratio in ratios.items() if ratio > 0}
 
 
 def _decayed(evidence: Evidence, what: str, where: str, share: float, decay: float) -> Finding:

@@ -16,8 +16,9 @@ SLOW, SLOW_ADAPTIVE = -3.4, -3.15
 """The same in hidden layers, for a run that is short for such steps: of optimizers that divide by the gradient's size,
 whose steps are as large in all layers, and of others. Our networks learn all they can at -3.3 and above with SGD, at
 -2.8 and above with Adam."""
-STILL = -3.1
-"""The same in hidden layers where the loss still falls by 5 % in the last third."""
+STILL, STEEP = -3.1, -2.75
+"""The same in hidden layers where the loss still falls by 5 % in the last third; and, of optimizers that divide by the
+gradient's size, where it falls by 15 %."""
 PATH, SHORT = 2.0, 200
 """Steps at full rate times update over data, below which a run is short, and steps from which on that is said."""
 WILD, LEAP, DEADLY = -0.4, -0.8, -1.3
@@ -151,7 +152,8 @@ def _of_its_size(ratio: float) -> str:
     bound="log10 of update over data below -3.5 in the median hidden matrix at full rate, in the third of the run "
     "where it is highest, and a loss above half of a constant guess's; where the loss still falls and all steps in one "
     "direction could change a weight by no more than twice its size, also below -3.4 (-3.15 for Adam and its like, and "
-    "-3.1 where it falls by 5 % in the last third), or below -3.5 in the last layer",
+    "-3.1 where it falls by 5 % in the last third, -2.75 for those where it falls by 15 %), or below -3.5 in the last "
+    "layer",
     source="our networks train at -1.6 to -3.1; TheDeepChecker has -4",
     explains=("no_learning",),
     remedy="Multiply the learning rate by ten to the power of what is missing.",
@@ -163,12 +165,16 @@ def update_too_small(evidence: Evidence) -> Iterator[Finding]:
     if evidence.facts.pretrained:
         raise Abstain("the first loss is that of a trained network, which small steps suit")
     guess, losses = evidence.guess(), evidence.losses()
-    if guess and losses.late < 0.5 * guess:
-        return  # it has learned a lot
     hidden, output = livelier_ratios(evidence)
     optimizers = evidence.facts.optimizers or ()
-    slow = SLOW_ADAPTIVE if optimizers and all(each.adaptive for each in optimizers) else SLOW
-    if hidden < LOW:
+    adaptive = bool(optimizers) and all(each.adaptive for each in optimizers)
+    slow = SLOW_ADAPTIVE if adaptive else SLOW
+    learned = losses.late / guess if guess else 1.0
+    if adaptive and hidden < STEEP and learned > 0.25 and _falls(losses, 0.15) and _is_short(evidence, hidden, 0.6):
+        ratio, bound = hidden, STEEP
+    elif learned < 0.5:
+        return  # it has learned a lot
+    elif hidden < LOW:
         ratio, bound = hidden, LOW
     elif _falls(losses, 0.05) and hidden < STILL and _is_short(evidence, hidden):
         ratio, bound = hidden, STILL
@@ -197,9 +203,9 @@ def _confident(evidence: Evidence) -> bool:
     return bool(guess is not None and first > guess + 1)
 
 
-def _is_short(evidence: Evidence, ratio: float) -> bool:
+def _is_short(evidence: Evidence, ratio: float, path: float = PATH) -> bool:
     """Whether the run is over and steps of this size could not carry it far."""
-    return evidence.final and evidence.last_step >= SHORT and _path(evidence, ratio) < PATH
+    return evidence.final and evidence.last_step >= SHORT and _path(evidence, ratio) < path
 
 
 def _falls(losses: Series, share: float = 0.01) -> bool:
