@@ -1,7 +1,7 @@
 """The pure parts of scripts/benchmark.py --doctor: the draw of cases, the test of harm, the counting."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -169,8 +169,8 @@ def test_losses_outlive_another_doctor_and_its_verdicts_do_not(tmp_path) -> None
 
 def test_a_module_is_trained_and_judged() -> None:
     """The doctor changes nothing; a softmax too many is named."""
-    mlps = (recipe for _, recipe, _ in recipes("tuning") if recipe.family == "mlp on clouds")
-    recipe = next(each for each in mlps if each.has("softmax twice"))
+    sound = next(recipe for _, recipe, _ in recipes("tuning") if recipe.family == "mlp on clouds")
+    recipe = replace(sound, faults=(("softmax twice", 1.7),))
     watched, alone = train("tuning", recipe, 0, True), train("tuning", recipe, 0, False)
     assert watched.loss == alone.loss
     assert watched.verdict is not None

@@ -123,10 +123,10 @@ NETWORKS: dict[str, Callable[[Recipe], nn.Sequential]] = {
 }
 DATA: dict[str, Callable[[int, int], Data]] = {
     "mlp on waves": waves, "mlp on clouds": clouds, "cnn": pictures, "gru": sequences, "transformer": tokens,
-    "functional cnn": pictures, "residual rows": waves, "functional rows": waves, "lstm": tokens,
-    "attention by hand": tokens, "variational": pictures, "alternating": waves,
+    "functional cnn": pictures, "residual rows": waves, "functional rows": waves, "lstm over tokens": tokens,
+    "attention by hand": tokens, "variational pictures": pictures, "optimizers in turn": waves,
 }  # fmt: skip
-READERS = ("transformer", "lstm", "attention by hand")
+READERS = ("transformer", "lstm over tokens", "attention by hand")
 
 
 def make(recipe: Recipe) -> Learner:
@@ -134,18 +134,18 @@ def make(recipe: Recipe) -> Learner:
 
 
 def _draw_stranger(family: str, draw: random.Random) -> Recipe:
-    rows = DATA[family] is waves
+    rows, own = DATA[family] is waves, family == "variational pictures"
     optimizer = draw.choice(["sgd", "adam", "momentum"] if rows or family == "functional cnn" else ["adam", "adamw"])
     plain = family in ("functional cnn", "functional rows")
-    traits = {"supervised"} if family != "variational" else set()
-    traits |= {"automatic"} if family != "alternating" else set()
+    traits = {"supervised"} if not own else set()
+    traits |= {"automatic"} if family != "optimizers in turn" else set()
     traits |= {"float", "unnormalised"} if family not in READERS else set()
     traits |= {"feedforward", "plain", "dying", "detachable"} if plain else set()
-    traits |= {"table"} if rows else {"dropout"} if family != "variational" else set()
-    rate = RATES[optimizer] * draw.choice((0.5, 1)) * (0.5 if family in ("residual rows", "variational") else 1)
+    traits |= {"table"} if rows else {"dropout"} if not own else set()
+    rate = RATES[optimizer] * draw.choice((0.5, 1)) * (0.5 if own or family == "residual rows" else 1)
     return Recipe(
-        family, "own" if family == "variational" else "regression" if rows else "classes", draw.choice((24, 32, 48)),
-        3 if plain else 2, draw.choice(("relu", "relu", "gelu", "tanh")), optimizer, rate, draw.choice((16, 32, 64)),
+        family, "own" if own else "regression" if rows else "classes", draw.choice((24, 32, 48)), 3 if plain else 2,
+        draw.choice(("relu", "relu", "gelu", "tanh")), optimizer, rate, draw.choice((16, 32, 64)),
         traits=frozenset(traits),
     )  # fmt: skip
 

@@ -160,8 +160,8 @@ STRANGERS: dict[str, Callable[[Recipe], Learner]] = {
     "functional cnn": Convolutions,
     "residual rows": NormalisedRows,
     "functional rows": PlainRows,
-    "lstm": LSTMReader,
+    "lstm over tokens": LSTMReader,
     "attention by hand": AttentionReader,
-    "variational": Variational,
-    "alternating": Alternating,
+    "variational pictures": Variational,
+    "optimizers in turn": Alternating,
 }
