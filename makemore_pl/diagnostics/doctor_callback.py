@@ -177,7 +177,9 @@ class Doctor(DiagnosticsCallback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._first:
             self._first.close_hooks()
-        self._first, self._functions, self._reached, self._losses = None, None, set(), LossRecord()  # let go of tensors
+        # whoever keeps the doctor for its findings keeps no module and no tensors; Lightning has bound the module's log
+        self._first, self._functions, self._reached, self._losses = None, None, set(), LossRecord()
+        vars(self).pop("log", None), vars(self).pop("log_dict", None)
         super().teardown(trainer, pl_module, stage)
 
     # what it looks at

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.diagnostics import statistics
+from makemore_pl.diagnostics.tag_names import layer_names
 from makemore_pl.doctor.activation_graph import ActivationFunction, activation_functions, dropout_function, place_of
 from makemore_pl.doctor.inspection import Inspection
 from makemore_pl.doctor.minibatch import positions_of
@@ -53,13 +54,14 @@ class FunctionRecord:
         functions = activation_functions(loss, seen.returned)
         self._all = [each.kind for each in functions]
         mine: dict[str, int] = {}
+        names = layer_names(seen.root, {seen.names[each.module] for each in functions if each.module is not None})
         left = set(modules)
         for place, each in enumerate(functions):
             maker = seen.returned.get(each.node)
             if maker in left:
                 left.remove(maker)
             elif each.result is not None:
-                name = seen.names[each.module] if each.module is not None else f"{each.kind} {place + 1}"
+                name = names[seen.names[each.module]] if each.module is not None else f"{each.kind} {place + 1}"
                 mine[name] = place
         self.names = {place: name for name, place in mine.items()}
         for place, name in self.names.items():

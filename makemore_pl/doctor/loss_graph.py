@@ -29,8 +29,8 @@ ACTIVATION_NODES = {
     "ReluBackward0": "relu",
 }
 SHAPING = (
-    "View", "Reshape", "UnsafeView", "Unsqueeze", "Squeeze", "Transpose", "T", "Permute", "Select", "Slice", "Clone",
-    "ToCopy", "Alias", "Index", "Contiguous", "Flatten", "Expand",
+    "View", "Reshape", "UnsafeView", "Unsqueeze", "Squeeze", "Transpose", "TBackward", "Permute", "Select", "Slice",
+    "Clone", "ToCopy", "Alias", "Index", "Contiguous", "Flatten", "Expand",
 )  # fmt: skip
 """Functions that change no number."""
 SCALING = ("Mul", "Div", "Add", "Sub", "Rsub", "Neg")

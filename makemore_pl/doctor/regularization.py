@@ -20,7 +20,7 @@ PATIENT, SOON = 1000, 200
     "overregularized",
     "outcome",
     "Regularization wins",
-    needs=("validation losses", "the training loss", "dropout or weight decay"),
+    needs=("the training loss", "dropout or weight decay", "validation losses, for dropout below 0.75"),
     bound="dropout from 0.4 on where the validation loss is below the training loss after 1,000 steps, from 0.55 on "
     "after 200, or from 0.75 on where it is not; below 0.75 only where the loss is above half (from 0.55 on a quarter) "
     "of a constant guess's; with weight decay, preactivations that fade to less than half of their start, or "
@@ -61,20 +61,22 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
         if faded and (worst := min(faded, key=lambda name: faded[name])) and faded[worst] < 0.5:
             yield _decayed(evidence, "What goes into the activation", worst, faded[worst], decay)
             return
-    if dropout >= DROPOUT:
+    if dropout >= HEAVY:
+        yield Finding(
+            "overregularized", "warning", "dropout", evidence.last_step, dropout, HEAVY, "",
+            f"Dropout {dropout:g} leaves {1 - dropout:.0%} of the activations: the network underfits.",
+        )  # fmt: skip
+    elif dropout >= DROPOUT:
         val, losses = validated(evidence)
-        train, held = losses.late, float(val.values[-1])
+        comparable(evidence)
+        wait = PATIENT if dropout < MUCH else SOON
+        if evidence.last_step < wait:
+            raise Abstain(f"fewer than {wait:,} steps leave no gap that dropout could close")
+        train, held, guess = losses.late, float(val.values[-1]), evidence.guess()
         if not math.isfinite(train) or not math.isfinite(held):
             raise Abstain("the last losses are not finite")
-        if dropout < HEAVY:
-            comparable(evidence)
-        wait = PATIENT if dropout < MUCH else SOON
-        if evidence.last_step < wait and dropout < HEAVY:
-            raise Abstain(f"fewer than {wait:,} steps leave no gap that dropout could close")
-        guess = evidence.guess()
-        if guess is not None and held < (0.5 if dropout < MUCH else 0.25) * guess and dropout < HEAVY:
-            return  # it learns well enough
-        if held <= train or dropout >= HEAVY:
+        learns_well = guess is not None and held < (0.5 if dropout < MUCH else 0.25) * guess
+        if held <= train and not learns_well:
             yield Finding(
                 "overregularized", "warning", "dropout", evidence.last_step, dropout, DROPOUT, "",
                 f"Dropout {dropout:g} has nothing to mend: the network costs {held:.3g} on validation examples, "
