@@ -182,6 +182,46 @@ FAULTS: dict[str, tuple[str, dict[str, Any], Series]] = {
         {"preactivation_std/a": falling(1.2, 0.1)},
     ),
 }
+RATES = {f"update_data_ratio/{each}.weight": flat(-2.5) | {0: -0.1} for each in "ab"}
+FAULTS |= {
+    "quiet inputs": ("input_scale", {"inputs": Scale(0.0, 3e-3, 0.04)}, {}),
+    "an autoencoder of bytes": (
+        "input_scale", {"loss": "mse", "inputs": Scale(128.0, 60.0, 255.0), "targets": Scale(128.0, 60.0, 255.0)}, {},
+    ),
+    "nothing is finite after a first step": (
+        "update_too_large", {}, {"train/loss": dict.fromkeys(STEPS) | {0: 3.3}, **{tag: {0: -0.1} for tag in RATES}},
+    ),
+    "nothing is learned after a first step that was too large": (
+        "update_too_large", {}, {**RATES, "train/loss": falling(3.3, 2.8), "val/loss": flat(2.8)},
+    ),
+    "a layer that a step has killed": (
+        "update_too_large",
+        {"rectified": ("a",), "bounded": ()},
+        {"stuck_units/a": flat(1.0) | {0: 0.1}, "train/loss": falling(3.3, 2.8), "val/loss": flat(2.8),
+         **{tag: flat(-2.5) | {0: -1.1} for tag in RATES}},
+    ),
+    "activations that overflow": (
+        "exploding_activations",
+        {"bounded": ()},
+        {"activation_std/b": dict.fromkeys(STEPS), "train/loss": dict.fromkeys(STEPS)},
+    ),
+    "other inputs in validation": (
+        "train_val_mismatch",
+        {"inputs_validated": Scale(2.0, 4.0, 14.0), "validated_within": 2},
+        {"val/loss": {499: 4.0, 749: 4.3, 999: 4.6}},
+    ),
+    "decay that is harder than the gradient": (
+        "overregularized",
+        {"optimizers": (OptimizerFacts("Adam", 1e-3, 0.0, 0.1),)},
+        {f"grad_data_ratio/{each}.weight": flat(0.02) for each in "ab"},
+    ),
+    "a steep fall at small steps": (
+        "update_too_small",
+        {"optimizers": (OptimizerFacts("Adam", 1e-4),)},
+        {"train/loss": {step: 3.3 * math.exp(-step / 850) for step in STEPS}, "val/loss": {},
+         **{tag: flat(-3.25) for tag in RATES}},
+    ),
+}  # fmt: skip
 INFORMATION: dict[str, tuple[str, dict[str, Any], Series]] = {
     "bias": ("bias_before_batchnorm", {"bias_before_batchnorm": ("a",)}, {}),
     "frozen on purpose": ("frozen_parameters", {"frozen": ("a.weight",)}, {}),
@@ -291,6 +331,41 @@ SILENT: dict[str, tuple[dict[str, Any], Series]] = {
     "dropout, and a training loss with other terms": (
         {"loss_scale": None, "constant_guess": None, "dropout": 0.5},
         {"val/loss": flat(1.5)},
+    ),
+}  # fmt: skip
+
+
+SILENT |= {
+    "an overshoot in the first steps": (
+        {}, {"train/loss": {step: 9.0 if 1 < step < 15 else 1.0 + 2.3 * math.exp(-step / 50) for step in range(300)}},
+    ),
+    "minibatches of two": (
+        {"batch_size": 2, "values_per_channel": {}, "loss": "mse", "constant_guess": 1.0},
+        {"train/loss": {step: (0.1, 0.2, 4.0, 0.3, 6.0, 0.1, 5.0)[step % 7] / 4 for step in range(700)},
+         "val/loss": flat(0.5), "batchnorm_gap/loss": {}},
+    ),
+    "other inputs in validation that do no harm": ({"inputs_validated": Scale(0.0, 2.0, 9.0)}, {}),
+    "a few examples in training, and others in validation": (
+        {"inputs_validated": Scale(0.0, 2.0, 9.0), "batch_size": 2, "validated_within": 2},
+        {"val/loss": {499: 2.4, 749: 2.4, 999: 2.39}},
+    ),
+    "decay of an optimizer that is no part of the gradient": (
+        {"optimizers": (OptimizerFacts("AdamW", 1e-3, 0.0, 0.1),)},
+        {f"grad_data_ratio/{each}.weight": flat(0.02) for each in "ab"},
+    ),
+    "weights that decay behind a normalisation": (
+        {"optimizers": (OptimizerFacts("AdamW", 1e-3, 0.0, 0.1),)},
+        {"grad_std/a.weight": falling(1.0, 0.1), "grad_data_ratio/a.weight": flat(1.0)},
+    ),
+    "some dead units where it is not known what can be learned": (
+        {"rectified": ("a",), "bounded": (), "batch_size": 4}, {"stuck_units/a": flat(0.8)},
+    ),
+    "the mean over an image gives each pixel a small share of the gradient": (
+        {"positions": {"a": 196, "b": 1}}, {"activation_grad_std/a": flat(6e-6)},
+    ),
+    "an output layer that starts too large": (
+        {"output": ("b.weight",), "optimizers": (OptimizerFacts("Adam", 2e-3),)},
+        {"train/loss": rising(4.4, 2.6), "update_data_ratio/b.weight": flat(-4.5)},
     ),
 }  # fmt: skip
 
