@@ -152,6 +152,7 @@ def _out_of_scale(scale: Scale) -> tuple[float, float, str] | None:
         "no_learning",
         "vanishing_gradients",
         "vanishing_activations",
+        "exploding_activations",
         "update_too_small",
         "update_too_large",
         "no_gradient",
