@@ -363,6 +363,9 @@ SILENT |= {
     "the mean over an image gives each pixel a small share of the gradient": (
         {"positions": {"a": 196, "b": 1}}, {"activation_grad_std/a": flat(6e-6)},
     ),
+    "two targets that lie close together": (
+        {"loss": "mse", "targets": Scale(2.0, 0.1, 2.1), "batch_size": 2, "constant_guess": None}, {},
+    ),
     "an output layer that starts too large": (
         {"output": ("b.weight",), "optimizers": (OptimizerFacts("Adam", 2e-3),)},
         {"train/loss": rising(4.4, 2.6), "update_data_ratio/b.weight": flat(-4.5)},

@@ -249,7 +249,7 @@ def vanishing_activations(evidence: Evidence) -> Iterator[Finding]:
     needs=("dead_units/<layer> for tanh, stuck_units/<layer> for ReLU",),
     bound="late in the run, 20 % of the tanh units saturated on every example, or 60 % of the ReLU units at zero on "
     "every example, or in minibatches of fewer than 16 examples all of them; critical from 90 %, and below that only "
-    "information where the loss is under half of a constant guess's or that is not known",
+    "information where the loss is under 0.7 of a constant guess's or that is not known",
     source="tanh: the worst start of the lecture ends at 5 %; ReLU: half of the units, as SageMaker Debugger and "
     "TheDeepChecker have it, and a margin for units that are sparse",
     explains=("vanishing_gradients", "no_learning", "no_gradient", "update_too_small"),
@@ -276,7 +276,7 @@ def dead_units(evidence: Evidence) -> Iterator[Finding]:
         bound = DEAD_RELU if worst in rectified else DEAD_TANH
         guess = evidence.guess()
         # the rest of the units may be enough: it is a fault where it is known that little has been learned
-        learned = guess is None or ("train/loss" in evidence.series and evidence.losses().late < 0.5 * guess)
+        learned = guess is None or ("train/loss" in evidence.series and evidence.losses().late < 0.7 * guess)
         severity = "critical" if dead[worst] > 0.9 else "info" if learned else "warning"
         yield Finding(
             "dead_units", severity, ", ".join(dead), evidence.last_step, dead[worst], bound, "",

@@ -11,6 +11,8 @@ from makemore_pl.doctor.rule import rule
 EXCESS = 1.5
 """Bound of the first loss, in nats above ln V. With less, the loss of our networks after 1,500 steps is no worse."""
 LARGE, SMALL, FAINT, OFFSET, SPREAD = 10.0, 0.02, 0.01, 10.0, 100.0
+FEW = 8
+"""Targets of which fewer can lie close together by chance."""
 
 
 @rule(
@@ -104,7 +106,8 @@ def target_scale(evidence: Evidence) -> Iterator[Finding]:
         return
     if _alike(evidence.facts.inputs, targets) and not evidence.facts.inputs_normalised:
         return  # an autoencoder's, whose inputs are to be scaled
-    if targets.varies and (reason := _out_of_scale(targets)):
+    few = (evidence.facts.batch_size or FEW) < FEW
+    if targets.varies and (reason := _out_of_scale(targets)) and not (few and "only" in reason[2]):
         value, bound, words = reason
         yield Finding(
             "target_scale", "warning", "target", 0, value, bound, "",
