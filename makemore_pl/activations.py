@@ -28,4 +28,4 @@ ACTIVATIONS = {
     "sigmoid": Activation(nn.Sigmoid, 1.8462),
     "identity": Activation(nn.Identity, 1.0),
 }
-"""model.activation -> activation. The names are also in ACTIVATIONS of config/choices.py."""
+"""model.activation -> activation. The names are also in ACTIVATION_NAMES of config/choices.py."""

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from makemore_pl.config import Config, ModelConfig, OptimConfig
-from makemore_pl.config.choices import OPTIMIZERS
+from makemore_pl.config.choices import OPTIMIZER_SETTINGS
 from makemore_pl.data import NamesDataModule
 from makemore_pl.files import whole_file
 from makemore_pl.module import MakemoreModule
@@ -21,7 +21,7 @@ from makemore_pl.words import fingerprint
 
 log = logging.getLogger(__name__)
 
-OPTIMIZER_STATE = ("name", *sorted({setting for settings in OPTIMIZERS.values() for setting in settings}))
+OPTIMIZER_STATE = ("name", *sorted({setting for settings in OPTIMIZER_SETTINGS.values() for setting in settings}))
 READABLE: dict[str, Any] = {
     "makemore_pl": {"dropout_generator": torch.Tensor},
     "global_step": int,

@@ -29,7 +29,7 @@ INITS = {
     # no scaling, the lecture's starting point
     "normal": Init(lambda fan_in, fan_out: 1.0, False),
 }
-"""model.init -> initialization. The names are also in INITS of config/choices.py."""
+"""model.init -> initialization. The names are also in INIT_NAMES of config/choices.py."""
 
 
 def gain_of(init: str, gain: float | None, activation: str) -> float:

@@ -56,7 +56,7 @@ def _cosine(step: int, config: OptimConfig, max_steps: int) -> float:
 
 
 SCHEDULES = {"constant": _constant, "step_decay": _step_decay, "cosine": _cosine}
-"""optim.schedule -> learning rate after the warm-up. The names are also in SCHEDULES of config/choices.py."""
+"""optim.schedule -> learning rate after the warm-up. The names are also in SCHEDULE_NAMES of config/choices.py."""
 
 
 class MakemoreModule(LightningModule):

@@ -44,7 +44,7 @@ def _lecture(path: Path | None) -> list[str]:
 
 
 SOURCES = {"names": _embedded_names, "lecture": _lecture}
-"""data.source -> function from data.path, which may be None, to words. The names are also in SOURCES of
+"""data.source -> function from data.path, which may be None, to words. The names are also in SOURCE_NAMES of
 config/choices.py."""
 
 

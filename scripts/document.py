@@ -17,9 +17,9 @@ from makemore_pl.files import write_atomically
 
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"
 LISTED = {
-    "data.source": [f"{name} ({meaning})" for name, meaning in choices.SOURCES.items()],
-    "model.activation": choices.ACTIVATIONS,
-    "optim.name": choices.OPTIMIZERS,
+    "data.source": [f"{name} ({meaning})" for name, meaning in choices.SOURCE_NAMES.items()],
+    "model.activation": choices.ACTIVATION_NAMES,
+    "optim.name": choices.OPTIMIZER_SETTINGS,
 }
 """Settings whose docstring does not list their choices. They are taken from config/choices.py."""
 INTRODUCTION = """# Every setting

@@ -130,16 +130,17 @@ def files_of(group: str) -> str:
         ("model.init=kamiing", "model.init must be one of kaiming, xavier, small, normal, got 'kamiing'."),
         (
             "model.activation=tan",
-            f"model.activation must be one of {', '.join(choices.ACTIVATIONS)}, got 'tan'.",
+            f"model.activation must be one of {', '.join(choices.ACTIVATION_NAMES)}, got 'tan'.",
         ),
         (
             "optim.name=rmspropp",
-            f"optim.name must be one of {', '.join(choices.OPTIMIZERS)}, got 'rmspropp'. Did you mean 'rmsprop'?",
+            f"optim.name must be one of {', '.join(choices.OPTIMIZER_SETTINGS)}, "
+            "got 'rmspropp'. Did you mean 'rmsprop'?",
         ),
         ("optim.schedule=linear", "optim.schedule must be one of constant, step_decay, cosine, got 'linear'."),
         ("trainer.engine=fast", "trainer.engine must be one of auto, compile, eager, record, got 'fast'."),
         ("trainer.precision=16", "trainer.precision must be one of 32-true, bf16-mixed, 16-mixed, got '16'."),
-        ("data.source=mine", f"data.source must be one of {', '.join(choices.SOURCES)}, got 'mine'."),
+        ("data.source=mine", f"data.source must be one of {', '.join(choices.SOURCE_NAMES)}, got 'mine'."),
         ("data.block_size=0", "data.block_size must be at least 1, got 0."),
         ("data.batch_size=0", "data.batch_size must be at least 1, got 0."),
         ("model.n_layers=0", "model.n_layers must be at least 1, got 0."),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from makemore_pl.config.choices import OPTIMIZERS
+from makemore_pl.config.choices import OPTIMIZER_SETTINGS
 from makemore_pl.doctor import prescribing
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.evidence import Evidence
@@ -558,7 +558,7 @@ def test_a_reason_that_is_noted_is_told() -> None:
 
 
 def test_formulas_know_every_optimizer() -> None:
-    assert set(prescribing.RATES) == set(OPTIMIZERS)
+    assert set(prescribing.RATES) == set(OPTIMIZER_SETTINGS)
 
 
 def test_a_rule_that_fails_costs_no_verdict() -> None:

@@ -102,7 +102,7 @@ def test_each_position_of_the_context_has_weights_of_its_own() -> None:
     torch.testing.assert_close(model.layers[0].linear(model.embedding(x).flatten(1))[0], weight @ first)
 
 
-@pytest.mark.parametrize("activation", choices.ACTIVATIONS)
+@pytest.mark.parametrize("activation", choices.ACTIVATION_NAMES)
 def test_activations(activation: str) -> None:
     z = torch.linspace(-4, 4, 101)
     torch.testing.assert_close(mlp(activation=activation).layers[0].activation(z), reference.ACTIVATIONS[activation](z))
@@ -116,11 +116,11 @@ def test_every_activation_is_a_module_of_its_own() -> None:
 def test_every_choice_is_in_its_table() -> None:
     """A name that is only in choices.py would do nothing, or the same as another name."""
     tables = {
-        "activations.ACTIVATIONS": (choices.ACTIVATIONS, ACTIVATIONS),
-        "initialization.INITS": (choices.INITS, INITS),
-        "words.SOURCES": (choices.SOURCES, SOURCES),
-        "module.SCHEDULES": (choices.SCHEDULES, SCHEDULES),
-        "stride.optimizers.METHODS": (choices.OPTIMIZERS, METHODS),
+        "activations.ACTIVATIONS": (choices.ACTIVATION_NAMES, ACTIVATIONS),
+        "initialization.INITS": (choices.INIT_NAMES, INITS),
+        "words.SOURCES": (choices.SOURCE_NAMES, SOURCES),
+        "module.SCHEDULES": (choices.SCHEDULE_NAMES, SCHEDULES),
+        "stride.optimizers.METHODS": (choices.OPTIMIZER_SETTINGS, METHODS),
         "test_model.PLACES": (choices.BATCHNORM_PLACEMENTS, PLACES),
     }
     assert {
@@ -133,7 +133,7 @@ def test_every_optimizer_gets_its_settings() -> None:
     values = {
         "momentum": 0.3, "nesterov": True, "beta1": 0.4, "beta2": 0.5, "eps": 1e-3, "alpha": 0.6, "weight_decay": 0.7,
     }  # fmt: skip
-    for name, settings in choices.OPTIMIZERS.items():
+    for name, settings in choices.OPTIMIZER_SETTINGS.items():
         config = OptimConfig(name=name, lr=0.2, **{setting: values[setting] for setting in settings})
         optimizer = build_optimizer(mlp().parameters(), config)
         assert type(optimizer).__name__.lower() == name

@@ -19,8 +19,7 @@ from probes import Recorder
 
 from benchmarks.panel import Row, panel_table
 from makemore_pl.config import Config
-from makemore_pl.config.choices import ACTIVATIONS, BATCHNORM_PLACEMENTS, INITS
-from makemore_pl.config.choices import OPTIMIZERS as NAMES
+from makemore_pl.config.choices import ACTIVATION_NAMES, BATCHNORM_PLACEMENTS, INIT_NAMES, OPTIMIZER_SETTINGS
 from makemore_pl.train import build
 
 TOLERANCE = 1e-10
@@ -73,7 +72,7 @@ def assert_parity(config: Config, words: list[str], tolerance: float) -> referen
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("init", INIT_NAMES)
 @pytest.mark.parametrize("batchnorm", BATCHNORM_PLACEMENTS)
 def test_every_placement_and_init(small: Compose, batchnorm: str, init: str) -> None:
     config = small(
@@ -99,7 +98,7 @@ def test_every_placement_more_often_watched(small: Compose, batchnorm: str, watc
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("activation", sorted({*ACTIVATIONS} - {"tanh"}))
+@pytest.mark.parametrize("activation", sorted({*ACTIVATION_NAMES} - {"tanh"}))
 @pytest.mark.parametrize("init", ["kaiming", "xavier"])
 def test_every_activation(small: Compose, activation: str, init: str) -> None:
     config = small(
@@ -117,7 +116,7 @@ def test_every_activation(small: Compose, activation: str, init: str) -> None:
 
 @pytest.mark.parametrize("cases", [OPTIMIZERS, test_gpu.OPTIMIZERS], ids=["here", "test_gpu"])
 def test_every_optimizer_has_a_case(small: Compose, cases: Mapping[str, tuple[str, ...]]) -> None:
-    assert {small(*overrides).optim.name for overrides in cases.values()} == set(NAMES)
+    assert {small(*overrides).optim.name for overrides in cases.values()} == set(OPTIMIZER_SETTINGS)
 
 
 @pytest.mark.usefixtures("double")

@@ -7,16 +7,16 @@ are apart from the tables because the tables import torch, and config/schema.py 
 import difflib
 from collections.abc import Iterable
 
-SOURCES = {
+SOURCE_NAMES = {
     "names": "the embedded US baby names of 2018",
     "lecture": "the lecture's names.txt, fetched once",
 }
 """For data.source: each choice and what docs/config.md says of it. The table is SOURCES in words.py."""
-ACTIVATIONS = ("tanh", "relu", "leaky_relu", "gelu", "silu", "sigmoid", "identity")
+ACTIVATION_NAMES = ("tanh", "relu", "leaky_relu", "gelu", "silu", "sigmoid", "identity")
 """For model.activation. The table is ACTIVATIONS in activations.py."""
-INITS = ("kaiming", "xavier", "small", "normal")
+INIT_NAMES = ("kaiming", "xavier", "small", "normal")
 """For model.init. The table is INITS in initialization.py."""
-SCHEDULES = ("constant", "step_decay", "cosine")
+SCHEDULE_NAMES = ("constant", "step_decay", "cosine")
 """For optim.schedule. The table is SCHEDULES in module.py."""
 BATCHNORM_PLACEMENTS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -26,7 +26,7 @@ BATCHNORM_PLACEMENTS: dict[str, tuple[str, ...]] = {
     "pre_output": ("pre", "output"),
 }
 """For model.batchnorm: each choice and the places where it puts BatchNorm."""
-OPTIMIZERS: dict[str, tuple[str, ...]] = {
+OPTIMIZER_SETTINGS: dict[str, tuple[str, ...]] = {
     "sgd": ("momentum", "nesterov", "weight_decay"),
     "adam": ("beta1", "beta2", "eps", "weight_decay"),
     "adamw": ("beta1", "beta2", "eps", "weight_decay"),

@@ -10,12 +10,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from makemore_pl.config.choices import (
-    ACTIVATIONS,
+    ACTIVATION_NAMES,
     BATCHNORM_PLACEMENTS,
-    INITS,
-    OPTIMIZERS,
-    SCHEDULES,
-    SOURCES,
+    INIT_NAMES,
+    OPTIMIZER_SETTINGS,
+    SCHEDULE_NAMES,
+    SOURCE_NAMES,
     did_you_mean,
     one_of,
 )
@@ -36,7 +36,7 @@ class DataConfig:
     """Examples in one minibatch."""
 
     def __post_init__(self) -> None:
-        one_of("data.source", self.source, SOURCES)
+        one_of("data.source", self.source, SOURCE_NAMES)
         require_numbers("data", self)
 
 
@@ -73,8 +73,8 @@ class ModelConfig:
     """Share of each hidden layer's activations set to zero in training."""
 
     def __post_init__(self) -> None:
-        one_of("model.activation", self.activation, ACTIVATIONS)
-        one_of("model.init", self.init, INITS)
+        one_of("model.activation", self.activation, ACTIVATION_NAMES)
+        one_of("model.init", self.init, INIT_NAMES)
         one_of("model.batchnorm", self.batchnorm, BATCHNORM_PLACEMENTS)
         require(self.gain is None or self.gain > 0, "model.gain", "greater than 0", self.gain)
         for name in ("hidden_bias", "output_scale", "output_bias"):
@@ -121,8 +121,8 @@ class OptimConfig:
     """Steps over which the learning rate first rises linearly to its schedule."""
 
     def __post_init__(self) -> None:
-        one_of("optim.name", self.name, OPTIMIZERS)
-        one_of("optim.schedule", self.schedule, SCHEDULES)
+        one_of("optim.name", self.name, OPTIMIZER_SETTINGS)
+        one_of("optim.schedule", self.schedule, SCHEDULE_NAMES)
         require(self.lr > 0, "optim.lr", "greater than 0", self.lr)
         for name in ("momentum", "beta1", "beta2", "alpha"):
             require(0 <= getattr(self, name) < 1, f"optim.{name}", "in [0, 1)", getattr(self, name))
@@ -134,9 +134,9 @@ class OptimConfig:
         if self.nesterov and self.momentum == 0:
             raise ValueError("optim.nesterov needs optim.momentum greater than 0.")
         for setting in ("momentum", "nesterov"):
-            if getattr(self, setting) and setting not in OPTIMIZERS[self.name]:
-                owners = " and ".join(name for name, settings in OPTIMIZERS.items() if setting in settings)
-                instead = ": use optim.beta1" if "beta1" in OPTIMIZERS[self.name] else ""
+            if getattr(self, setting) and setting not in OPTIMIZER_SETTINGS[self.name]:
+                owners = " and ".join(name for name, settings in OPTIMIZER_SETTINGS.items() if setting in settings)
+                instead = ": use optim.beta1" if "beta1" in OPTIMIZER_SETTINGS[self.name] else ""
                 raise ValueError(f"optim.{setting} belongs to {owners}, not to {self.name}{instead}.")
 
 

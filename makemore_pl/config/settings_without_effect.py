@@ -1,7 +1,7 @@
 """Settings that have no effect because of other settings: a run names them instead of ignoring them silently."""
 
 from makemore_pl.config import Config, OptimConfig
-from makemore_pl.config.choices import OPTIMIZERS
+from makemore_pl.config.choices import OPTIMIZER_SETTINGS
 
 
 def settings_without_effect(config: Config) -> list[str]:
@@ -20,8 +20,8 @@ def settings_without_effect(config: Config) -> list[str]:
         and optim.decay_factor != 0.1,
         **{
             f"optim.{setting}: {optim.name} does not use it": getattr(optim, setting) != getattr(OptimConfig(), setting)
-            for setting in sorted({setting for settings in OPTIMIZERS.values() for setting in settings})
-            if setting not in OPTIMIZERS[optim.name]
+            for setting in sorted({setting for settings in OPTIMIZER_SETTINGS.values() for setting in settings})
+            if setting not in OPTIMIZER_SETTINGS[optim.name]
         },
         "trainer.gradient_clip_algorithm: nothing is clipped without trainer.gradient_clip_val": not (
             trainer.gradient_clip_val

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from makemore_pl.config import OptimConfig
-from makemore_pl.config.choices import OPTIMIZERS
+from makemore_pl.config.choices import OPTIMIZER_SETTINGS
 
 Tensors = dict[str, Tensor]
 State = dict[str, Tensors]
@@ -16,8 +16,8 @@ State = dict[str, Tensors]
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> Optimizer:
-    """The torch.optim optimizer of a config, with those of its settings that choices.OPTIMIZERS lists for it."""
-    settings: dict[str, Any] = {name: getattr(config, name) for name in OPTIMIZERS[config.name]}
+    """The torch.optim optimizer of a config, with the settings that OPTIMIZER_SETTINGS lists for it."""
+    settings: dict[str, Any] = {name: getattr(config, name) for name in OPTIMIZER_SETTINGS[config.name]}
     if "beta1" in settings:
         settings["betas"] = settings.pop("beta1"), settings.pop("beta2")
     return METHODS[config.name].optimizer(parameters, lr=config.lr, **settings)  # type: ignore[call-arg]
@@ -189,4 +189,4 @@ METHODS = {
     "adamw": Method(AdamW, _adamw, ("exp_avg", "exp_avg_sq"), counts_steps=True),
     "rmsprop": Method(RMSprop, _rmsprop, ("square_avg",), counts_steps=True),
 }
-"""optim.name -> method. The names, and the settings of each, are also in OPTIMIZERS of config/choices.py."""
+"""optim.name -> method. The names, and the settings of each, are also in OPTIMIZER_SETTINGS of config/choices.py."""
