@@ -2,6 +2,7 @@
 
 import json
 import logging
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from makemore_pl.diagnostics.gathering import instruments, of_first_batches, of_
 from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.loss_record import LossRecord
 from makemore_pl.diagnostics.offers import configuration_of, mean_loss_of, offer
+from makemore_pl.diagnostics.packed_series import pack, unpack
 from makemore_pl.diagnostics.update import Update
 from makemore_pl.diagnostics.watch import Arrays
 from makemore_pl.doctor.diagnosis import diagnose
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 
 SETTLED = 5
 """From this step on, units that are still copies of each other will stay copies."""
+COUNTED = ("updates", "validated_within", "compared", "unseen")
+"""What a checkpoint keeps as it is."""
 ALIASES = ("val/loss", "val_loss", "valid_loss", "validation_loss", "valid/loss", "validation/loss")
 
 
@@ -40,7 +44,8 @@ class Doctor(DiagnosticsCallback):
     It needs no other callback: it adds ActivationStats, GradientStats, UpdateStats and BatchNormStats if the trainer
     lacks them. It logs a critical finding as soon as that is certain. At the end of fit the verdict is printed, written
     to `findings.json` in the trainer's log directory and to TensorBoard, and kept in `findings`, `abstentions`,
-    `checked` and `prescriptions`. docs/doctor.md explains each finding.
+    `checked` and `prescriptions`. docs/doctor.md explains each finding. What it has seen is part of each checkpoint, so
+    a resumed run is judged as a whole. Resumed from a checkpoint without that, it abstains from what needs the start.
 
         from makemore_pl.diagnostics import Doctor
         trainer = Trainer(callbacks=[Doctor()], max_steps=1000)
@@ -60,6 +65,10 @@ class Doctor(DiagnosticsCallback):
         self.diagnosis = Diagnosis((), (), ())
         self.evidence: Evidence | None = None
         """The evidence that the verdict rests on."""
+        self._key = f"{type(self).__name__} {id(self)}"
+        """Lightning refuses equal keys before it is known which place this one has among the trainer's doctors."""
+        self._instruments: list[DiagnosticsCallback] = []
+        """Those that it has added."""
         self.reset()
 
     @property
@@ -79,7 +88,15 @@ class Doctor(DiagnosticsCallback):
     def prescriptions(self) -> tuple[Prescription, ...]:
         return self.diagnosis.prescriptions
 
+    @property
+    def state_key(self) -> str:
+        return self._key
+
     def reset(self) -> None:
+        self._state: dict[str, Any] | None = None
+        """What a checkpoint has kept of earlier steps, or of the last fit."""
+        self._unseen = 0
+        """Steps before the first one that was seen."""
         self._series: dict[str, dict[int, float | None]] = {}
         self._first: FirstBatches | None = None
         self._losses = LossRecord()
@@ -96,28 +113,41 @@ class Doctor(DiagnosticsCallback):
 
     # Lightning's hooks
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        place = [each for each in trainer.callbacks if isinstance(each, Doctor)].index(self)  # type: ignore[attr-defined]
+        self._key = f"Doctor {place}" if place else "Doctor"
+
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.watch
-        there = self.watch.callbacks
+        there, self._instruments = self.watch.callbacks, []
+        states = self._state.get("instruments", {}) if self._state and self.watch.taken else {}
         for each in instruments(pl_module):
             if not any(isinstance(callback, type(each)) for callback in there):
                 each.every_n_steps = self.every_n_steps
                 each.leave_out = lambda what, reason: None  # type: ignore[method-assign]  # nobody has asked for it
                 each.watch = self.watch
                 each.start(trainer, pl_module)
+                if type(each).__name__ in states:
+                    each.attempt("earlier steps", each.load_state_dict, states[type(each).__name__])
+                self._instruments.append(each)
                 there.insert(there.index(self), each) if there[0] is not self else there.append(each)
         self._directory = Path(trainer.log_dir or trainer.default_root_dir)
         self._scaler = getattr(trainer.precision_plugin, "scaler", None)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        state = self._state
+        self.reset()
         self._losses = LossRecord(trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
-        self.attempt("the first batches", self._begin, trainer, pl_module)
-
-    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._unseen = (self.watch and self.watch.taken) or trainer.global_step
         if self.watch and not trainer.barebones:
-            strided = offer(pl_module, "watched_step", None) is not None
-            self._first = FirstBatches(pl_module, fresh=not self.watch.taken, strided=strided)
+            self.attempt("the first batches", self._begin, pl_module)
+        if self._first and state:
+            self.attempt("the steps before", self._restore, trainer, pl_module, deepcopy(state))
+
+    def _begin(self, pl_module: LightningModule) -> None:
+        strided = offer(pl_module, "watched_step", None) is not None
+        self._first = FirstBatches(pl_module, fresh=not self._unseen, strided=strided)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
@@ -175,12 +205,61 @@ class Doctor(DiagnosticsCallback):
         self.attempt("the verdict", self._conclude, trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.state_dict()
         if self._first:
             self._first.close_hooks()
         # whoever keeps the doctor for its findings keeps no module and no tensors; Lightning has bound the module's log
         self._first, self._functions, self._reached, self._losses = None, None, set(), LossRecord()
         vars(self).pop("log", None), vars(self).pop("log_dict", None)
         super().teardown(trainer, pl_module, stage)
+
+    # what a checkpoint keeps
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.watch and self._first:
+            self._state = None
+            self.attempt("its part of the checkpoint", self._keep, self.watch.trainer, self._first)
+        return self._state or {}
+
+    def _keep(self, trainer: Trainer, first: FirstBatches) -> None:
+        self._take_losses()
+        functions = self._functions and self._functions.state()
+        batches = first.state(trainer.optimizers)
+        _count_places(batches["seen"]["places"], functions["places"] if functions else {})
+        parameters = trainer.lightning_module.named_parameters()
+        self._state = deepcopy(
+            {
+                "series": pack(self._series),
+                "first": batches,
+                "functions": functions,
+                "losses": self._losses.state(),
+                "reached": [name for name, parameter in parameters if parameter in self._reached],
+                "instruments": {type(each).__name__: each.state_dict() for each in self._instruments},
+                "said": [sorted(self._said), sorted(self._last_critical)],
+                **{name: getattr(self, f"_{name}") for name in COUNTED},
+            }
+        )
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        self._state = None  # of another run; `load_state_dict` follows if the checkpoint has one
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._state = dict(state_dict)
+
+    def _restore(self, trainer: Trainer, pl_module: LightningModule, state: dict[str, Any]) -> None:
+        assert self._first
+        parameters = dict(pl_module.named_parameters())
+        reached = {parameters[name] for name in state["reached"]}
+        functions, series = FunctionRecord(), unpack(state["series"])
+        if state["functions"]:
+            functions.restore(state["functions"])
+        self._losses.restore(state["losses"])
+        self._first.restore(state["first"], trainer.optimizers)
+        self._functions, self._series, self._reached = functions if state["functions"] else None, series, reached
+        self._said, self._last_critical = map(set, state["said"])
+        for name in COUNTED:
+            setattr(self, f"_{name}", state[name])
 
     # what it looks at
 
@@ -210,9 +289,7 @@ class Doctor(DiagnosticsCallback):
         for tag, number in numbers.items():
             self._series.setdefault(tag, {})[step] = number
         if "doctor/losses" in arrays:
-            losses = self._series.setdefault("train/loss", {})
-            for at, loss in zip(self._losses.fetched, arrays["doctor/losses"].tolist(), strict=True):
-                losses.setdefault(at, loss)
+            self._add_losses(arrays["doctor/losses"].tolist())
         if self._functions and "doctor/functions" in arrays:
             for tag, value in zip(self._functions.fetched, arrays["doctor/functions"].tolist(), strict=True):
                 self._series.setdefault(tag, {}).setdefault(step, value)
@@ -220,6 +297,15 @@ class Doctor(DiagnosticsCallback):
             self._series.setdefault("train/loss_mean", {})[step] = mean
         if step >= INSPECTED - 1 and log_spaced(step):
             self._say_critical(trainer, pl_module, step)
+
+    def _take_losses(self) -> None:
+        if (losses := self._losses.stacked()) is not None:
+            self._add_losses(losses.flatten().tolist())
+
+    def _add_losses(self, losses: list[float]) -> None:
+        seen = self._series.setdefault("train/loss", {})
+        for step, loss in zip(self._losses.fetched, losses, strict=True):
+            seen.setdefault(step, loss)
 
     # what it says
 
@@ -258,11 +344,9 @@ class Doctor(DiagnosticsCallback):
 
     def _gather(self, trainer: Trainer, pl_module: LightningModule, final: bool) -> Evidence:
         assert self.watch
-        if (losses := self._losses.stacked()) is not None:
-            seen = self._series.setdefault("train/loss", {})
-            for step, loss in zip(self._losses.fetched, losses.flatten().tolist(), strict=True):
-                seen.setdefault(step, loss)
+        self._take_losses()
         facts = Facts(validated_within=self._validated_within, clip_value=float(trainer.gradient_clip_val or 0))
+        facts.unseen = self._unseen
         facts.losses = max(len(trainer.optimizers), 1 if pl_module.automatic_optimization else self._losses.most)
         of_optimizers(facts, pl_module, trainer.optimizers, self._reached, self._series)
         if self._updates < INSPECTED * len(trainer.optimizers):
@@ -274,3 +358,10 @@ class Doctor(DiagnosticsCallback):
             facts.unknown.setdefault("copies", f"fewer than {SETTLED + 1} steps were taken")
         of_loss(facts, self._losses, self._series)
         return Evidence(self._series, facts, final)
+
+
+def _count_places(*places: dict[Any, int]) -> None:
+    """Number them from 0: autograd's own numbers are another process's, and only their order counts."""
+    ranks = {place: rank for rank, place in enumerate(sorted({place for each in places for place in each.values()}))}
+    for each in places:
+        each.update({key: ranks[place] for key, place in each.items()})

@@ -87,6 +87,17 @@ class LossRecord:
         self._waiting = []
         return torch.stack(losses) * self._parts
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps. Fetch the waiting losses before."""
+        graph = self.graph
+        known = graph and {name: getattr(graph, name) for name in ("kind", "alone", "activation", "ignored")}
+        return {"graph": known, "targets": self.targets.state(), "most": self.most, "batches": self._batches}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.graph = state["graph"] and LossGraph(**state["graph"], output=None, targets=None)
+        self.targets.restore(state["targets"])
+        self.most, self._batches = state["most"], state["batches"]
+
 
 def unscaled(loss: Tensor, scaler: Any) -> Tensor:
     """Without the factor of a gradient scaler; nothing waits for the device."""
