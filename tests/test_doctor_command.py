@@ -15,13 +15,15 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 
 from makemore_pl.checkup import applied, brief, examine
 from makemore_pl.config import Config
+from makemore_pl.config.choices import OPTIMIZERS
 from makemore_pl.doctor.diagnosis import RULES, diagnose
 from makemore_pl.doctor.evidence import Evidence
 from makemore_pl.doctor.finding import Finding
 from makemore_pl.doctor.handbook import handbook
 from makemore_pl.doctor.prescribing import FORMULAS, prescribe, rounded, snapped
-from makemore_pl.doctor.recorded_run import facts_of_config
+from makemore_pl.doctor.recorded_run import facts_of_config, read_evidence
 from makemore_pl.doctor.verifying import compare, student_tail
+from makemore_pl.train import run
 
 SCRIPT = ROOT / "scripts" / "doctor.py"
 
@@ -210,3 +212,19 @@ def test_verify_runs_both_from_the_same_seeds(doctor: Callable[..., Finished], w
     first = json.loads(done.out)["prescriptions"][0]
     assert (first["finding"], first["verified"]) == ("confident_start", "verified")
     assert "over 3 seeds" in first["trial"]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_trains_as_it_is_shipped(
+    compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture, optimizer: str
+) -> None:
+    """Also in the first steps, which a longer run recovers from."""
+    doctor = "callbacks={doctor: {_target_: makemore_pl.diagnostics.Doctor}}"
+    watched = ("trainer.max_steps=40", "trainer.watch_every=1", doctor)
+    quiet = ("trainer=cpu", "trainer.enable_progress_bar=false", "logger=jsonl")
+    run(compose("+experiment=kaiming", f"optim={optimizer}", *watched, *quiet), announce=False)
+    assert json.loads((tmp_path / "run" / "findings.json").read_text())["findings"] == []
+    assert "The doctor, at step" not in caplog.text
+    losses = read_evidence(tmp_path / "run")[0].losses().values
+    assert max(losses) < 1.1 * losses[0]
+    assert min(losses) < 0.9 * losses[0]

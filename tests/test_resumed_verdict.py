@@ -1,13 +1,14 @@
 """A run that was halted and resumed has the verdict of one that was not, in this project and in others."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import ROOT, Compose
 from lightning.pytorch import Callback, LightningModule, Trainer
 from probes import HaltedError
 from strangers import TwoOptimizers, fit
@@ -16,14 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from makemore_pl.diagnostics import Doctor, GradientStats
-from makemore_pl.diagnostics.packed_series import pack, unpack
+from makemore_pl.checkup import examine_run
+from makemore_pl.diagnostics import Doctor
 from makemore_pl.doctor.diagnosis import ANY_PART
-from makemore_pl.doctor.rule import RULES
 from makemore_pl.train import run
 
+sys.path.insert(0, str(ROOT))
+
+from reliability.comparison import unequal
+
 DOCTOR = "callbacks={doctor: {_target_: makemore_pl.diagnostics.Doctor}}"
-HALT = "halt: {_target_: probes.Halt, step: 150}"
 LENGTH = ("trainer.max_steps=200", "trainer.val_check_interval=70", "trainer.watch_every=10")
 LATE = ("optim.decay_at=0.6", "optim.decay_factor=0.001", *LENGTH)
 """The rate drops before the halt, to where steps alone would be too small."""
@@ -61,13 +64,7 @@ def test_this_project_s_runs(small: Compose, tmp_path: Path, callbacks: str, net
     assert findings(broken) == findings(whole)
     assert "update_too_small" not in ids(broken)
     states = [torch.load(each / "checkpoints" / "last.ckpt", weights_only=True) for each in (whole, broken)]
-    assert differing(*(each["callbacks"]["Doctor"] for each in states)) == []
-
-
-def differing(ours: Any, theirs: Any) -> list[str]:
-    from reliability.comparison import unequal
-
-    return list(unequal(ours, theirs))
+    assert list(unequal(*(each["callbacks"]["Doctor"] for each in states))) == []
 
 
 def test_a_checkpoint_of_before(small: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +81,37 @@ def test_a_checkpoint_of_before(small: Compose, tmp_path: Path, capsys: pytest.C
     said = " ".join(capsys.readouterr().out.split())
     assert "The first 141 steps were not seen" in said
     assert "healthy" not in said.lower()
+
+
+def test_a_recorded_part(small: Compose, tmp_path: Path) -> None:
+    """diagnostics.jsonl of a run that was resumed into another directory begins in the middle."""
+    overrides = (DOCTOR, "logger=jsonl", *LATE)
+    resume = halted(small, tmp_path / "first", *overrides)
+    run(small(*overrides, resume, run_dir=tmp_path / "second"), announce=False)
+    assert findings(tmp_path / "second")["findings"] == [], "the doctor has seen all of it"
+    judged = examine_run(tmp_path / "second")
+    assert judged.unseen == 150, "the first watched step there"
+    assert judged.findings == ()
+    assert set(judged.checked) <= set(ANY_PART)
+
+
+def test_a_hopeless_job_that_was_killed_while_it_stopped(small: Compose, tmp_path: Path) -> None:
+    """Resumed, it stops where it stood."""
+    stopping = "+callbacks.stop={_target_: makemore_pl.running.hopeless.StopOnCritical}"
+    overrides = (DOCTOR, stopping, "logger=jsonl", *LENGTH)
+    run(small(*overrides, "trainer.max_steps=71", run_dir=tmp_path / "0"), announce=False)
+    (tmp_path / "0" / "diagnostics.jsonl").write_text(
+        "".join(json.dumps({"step": step, "values": {"train/loss_mean": 0.0}}) + "\n" for step in range(200))
+    )
+    metrics = run(small(*overrides, "optim.lr=400", run_dir=tmp_path / "1"), announce=False)
+    assert (metrics["stopped_by"], metrics["steps"]) == ("Doctor: update_too_large", 71)
+    before = findings(tmp_path / "1")
+    (tmp_path / "1" / "metrics.json").unlink()
+    resume = f"ckpt_path={tmp_path / '1' / 'checkpoints' / 'last.ckpt'}"
+    again = run(small(*overrides, "optim.lr=400", resume, run_dir=tmp_path / "1"), announce=False)
+    assert (again["stopped_by"], again["steps"]) == (metrics["stopped_by"], 71)
+    assert again["val/loss"] == metrics["val/loss"]
+    assert findings(tmp_path / "1") == before
 
 
 # --- modules of others -----------------------------------------------------------------------------------------------
@@ -129,20 +157,20 @@ MODULES: dict[str, tuple[Callable[[], LightningModule], tuple[Tensor, Tensor], d
     "regression": (lambda: Validated(mlp(nn.Tanh()), functional.mse_loss), table(scale=30.0), {}),
     "functions": (lambda: Validated(Functions(), functional.mse_loss), table(), {"gradient_clip_val": 0.01}),
     "linear": (lambda: Validated(two_linears()), pictures(), {"accumulate_grad_batches": 3}),
-    "two optimizers": (TwoOptimizers, pictures(), {"max_steps": 240}),
+    "two optimizers": (TwoOptimizers, pictures(), {"max_steps": 120}),
 }
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`")
-@pytest.mark.parametrize("steps", [1, 4, 47])
+@pytest.mark.parametrize("steps", [2, 47])
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_of_others(tmp_path: Path, name: str, steps: int) -> None:
     build, data, options = MODULES[name]
     # eight equal minibatches an epoch, because Lightning's own resume begins the epoch's data anew
     equal = TensorDataset(*(each[:32].repeat(8, *[1] * (each.ndim - 1)) for each in data))
     loaders = tuple(DataLoader(equal, batch_size=32) for _ in range(2))
-    options = {"max_steps": 120, "logger": False, "num_sanity_val_steps": 0} | options
+    options = {"max_steps": 60, "logger": False, "num_sanity_val_steps": 0} | options
     doctors = []
     for halt in (None, steps):
         directory, path = tmp_path / str(halt), tmp_path / "saved.ckpt"
@@ -162,3 +190,65 @@ def test_modules_of_others(tmp_path: Path, name: str, steps: int) -> None:
     assert doctor.evidence.facts == whole.evidence.facts
     assert doctor.evidence.series == whole.evidence.series
     assert doctor.diagnosis == whole.diagnosis
+
+
+def judged(directory: Path, *doctors: Doctor, **options: Any) -> Trainer:
+    """Train the convolutions, at first for 20 steps; the trainer."""
+    data = TensorDataset(*(each[:32].repeat(8, *[1] * (each.ndim - 1)) for each in pictures()))
+    found: list[Trainer] = []
+
+    class Keep(Callback):
+        def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+            found.append(trainer)
+
+    settings = {"max_steps": 20, "logger": False} | options
+    fit(directory, Learner(cnn()), Keep(), *doctors, loaders=(DataLoader(data, batch_size=32),), **settings)
+    return found[0]
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_several_doctors_and_one_that_came_later(tmp_path: Path) -> None:
+    path = tmp_path / "saved.ckpt"
+    judged(tmp_path, Doctor(announce=False), Doctor(announce=False)).save_checkpoint(path)
+    three = [Doctor(announce=False) for _ in range(3)]
+    judged(tmp_path, *three, max_steps=40, ckpt_path=path)
+    unseen = [each.diagnosis.unseen for each in three]
+    assert unseen == [0, 0, 20]
+    starts = [min(each.evidence.series["grad_norm/before_clipping"]) for each in three if each.evidence]
+    assert starts == [0, 0, 20]
+    assert three[0].diagnosis == three[1].diagnosis
+    assert "update_too_large" not in three[2].checked
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_a_second_fit_and_a_second_resume(tmp_path: Path) -> None:
+    path, doctor = tmp_path / "saved.ckpt", Doctor(announce=False)
+    trainer = judged(tmp_path, doctor)
+    trainer.fit_loop.epoch_loop.max_steps = 30
+    trainer.fit(trainer.lightning_module, trainer.train_dataloader)
+    trainer.save_checkpoint(path)
+    again = Doctor(announce=False)
+    judged(tmp_path, again, max_steps=40, ckpt_path=path)
+    for each in (doctor, again):
+        assert each.evidence
+        assert each.diagnosis.unseen == 0
+        assert list(each.evidence.series["train/loss"]) == list(range(30 if each is doctor else 40))
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("damage", ["gone", "of another network"])
+def test_a_state_that_does_not_fit_is_none(tmp_path: Path, damage: str) -> None:
+    """Also where the doctor has seen another training before."""
+    path, doctor = tmp_path / "saved.ckpt", Doctor(announce=False)
+    judged(tmp_path, doctor).save_checkpoint(path)
+    checkpoint = torch.load(path, weights_only=True)
+    if damage == "gone":
+        del checkpoint["callbacks"]["Doctor"]
+    else:
+        checkpoint["callbacks"]["Doctor"]["first"]["seen"]["order"] = ["net.99"]
+    torch.save(checkpoint, path)
+    judged(tmp_path, doctor, max_steps=40, ckpt_path=path)
+    assert doctor.evidence
+    assert doctor.diagnosis.unseen == 20
+    assert min(doctor.evidence.series["train/loss"]) == 20
+    assert doctor.evidence.facts.layers, "what its own first batches tell"
