@@ -140,14 +140,17 @@ class Doctor(DiagnosticsCallback):
         self.reset()
         self._losses = LossRecord(trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
         self._unseen = (self.watch and self.watch.taken) or trainer.global_step
-        if self.watch and not trainer.barebones:
-            self.attempt("the first batches", self._begin, pl_module)
-        if self._first and state:
-            self.attempt("the steps before", self._restore, trainer, pl_module, deepcopy(state))
+        if self.watch and state and not trainer.barebones:
+            self.attempt("the steps before", self._begin, trainer, pl_module, deepcopy(state))
+        if self.watch and not self._first and not trainer.barebones:
+            self.attempt("the first batches", self._begin, trainer, pl_module, None)
 
-    def _begin(self, pl_module: LightningModule) -> None:
+    def _begin(self, trainer: Trainer, pl_module: LightningModule, state: dict[str, Any] | None) -> None:
         strided = offer(pl_module, "watched_step", None) is not None
-        self._first = FirstBatches(pl_module, fresh=not self._unseen, strided=strided)
+        first = FirstBatches(pl_module, fresh=not self._unseen, strided=strided)
+        if state:
+            self._restore(trainer, pl_module, first, state)
+        self._first = first
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
@@ -205,8 +208,8 @@ class Doctor(DiagnosticsCallback):
         self.attempt("the verdict", self._conclude, trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.state_dict()
         if self._first:
+            self._remember(trainer, self._first)
             self._first.close_hooks()
         # whoever keeps the doctor for its findings keeps no module and no tensors; Lightning has bound the module's log
         self._first, self._functions, self._reached, self._losses = None, None, set(), LossRecord()
@@ -217,9 +220,12 @@ class Doctor(DiagnosticsCallback):
 
     def state_dict(self) -> dict[str, Any]:
         if self.watch and self._first:
-            self._state = None
-            self.attempt("its part of the checkpoint", self._keep, self.watch.trainer, self._first)
+            self._remember(self.watch.trainer, self._first)
         return self._state or {}
+
+    def _remember(self, trainer: Trainer, first: FirstBatches) -> None:
+        self._state = None
+        self.attempt("its part of the checkpoint", self._keep, trainer, first)
 
     def _keep(self, trainer: Trainer, first: FirstBatches) -> None:
         self._take_losses()
@@ -247,19 +253,22 @@ class Doctor(DiagnosticsCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._state = dict(state_dict)
 
-    def _restore(self, trainer: Trainer, pl_module: LightningModule, state: dict[str, Any]) -> None:
-        assert self._first
+    def _restore(
+        self, trainer: Trainer, pl_module: LightningModule, first: FirstBatches, state: dict[str, Any]
+    ) -> None:
+        """All or nothing."""
         parameters = dict(pl_module.named_parameters())
         reached = {parameters[name] for name in state["reached"]}
-        functions, series = FunctionRecord(), unpack(state["series"])
+        losses, functions, series = LossRecord(self._losses.parts), FunctionRecord(), unpack(state["series"])
+        losses.restore(state["losses"])
         if state["functions"]:
             functions.restore(state["functions"])
-        self._losses.restore(state["losses"])
-        self._first.restore(state["first"], trainer.optimizers)
-        self._functions, self._series, self._reached = functions if state["functions"] else None, series, reached
-        self._said, self._last_critical = map(set, state["said"])
-        for name in COUNTED:
-            setattr(self, f"_{name}", state[name])
+        first.restore(state["first"], trainer.optimizers)
+        said, last_critical = map(set, state["said"])
+        counted = {f"_{name}": state[name] for name in COUNTED}
+        self._losses, self._functions = losses, functions if state["functions"] else None
+        self._series, self._reached, self._said, self._last_critical = series, reached, said, last_critical
+        vars(self).update(counted)
 
     # what it looks at
 
