@@ -245,7 +245,7 @@ def test_a_state_that_does_not_fit_is_none(tmp_path: Path, damage: str) -> None:
     if damage == "gone":
         del checkpoint["callbacks"]["Doctor"]
     else:
-        checkpoint["callbacks"]["Doctor"]["first"]["seen"]["order"] = ["net.99"]
+        checkpoint["callbacks"]["Doctor"]["history"]["first"]["seen"]["order"] = ["net.99"]
     torch.save(checkpoint, path)
     judged(tmp_path, doctor, max_steps=40, ckpt_path=path)
     assert doctor.evidence
