@@ -26,6 +26,7 @@ def differences(ours: Path, theirs: Path) -> list[str]:
         for key in OF_THE_PROCESS:
             each.pop(key, None)
     found += [f"metrics.json: {each}" for each in unequal(*metrics)]
+    found += [f"findings.json: {each}" for each in unequal(*(read_findings(run) for run in (ours, theirs)))]
     lines = [read_diagnostics(run) for run in (ours, theirs)]
     if lines[0] != lines[1]:
         found.append(f"diagnostics.jsonl: {len(lines[0])} and {len(lines[1])} lines, not the same")
@@ -39,6 +40,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     for state in checkpoint["callbacks"].values():
         state.pop("current_score", None)  # ModelCheckpoint saves it and never loads it
     return {key: value for key, value in checkpoint.items() if key not in NOT_OF_THE_RUN}
+
+
+def read_findings(run: Path) -> Any:
+    """The doctor's verdict; None if the run had no doctor."""
+    path = run / "findings.json"
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def read_diagnostics(run: Path) -> list[Any]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import EXPERIMENTS, ROOT, Compose, Finished, python
 from hydra.core.global_hydra import GlobalHydra
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
@@ -19,9 +20,10 @@ from makemore_pl.doctor.diagnosis import RULES, diagnose
 from makemore_pl.doctor.evidence import Evidence
 from makemore_pl.doctor.finding import Finding
 from makemore_pl.doctor.handbook import handbook
-from makemore_pl.doctor.prescribing import FORMULAS, prescribe, rounded, snapped
-from makemore_pl.doctor.recorded_run import facts_of_config
+from makemore_pl.doctor.prescribing import FORMULAS, RATES, prescribe, rounded, snapped
+from makemore_pl.doctor.recorded_run import facts_of_config, read_evidence
 from makemore_pl.doctor.verifying import compare, student_tail
+from makemore_pl.train import run
 
 SCRIPT = ROOT / "scripts" / "doctor.py"
 
@@ -210,3 +212,24 @@ def test_verify_runs_both_from_the_same_seeds(doctor: Callable[..., Finished], w
     first = json.loads(done.out)["prescriptions"][0]
     assert (first["finding"], first["verified"]) == ("confident_start", "verified")
     assert "over 3 seeds" in first["trial"]
+
+
+@pytest.mark.parametrize("optimizer", RATES)
+def test_every_optimizer_trains_as_it_is_shipped(
+    compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture, optimizer: str
+) -> None:
+    """Also in the first steps, which a longer run recovers from."""
+    doctor = "callbacks={doctor: {_target_: makemore_pl.diagnostics.Doctor}}"
+    watched = ("trainer.max_steps=40", "trainer.watch_every=1", doctor)
+    quiet = ("trainer=cpu", "trainer.enable_progress_bar=false", "logger=jsonl")
+    run(compose("+experiment=kaiming", f"optim={optimizer}", *watched, *quiet), announce=False)
+    assert json.loads((tmp_path / "run" / "findings.json").read_text())["findings"] == []
+    assert "The doctor, at step" not in caplog.text
+    losses = read_evidence(tmp_path / "run")[0].losses().values
+    assert max(losses) < 1.1 * losses[0]
+    assert min(losses) < 0.9 * losses[0]
+
+
+def test_the_rates_of_prescriptions_are_those_that_are_shipped() -> None:
+    shipped = [yaml.safe_load(path.read_text()) for path in (ROOT / "conf" / "optim").glob("*.yaml")]
+    assert {each["name"]: each["lr"] for each in shipped} == RATES

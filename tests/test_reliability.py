@@ -31,7 +31,8 @@ def test_generated_cases_end_in_use_or_in_a_sentence() -> None:
 
 def test_a_difference_is_found(small: Compose, tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    run(small("logger=tensorboard", "callbacks=none", run_dir=ours), announce=False)
+    doctor = "callbacks={doctor: {_target_: makemore_pl.diagnostics.Doctor}}"
+    run(small("logger=tensorboard", doctor, run_dir=ours), announce=False)
     shutil.copytree(ours, theirs)
     assert differences(ours, theirs) == []
     checkpoint = torch.load(theirs / "checkpoints" / "last.ckpt", weights_only=True)
@@ -39,13 +40,17 @@ def test_a_difference_is_found(small: Compose, tmp_path: Path) -> None:
     weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
     torch.save(checkpoint, theirs / "checkpoints" / "last.ckpt")
     (theirs / "metrics.json").write_text((ours / "metrics.json").read_text().replace('"steps": 20', '"steps": 21'))
+    judged = json.loads((ours / "findings.json").read_text())
+    (theirs / "findings.json").write_text(json.dumps(judged | {"checked": judged["checked"][1:]}))
     lines = (ours / "diagnostics.jsonl").read_text().splitlines()
     (theirs / "diagnostics.jsonl").write_text("\n".join([*lines, lines[-1]]))
     next(theirs.glob("events*")).unlink()
     found = differences(ours, theirs)
     assert found[:2] == ["last.ckpt: .state_dict.model.embedding.weight differs", "metrics.json: .steps is 20 and 21"]
-    assert found[2] == f"diagnostics.jsonl: {len(lines)} and {len(lines) + 1} lines, not the same"
-    assert found[3].startswith("TensorBoard: ")
+    count = len(judged["checked"])
+    assert found[2] == f"findings.json: .checked has {count} and {count - 1} entries"
+    assert found[3] == f"diagnostics.jsonl: {len(lines)} and {len(lines) + 1} lines, not the same"
+    assert found[4].startswith("TensorBoard: ")
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,26 @@
 
 import json
 import logging
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from makemore_pl.diagnostics import dashboard
 from makemore_pl.diagnostics.activation_stats import is_activation
 from makemore_pl.diagnostics.callback import DiagnosticsCallback, log_spaced
-from makemore_pl.diagnostics.first_batches import INSPECTED, FirstBatches
+from makemore_pl.diagnostics.first_batches import INSPECTED
 from makemore_pl.diagnostics.function_record import FunctionRecord
-from makemore_pl.diagnostics.gathering import instruments, of_first_batches, of_loss, of_optimizers
+from makemore_pl.diagnostics.gathering import instruments
+from makemore_pl.diagnostics.history import History
 from makemore_pl.diagnostics.host import LightningModule, Trainer
-from makemore_pl.diagnostics.loss_record import LossRecord
-from makemore_pl.diagnostics.offers import configuration_of, mean_loss_of, offer
+from makemore_pl.diagnostics.offers import configuration_of, mean_loss_of
 from makemore_pl.diagnostics.update import Update
 from makemore_pl.diagnostics.watch import Arrays
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.evidence import Evidence
-from makemore_pl.doctor.facts import Facts
 from makemore_pl.doctor.finding import Abstention, Diagnosis, Finding, Prescription
 from makemore_pl.doctor.plain_words import told, verdict
 from makemore_pl.doctor.prescribing import prescribe
@@ -29,8 +29,6 @@ from makemore_pl.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-SETTLED = 5
-"""From this step on, units that are still copies of each other will stay copies."""
 ALIASES = ("val/loss", "val_loss", "valid_loss", "validation_loss", "valid/loss", "validation/loss")
 
 
@@ -40,7 +38,8 @@ class Doctor(DiagnosticsCallback):
     It needs no other callback: it adds ActivationStats, GradientStats, UpdateStats and BatchNormStats if the trainer
     lacks them. It logs a critical finding as soon as that is certain. At the end of fit the verdict is printed, written
     to `findings.json` in the trainer's log directory and to TensorBoard, and kept in `findings`, `abstentions`,
-    `checked` and `prescriptions`. docs/doctor.md explains each finding.
+    `checked` and `prescriptions`. docs/doctor.md explains each finding. What it has seen is part of each checkpoint, so
+    a resumed run is judged as a whole. Resumed from a checkpoint without that, it abstains from what needs the start.
 
         from makemore_pl.diagnostics import Doctor
         trainer = Trainer(callbacks=[Doctor()], max_steps=1000)
@@ -60,6 +59,10 @@ class Doctor(DiagnosticsCallback):
         self.diagnosis = Diagnosis((), (), ())
         self.evidence: Evidence | None = None
         """The evidence that the verdict rests on."""
+        self._key = f"{type(self).__name__} {id(self)}"
+        """Lightning refuses equal keys before it is known which place this one has among the trainer's doctors."""
+        self._instruments: list[DiagnosticsCallback] = []
+        """Those that it has added."""
         self.reset()
 
     @property
@@ -79,85 +82,98 @@ class Doctor(DiagnosticsCallback):
     def prescriptions(self) -> tuple[Prescription, ...]:
         return self.diagnosis.prescriptions
 
+    @property
+    def state_key(self) -> str:
+        return self._key
+
     def reset(self) -> None:
-        self._series: dict[str, dict[int, float | None]] = {}
-        self._first: FirstBatches | None = None
-        self._losses = LossRecord()
-        self._functions: FunctionRecord | None = None
-        """From the first batch on."""
-        self._reached: set[nn.Parameter] = set()
-        self._updates = 0
-        """Of all optimizers, among those that were looked at."""
-        self._validated_within = 0
-        self._compared = False
-        """Whether units were compared after some steps."""
+        self._state: dict[str, Any] | None = None
+        """What a checkpoint has kept of earlier steps, or of the last fit."""
+        self._history = History()
         self._last_critical: set[str] = set()
         self._said: set[str] = set()
 
     # Lightning's hooks
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        place = [each for each in trainer.callbacks if isinstance(each, Doctor)].index(self)  # type: ignore[attr-defined]
+        self._key = f"Doctor {place}" if place else "Doctor"
+
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.watch
-        there = self.watch.callbacks
+        there, self._instruments = self.watch.callbacks, []
+        states = self._state.get("instruments", {}) if self._state and self.watch.taken else {}
         for each in instruments(pl_module):
             if not any(isinstance(callback, type(each)) for callback in there):
                 each.every_n_steps = self.every_n_steps
                 each.leave_out = lambda what, reason: None  # type: ignore[method-assign]  # nobody has asked for it
                 each.watch = self.watch
                 each.start(trainer, pl_module)
+                if type(each).__name__ in states:
+                    each.attempt("earlier steps", each.load_state_dict, states[type(each).__name__])
+                self._instruments.append(each)
                 there.insert(there.index(self), each) if there[0] is not self else there.append(each)
         self._directory = Path(trainer.log_dir or trainer.default_root_dir)
         self._scaler = getattr(trainer.precision_plugin, "scaler", None)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._losses = LossRecord(trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
-        self.attempt("the first batches", self._begin, trainer, pl_module)
-
-    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        state = self._state
+        self.reset()
+        parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+        self._history = History(parts, unseen=(self.watch and self.watch.taken) or trainer.global_step)
         if self.watch and not trainer.barebones:
-            strided = offer(pl_module, "watched_step", None) is not None
-            self._first = FirstBatches(pl_module, fresh=not self.watch.taken, strided=strided)
+            self.attempt("the first batches", self._history.begin, pl_module)
+            if state and self._history.first:
+                self.attempt("the steps before", self._restore, state, trainer, pl_module)
+
+    def _restore(self, state: dict[str, Any], trainer: Trainer, pl_module: LightningModule) -> None:
+        """All or nothing."""
+        history = History(self._history.losses.parts, self._history.unseen)
+        history.begin(pl_module)
+        history.restore(state["history"], trainer, pl_module)
+        self._said, self._last_critical = map(set, state["said"])
+        self._history = history
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._losses.begin()
-        self._open = self._first is not None and not self._first.over
-        if self._first and self._open:
-            self.attempt("the first batches", self._first.open, trainer.optimizers)
+        self._history.losses.begin()
+        self._open = self._history.first is not None and not self._history.first.over
+        if self._history.first and self._open:
+            self.attempt("the first batches", self._history.first.open, trainer.optimizers)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         super().on_before_backward(trainer, pl_module, loss)
-        first = self.watch and self._losses.see(self.watch.step, loss, self._scaler)
+        first = self.watch and self._history.losses.see(self.watch.step, loss, self._scaler)
         watched = self._open or self.step is not None
-        if first and (watched or not self._losses.has_enough):
-            self.attempt("the loss", self._losses.read, loss, self._open)
+        if first and (watched or not self._history.losses.has_enough):
+            self.attempt("the loss", self._history.losses.read, loss, self._open)
         if first and watched:
             self.attempt("activation functions", self._read_functions, pl_module, loss)
 
     def _read_functions(self, pl_module: LightningModule, loss: Tensor) -> None:
-        if self._functions is None and self._first and self._open:
-            self._functions = FunctionRecord()
+        if self._history.functions is None and self._history.first and self._open:
+            self._history.functions = FunctionRecord()
             modules = [each for each in pl_module.modules() if is_activation(each)]
-            self._functions.find(loss, self._first.seen, modules)
-        if self._functions and self.step is not None:
-            self._functions.read(loss)
+            self._history.functions.find(loss, self._history.first.seen, modules)
+        if self._history.functions and self.step is not None:
+            self._history.functions.read(loss)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._first and self._open:
-            self.attempt("the loss", self._losses.read_batch, batch)
-            self.attempt("the first batches", self._first.close, batch)
+        if self._history.first and self._open:
+            self.attempt("the loss", self._history.losses.read_batch, batch)
+            self.attempt("the first batches", self._history.first.close, batch)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if self._first and not trainer.sanity_checking:
-            self.attempt("the inputs of validation", self._first.listen_to_validation)
+        if self._history.first and not trainer.sanity_checking:
+            self.attempt("the inputs of validation", self._history.first.listen_to_validation)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if self._first:
-            self._first.close_hooks()
+        if self._history.first:
+            self._history.first.close_hooks()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or self.watch is None:
@@ -166,58 +182,81 @@ class Doctor(DiagnosticsCallback):
         tag = next((each for each in ALIASES if each in metrics), None)
         tag = tag or next((each for each in metrics if each.startswith("val") and "loss" in each), None)
         if tag:
-            if "val/loss" not in self._series:
-                self._validated_within = trainer.current_epoch
-            self._series.setdefault("val/loss", {})[max(self.watch.taken - 1, 0)] = float(metrics[tag])
+            if "val/loss" not in self._history.series:
+                self._history.validated_within = trainer.current_epoch
+            self._history.series.setdefault("val/loss", {})[max(self.watch.taken - 1, 0)] = float(metrics[tag])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         self.attempt("the verdict", self._conclude, trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._first:
-            self._first.close_hooks()
+        self._remember(trainer)
+        if self._history.first:
+            self._history.first.close_hooks()
         # whoever keeps the doctor for its findings keeps no module and no tensors; Lightning has bound the module's log
-        self._first, self._functions, self._reached, self._losses = None, None, set(), LossRecord()
+        self._history, self._instruments = History(), []
         vars(self).pop("log", None), vars(self).pop("log_dict", None)
         super().teardown(trainer, pl_module, stage)
+
+    # what a checkpoint keeps
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.watch:
+            self._remember(self.watch.trainer)
+        return self._state or {}
+
+    def _remember(self, trainer: Trainer) -> None:
+        if self._history.first:
+            self._state = None
+            self.attempt("its part of the checkpoint", self._keep, trainer)
+
+    def _keep(self, trainer: Trainer) -> None:
+        self._state = {
+            "history": self._history.state(trainer),
+            "instruments": {type(each).__name__: deepcopy(each.state_dict()) for each in self._instruments},
+            "said": [sorted(self._said), sorted(self._last_critical)],
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        self._state = None  # of another run; `load_state_dict` follows if the checkpoint has one
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._state = dict(state_dict)
 
     # what it looks at
 
     def before_update(self, update: Update) -> None:
         assert self.watch
-        self._updates += 1
-        if self._first:
-            self._first.before_update(update.optimizer)
-        self._reached.update(p for p in self.watch.trainer.lightning_module.parameters() if p.grad is not None)
+        self._history.updates += 1
+        if self._history.first:
+            self._history.first.before_update(update.optimizer)
+        self._history.reached.update(p for p in self.watch.trainer.lightning_module.parameters() if p.grad is not None)
         lr = float(update.optimizer.param_groups[0]["lr"])
-        self._series.setdefault("lr", {}).setdefault(self.watch.step, lr)
+        self._history.note("lr", self.watch.step, lr)
 
     def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if (losses := self._losses.stacked()) is not None:
+        if (losses := self._history.losses.stacked()) is not None:
             self.values["doctor/losses"] = losses
-        if self._functions and (functions := self._functions.stacked()) is not None:
+        if self._history.functions and (functions := self._history.functions.stacked()) is not None:
             self.values["doctor/functions"] = functions
-        if self._first:
-            self._first.seen.look_at_modes()
-            if self.watch and self.watch.step >= SETTLED and not self._compared:
-                self._compared = True
-                self._first.compare_later()
+        if self._history.first:
+            self._history.first.seen.look_at_modes()
+            self._history.compare_later(self.watch.step if self.watch else 0)
 
     def measured(
         self, trainer: Trainer, pl_module: LightningModule, step: int, numbers: dict[str, float], arrays: Arrays
     ) -> None:
         for tag, number in numbers.items():
-            self._series.setdefault(tag, {})[step] = number
+            self._history.series.setdefault(tag, {})[step] = number
         if "doctor/losses" in arrays:
-            losses = self._series.setdefault("train/loss", {})
-            for at, loss in zip(self._losses.fetched, arrays["doctor/losses"].tolist(), strict=True):
-                losses.setdefault(at, loss)
-        if self._functions and "doctor/functions" in arrays:
-            for tag, value in zip(self._functions.fetched, arrays["doctor/functions"].tolist(), strict=True):
-                self._series.setdefault(tag, {}).setdefault(step, value)
+            self._history.add_losses(arrays["doctor/losses"].tolist())
+        if self._history.functions and "doctor/functions" in arrays:
+            for tag, value in zip(self._history.functions.fetched, arrays["doctor/functions"].tolist(), strict=True):
+                self._history.note(tag, step, value)
         if (mean := mean_loss_of(pl_module)) is not None:
-            self._series.setdefault("train/loss_mean", {})[step] = mean
+            self._history.series.setdefault("train/loss_mean", {})[step] = mean
         if step >= INSPECTED - 1 and log_spaced(step):
             self._say_critical(trainer, pl_module, step)
 
@@ -235,17 +274,17 @@ class Doctor(DiagnosticsCallback):
 
     def look(self, trainer: Trainer, pl_module: LightningModule) -> Diagnosis:
         """What is found so far, between two steps of fit."""
-        return diagnose(self._gather(trainer, pl_module, final=False))
+        return diagnose(self._history.evidence(trainer, pl_module, final=False))
 
     def broken_off(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, FloatingPointError) and self.watch:
-            self._series.setdefault("train/loss", {})[self.watch.step] = None
+            self._history.series.setdefault("train/loss", {})[self.watch.step] = None
         self._conclude(trainer, pl_module)
 
     def _conclude(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.watch is None or not (self.watch.taken or self._series):
+        if self.watch is None or not (self.watch.taken or self._history.series):
             return
-        evidence = self.evidence = self._gather(trainer, pl_module, final=True)
+        evidence = self.evidence = self._history.evidence(trainer, pl_module, final=True)
         diagnosis = diagnose(evidence)
         self.diagnosis = replace(diagnosis, prescriptions=prescribe(diagnosis, evidence, configuration_of(pl_module)))
         lines = verdict(self.diagnosis, whole=False)
@@ -255,22 +294,3 @@ class Doctor(DiagnosticsCallback):
             dashboard.log_text(trainer, "doctor", lines, max(self.watch.taken - 1, 0))
         if trainer.is_global_zero and self.announce:
             print("\n".join(["The doctor:", *lines]))
-
-    def _gather(self, trainer: Trainer, pl_module: LightningModule, final: bool) -> Evidence:
-        assert self.watch
-        if (losses := self._losses.stacked()) is not None:
-            seen = self._series.setdefault("train/loss", {})
-            for step, loss in zip(self._losses.fetched, losses.flatten().tolist(), strict=True):
-                seen.setdefault(step, loss)
-        facts = Facts(validated_within=self._validated_within, clip_value=float(trainer.gradient_clip_val or 0))
-        facts.losses = max(len(trainer.optimizers), 1 if pl_module.automatic_optimization else self._losses.most)
-        of_optimizers(facts, pl_module, trainer.optimizers, self._reached, self._series)
-        if self._updates < INSPECTED * len(trainer.optimizers):
-            facts.unreached = None
-        if self._first:
-            of_first_batches(facts, pl_module, self._first, self._functions or FunctionRecord())
-        if not self._compared and not facts.copies:
-            facts.copies = None
-            facts.unknown.setdefault("copies", f"fewer than {SETTLED + 1} steps were taken")
-        of_loss(facts, self._losses, self._series)
-        return Evidence(self._series, facts, final)

@@ -1,6 +1,7 @@
 """What the doctor looks at in the first batches of a training: calls, inputs, left-over gradients, equal weights."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -21,6 +22,10 @@ INSPECTED = 3
 """Batches in the beginning of which every module's call is looked at, and steps before which gradients are."""
 PATIENCE = 50
 """Batches in which these steps should come, where gradients are accumulated or optimizers take turns."""
+
+
+PLAIN = ("batches", "unknown", "batch_size", "inputs_vary", "examples_mixed", "copies")
+SCALES = ("inputs", "inputs_validated")
 
 
 class FirstBatches:
@@ -53,6 +58,26 @@ class FirstBatches:
         self._handles: list[RemovableHandle] = []
         if fresh:
             self._find("copies", self._compare_at_start)
+
+    def state(self, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        scales = {name: getattr(self, name) for name in SCALES}
+        return {
+            **{name: getattr(self, name) for name in PLAIN},
+            **{name: scale and asdict(scale) for name, scale in scales.items()},
+            "left_over": [self._left_over.get(each) for each in optimizers],
+            "kept": [self._kept.get(each) for each in optimizers],
+            "seen": self.seen.state(),
+        }
+
+    def restore(self, state: dict[str, Any], optimizers: Sequence[Optimizer]) -> None:
+        for name in PLAIN:
+            setattr(self, name, state[name])
+        for name in SCALES:
+            setattr(self, name, state[name] and Scale(**state[name]))
+        for noted, of_each in ((self._left_over, state["left_over"]), (self._kept, state["kept"])):
+            noted.update({o: list(each) for o, each in zip(optimizers, of_each, strict=True) if each is not None})
+        self.seen.restore(state["seen"])
 
     @property
     def over(self) -> bool:

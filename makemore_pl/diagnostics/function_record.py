@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +120,16 @@ class FunctionRecord:
         self.fetched, values = list(self._values), list(self._values.values())
         self._values = {}
         return torch.stack(values) if values else None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the first batch."""
+        plain = ("names", "kinds", "places", "positions", "signals", "dropout")
+        return {name: getattr(self, name) for name in plain} | {"normalised": sorted(self.normalised), "all": self._all}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.names, self.kinds, self.places = dict(state["names"]), dict(state["kinds"]), dict(state["places"])
+        self.positions, self.signals, self.dropout = dict(state["positions"]), dict(state["signals"]), state["dropout"]
+        self.normalised, self._all = set(state["normalised"]), list(state["all"])
 
     def let_go(self) -> None:
         while self._handles:

@@ -100,7 +100,7 @@ class GradientStats(ActivationCallback):
         return {"clipped": list(self._clipped)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._clipped.extend(state_dict["clipped"])
+        self._clipped = deque(state_dict["clipped"], maxlen=100)
 
 
 @torch.no_grad()

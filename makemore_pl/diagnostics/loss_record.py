@@ -28,7 +28,7 @@ class LossRecord:
         """Losses of a batch."""
         self.fetched: list[int] = []
         """Steps of the losses that `stacked` has given last."""
-        self._parts = parts
+        self.parts = parts
         self._here, self._batches = 0, 0
         self._waiting: list[tuple[int, Tensor]] = []
         """Steps and losses that are still on the device."""
@@ -68,7 +68,7 @@ class LossRecord:
         if graph and self.graph and graph.kind == self.graph.kind:
             self.targets.see(graph)
             if early:
-                self.targets.see_number(graph, self._waiting[-1][1] * self._parts)
+                self.targets.see_number(graph, self._waiting[-1][1] * self.parts)
 
     def read_batch(self, batch: Any) -> None:
         """After the first batch: what its loss does not keep. What it keeps is let go of."""
@@ -85,7 +85,18 @@ class LossRecord:
         device = self._waiting[0][1].device
         losses = [loss.to(device, torch.float32).reshape(1) for _, loss in self._waiting]
         self._waiting = []
-        return torch.stack(losses) * self._parts
+        return torch.stack(losses) * self.parts
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps. Fetch the waiting losses before."""
+        graph = self.graph
+        known = graph and {name: getattr(graph, name) for name in ("kind", "alone", "activation", "ignored")}
+        return {"graph": known, "targets": self.targets.state(), "most": self.most, "batches": self._batches}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.graph = state["graph"] and LossGraph(**state["graph"], output=None, targets=None)
+        self.targets.restore(state["targets"])
+        self.most, self._batches = state["most"], state["batches"]
 
 
 def unscaled(loss: Tensor, scaler: Any) -> Tensor:

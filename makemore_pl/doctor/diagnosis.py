@@ -9,10 +9,17 @@ from makemore_pl.doctor import start, forward, backward, updates, normalisation,
 # isort: on
 from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable
 from makemore_pl.doctor.finding import SEVERITIES, Abstention, Diagnosis, Finding
-from makemore_pl.doctor.rule import RULES
+from makemore_pl.doctor.rule import RULES, Rule
 
 CAUSES = ("not_finite", "overregularized")
 """Of the outcome's findings those that may have a cause of their own."""
+ANY_PART = (
+    "constant_input", "input_scale", "target_scale", "symmetric_units", "linear_network", "activation_before_loss",
+    "softmax_before_cross_entropy", "dead_units", "gradients_accumulate", "examples_mixed", "frozen_parameters",
+    "clipping", "batchnorm_eval", "bias_before_batchnorm", "batchnorm_small_batch", "batchnorm_lag", "batchnorm_noise",
+    "not_finite",
+)  # fmt: skip
+"""Rules that can judge any part of a run. The others need its start."""
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
@@ -22,7 +29,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     checked: list[str] = []
     for rule in RULES.values():
         try:
-            findings = rule(evidence)
+            findings = _judged(rule, evidence)
         except Abstain as reason:
             abstentions.append(Abstention(rule.id, str(reason), applies=not isinstance(reason, NotApplicable)))
             continue
@@ -31,7 +38,24 @@ def diagnose(evidence: Evidence) -> Diagnosis:
             continue
         checked.append(rule.id)
         found += [replace(finding, source=rule.source) for finding in findings]
-    return Diagnosis(tuple(_ordered(_explained(found))), tuple(abstentions), tuple(checked))
+    return Diagnosis(
+        tuple(_ordered(_explained(found))), tuple(abstentions), tuple(checked), unseen=evidence.facts.unseen
+    )
+
+
+def _judged(rule: Rule, evidence: Evidence) -> list[Finding]:
+    """What the rule finds. Raises Abstain also where it needs a start that was not seen."""
+    unseen = 0 if rule.id in ANY_PART else evidence.facts.unseen
+    try:
+        findings = rule(evidence)
+    except NotApplicable:
+        raise
+    except Exception:
+        if not unseen:
+            raise
+    if unseen:
+        raise Abstain(f"the start was not seen: the run was resumed after {unseen:,} steps that nothing is known of")
+    return findings
 
 
 def _explained(found: list[Finding]) -> list[Finding]:

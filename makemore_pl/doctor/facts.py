@@ -48,6 +48,9 @@ class Scale:
 class Facts:
     """What is None is not known, and rules that need it abstain; what is empty or False is known not to be there."""
 
+    unseen: int = 0
+    """Steps before the first one that was seen, of a resumed run."""
+
     layers: tuple[str, ...] | None = None
     """Activation layers in the order of the forward pass, by the name that tags give them. An activation function that
     is no module has the name of the layer before it.

@@ -75,6 +75,8 @@ class Diagnosis:
     checked: tuple[str, ...]
     """Ids of every check that ran."""
     prescriptions: tuple[Prescription, ...] = ()
+    unseen: int = 0
+    """Steps before the first one that was seen, of a resumed run."""
 
     @property
     def roots(self) -> tuple[Finding, ...]:

@@ -182,6 +182,47 @@ class Inspection:
                 return
         self._made[id(y)] = ref(y), module, linear, y._version
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, with the names of modules."""
+        names = self.names
+
+        def named(found: Mapping[nn.Module, Any]) -> dict[str, Any]:
+            return {names[module]: value for module, value in found.items()}
+
+        return {
+            "order": [names[each] for each in self.order],
+            "first_layer": None if self.first_layer is None else names[self.first_layer],
+            "follows": {name: names[before] for name, before in named(self.follows).items()},
+            "linear_pairs": [list(pair) for pair in self.linear_pairs],
+            "values_per_channel": dict(self.values_per_channel),
+            "signals": named(self.signals),
+            "asleep": list(self.asleep),
+            "awake": sorted(self.awake),
+            "without_gradient": list(named(self.without_gradient)),
+            "cut": self.cut,
+            "failures": dict(self.failures),
+            "places": named(self.places),
+            "positions": named(self.positions),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Raises KeyError if the root has not all modules that it had."""
+        modules = {name: module for module, name in self.names.items()}
+
+        def found(named: Mapping[str, Any]) -> dict[nn.Module, Any]:
+            return {modules[name]: value for name, value in named.items()}
+
+        self.order = [modules[name] for name in state["order"]]
+        self.first_layer = None if state["first_layer"] is None else modules[state["first_layer"]]
+        self.follows = {module: modules[before] for module, before in found(state["follows"]).items()}
+        self.linear_pairs = [(first, second) for first, second in state["linear_pairs"]]
+        self.values_per_channel = dict(state["values_per_channel"])
+        self.asleep = {name: modules[name] for name in state["asleep"]}
+        self.awake, self.cut, self.failures = set(state["awake"]), state["cut"], dict(state["failures"])
+        self.without_gradient = found(dict.fromkeys(state["without_gradient"]))
+        self.signals, self.places = found(state["signals"]), found(state["places"])
+        self.positions = found(state["positions"])
+
     def look_at_modes(self) -> None:
         """Note which BatchNorms are in eval mode at this moment of the training."""
         for module in self.order:

@@ -13,7 +13,10 @@ def verdict(diagnosis: Diagnosis, whole: bool = True) -> list[str]:
     information = [each for each in diagnosis.findings if each.severity == "info"]
     lines = []
     if not roots:
-        lines.append(f"Healthy: {len(diagnosis.checked)} checks found nothing wrong.")
+        healthy = "" if diagnosis.unseen else "Healthy: "
+        lines.append(f"{healthy}{len(diagnosis.checked)} checks found nothing wrong.")
+    if diagnosis.unseen:
+        lines.append(f"The first {diagnosis.unseen:,} steps were not seen, so what needs the start was not checked.")
     remedies = {each.finding: each for each in diagnosis.prescriptions}
     for number, finding in enumerate(roots[:ROOTS], 1):
         lines.append(f"{number}. {told(finding)}")

@@ -35,6 +35,7 @@ def read_evidence(run_dir: Path) -> tuple[Evidence, dict[str, Any]]:
     guess = series.get("baseline/unigram", {})
     classes = metrics.get("uniform_loss") or next(iter(series.get("baseline/uniform", {}).values()), None)
     facts = facts_of_config(config, round(math.exp(classes)) if classes else None)
+    facts.unseen = min((min(each) for each in series.values()), default=0)
     facts.constant_guess = next(iter(guess.values()), None)
     gradients = {tag.partition("/")[2]: found for tag, found in series.items() if tag.startswith("grad_std/")}
     if gradients and all(len(found) >= 3 for found in gradients.values()):

@@ -1,6 +1,7 @@
 """Statistics of the targets, and the loss of the best guess that does not look at the input."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ class TargetStatistics:
         self._scales: list[Tensor] = []
         """The number that is minimized over the mean of the loss's terms, minibatch by minibatch."""
         self._alone = True
-        self._first: Tensor | None = None
+        self._scale: Scale | None = None
         self._counts: Tensor | None = None
         """(V,) how often each class was a target, times the weight of the class."""
         self.count = 0
@@ -64,20 +65,20 @@ class TargetStatistics:
 
     def _count(self, counts: Tensor, n: int) -> None:
         self.count += n
-        self._counts = counts if self._counts is None else self._counts + counts
+        self._counts = counts if self._counts is None else self._counts.to(counts.device) + counts
 
     def _add(self, graph: LossGraph, y: Tensor) -> None:
         y = y.detach().double()
         y = y if y.ndim else y[None]
-        if self._first is None:
-            self._first = y
+        if self._sum is None:
+            self._scale = scale_of(y, per_feature=False)
             self.outside = _outside(y, graph.activation)
         if self._sum is not None and self._sum.shape != y.shape[1:]:
             return  # the number of outputs has changed, as with sequences of several lengths
         self.count += len(y)
         total, squares = y.sum(0), y.square().sum(0)
-        self._sum = total if self._sum is None else self._sum + total
-        self._squares = squares if self._squares is None else self._squares + squares
+        self._sum = total if self._sum is None else self._sum.to(total.device) + total
+        self._squares = squares if self._squares is None else self._squares.to(total.device) + squares
 
     def loss_scale(self) -> float | None:
         """The factor between the mean of the loss's terms and the number that is minimized; None where there is none
@@ -98,7 +99,28 @@ class TargetStatistics:
 
     def scale(self) -> Scale | None:
         """The scale of a regression's or a binary cross-entropy's targets in the first minibatch."""
-        return None if self._first is None else scale_of(self._first, per_feature=False)
+        return self._scale
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, on the CPU."""
+        sums = {"counts": self._counts, "sum": self._sum, "squares": self._squares}
+        return {
+            "classes": self.classes,
+            "outside": self.outside,
+            "each_other": self.each_other,
+            "alone": self._alone,
+            "count": self.count,
+            "scales": [float(each) for each in self._scales],
+            "scale": self._scale and asdict(self._scale),
+            **{name: None if each is None else each.cpu() for name, each in sums.items()},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.classes, self.outside, self.each_other = state["classes"], state["outside"], state["each_other"]
+        self._alone, self.count = state["alone"], state["count"]
+        self._scales = list(torch.tensor(state["scales"], dtype=torch.float64))
+        self._scale = None if state["scale"] is None else Scale(**state["scale"])
+        self._counts, self._sum, self._squares = state["counts"], state["sum"], state["squares"]
 
     def constant_guess(self, graph: LossGraph) -> float | None:
         """The loss of the best constant guess, in nats or squared error; None if it is not known."""

@@ -96,7 +96,7 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str], diag
 
 def say_verdict(diagnosis: Diagnosis) -> None:
     """Print the doctor's verdict: one line if nothing is wrong, else the findings."""
-    if diagnosis.roots:
+    if diagnosis.roots or diagnosis.unseen:
         for place, words in enumerate(verdict(diagnosis, whole=False)):
             _prose("" if place else "doctor", words)
     elif diagnosis.checked:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -22,6 +23,17 @@ class StopOnCritical(Callback):
     def __init__(self) -> None:
         self.finding: str | None = None
         """The id of the finding that has stopped the job."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 0:
+            self.finding = None
+        trainer.should_stop |= self.finding is not None  # it was killed before it was finished
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"finding": self.finding}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.finding = state_dict["finding"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.global_step >= trainer.max_steps:
