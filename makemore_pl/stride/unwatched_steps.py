@@ -194,7 +194,9 @@ class Unwatched:
         parameters = {name: parameter.detach() for name, parameter in self.parameters.items()}
         state, taken = self._state()
         beta1, beta2 = self.rule.betas
-        rates = torch.tensor([(lr, 1 - beta1**t, math.sqrt(1 - beta2**t)) for t, lr in enumerate(lrs, start=taken + 1)])
+        table = [(lr, 1 - beta1**t, math.sqrt(1 - beta2**t)) for t, lr in enumerate(lrs, start=taken + 1)]
+        dtype = next(iter(parameters.values())).dtype
+        rates = torch.tensor(table, dtype=torch.promote_types(dtype, torch.float32))  # float64 where the network is
         # in the trial of a new package only the first step moves the parameters, so that rounding errors can't grow
         trial_rates = rates.clone()
         trial_rates[1:, 0] = 0
@@ -202,7 +204,7 @@ class Unwatched:
         carry, xs = (parameters, self.buffers, state), (*minibatches, send(rates, x.device), masks)
         step = functional_step(self.model, self.rule, self.autocast)
         # all runs with networks of this shape use one package, because everything else that differs is an argument
-        name = f"{self.name} {x.shape} {x.device}"
+        name = f"{self.name} {dtype} {x.shape} {x.device}"
         trial_xs = (*minibatches, send(trial_rates, x.device), masks)
         new, losses = self.engine.one_call(Scan(name, step, carry, xs, trial_xs))(carry, xs)
         torch_internals.foreach_copy_(torch_internals.leaves(carry), new)
