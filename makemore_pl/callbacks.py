@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from makemore_pl.data import NamesDataModule
 from makemore_pl.diagnostics import dashboard
 from makemore_pl.diagnostics.callback import DiagnosticsCallback, log_spaced
 from makemore_pl.diagnostics.host import LightningModule, Trainer
@@ -74,8 +75,8 @@ class Baselines(DiagnosticsCallback):
         self.attempt("all losses", self._count, trainer)
 
     def _count(self, trainer: Trainer) -> None:
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        if not (hasattr(datamodule, "examples") and hasattr(datamodule, "vocabulary")):
+        datamodule = getattr(trainer, "datamodule", None)
+        if not isinstance(datamodule, NamesDataModule):
             log.info("Baselines abstains: the data module has no examples to count.")
             return
         x, y = datamodule.examples["train"]
@@ -86,8 +87,8 @@ class Baselines(DiagnosticsCallback):
     ) -> None:
         count = step + 1 - self._first
         steps = step + 1 - self._seen
-        mean_loss = getattr(pl_module, "mean_loss", None)
-        self._seen, self._total = step + 1, self._total + steps * (mean_loss if type(mean_loss) is float else math.nan)
+        mean_loss = pl_module.mean_loss if isinstance(pl_module, MakemoreModule) else math.nan
+        self._seen, self._total = step + 1, self._total + steps * mean_loss
         if log_spaced(step) or self.last:
             numbers.update({f"baseline/{name}": value for name, value in self._losses.items()})
         if count < ENOUGH:
@@ -145,7 +146,8 @@ class Samples(DiagnosticsCallback):
         except ValueError as error:  # the logits are not finite; the module's own error will name the layer
             log.warning("Samples, step %d: %s", step, error)
             return
-        known = set(getattr(getattr(trainer, "datamodule", None), "words", ()))
+        datamodule = getattr(trainer, "datamodule", None)
+        known = set(datamodule.words) if isinstance(datamodule, NamesDataModule) else set()
         marked = [name.word + "*" * (name.word in known) for name in names]
         note = ["(* in the word list)"] * any(name.endswith("*") for name in marked)
         dashboard.log_text(trainer, "samples", marked + note, step)

@@ -103,6 +103,10 @@ class MakemoreModule(LightningModule):
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.val_perplexity = Perplexity()
 
+    @property
+    def watch_every(self) -> int:
+        return int(self.trainer.datamodule.trainer_config.watch_every)  # type: ignore[attr-defined]
+
     def watched_step(self, batch: Minibatches) -> int:
         """The last step of this batch, counted from 0. It is the one that Lightning and callbacks see."""
         return int(self.trainer.global_step) + len(batch) - 1

@@ -32,6 +32,15 @@ from makemore_pl.config import Config
 from makemore_pl.diagnostics import ActivationStats, BatchNormStats, GradientStats, Histograms, UpdateStats
 from makemore_pl.diagnostics.callback import DiagnosticsCallback, log_spaced
 from makemore_pl.diagnostics.jsonl import JSONLinesLogger
+from makemore_pl.diagnostics.offers import (
+    Averaged,
+    Configured,
+    Probed,
+    Strided,
+    configuration_of,
+    mean_loss_of,
+    watch_every_of,
+)
 from makemore_pl.diagnostics.pictures import Figures
 from makemore_pl.diagnostics.watch import fetch
 from makemore_pl.stride.watched_steps import next_watched
@@ -694,3 +703,23 @@ def test_resumed_run_measures_the_same(small: Compose, tmp_path: Path) -> None:
     assert pictures[0] == pictures[1]
     steps = [line["step"] for line in lines(JSONLinesLogger(str(tmp_path / "parts")))]
     assert all(one <= other for one, other in pairwise(steps))
+
+
+def test_our_module_offers_everything(small: Compose) -> None:
+    trainer, module, datamodule = build(small("trainer.watch_every=7"))
+    strided, probed, averaged, configured = module, module, module, module
+    offered: tuple[Strided, Probed, Averaged, Configured] = (strided, probed, averaged, configured)  # mypy compares
+    trainer.fit(module, datamodule)
+    assert (watch_every_of(module), mean_loss_of(module)) == (7, offered[2].mean_loss)
+    network, loss = offered[1].probe()
+    assert loss(network).isfinite()
+    found = configuration_of(module)
+    assert found == offered[3].configuration()
+    assert found is not None
+    assert found["trainer"]["watch_every"] == 7
+
+
+def test_a_layer_called_watch_every_is_no_offer() -> None:
+    module = torch.nn.Module()
+    module.watch_every = torch.nn.Linear(1, 1)
+    assert (watch_every_of(module), mean_loss_of(module), configuration_of(module)) == (1, None, None)

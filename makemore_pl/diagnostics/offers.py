@@ -14,6 +14,10 @@ from torch import Tensor, nn
 class Strided(Protocol):
     """Takes several optimizer steps a batch. Lightning sees only the last of them."""
 
+    @property
+    def watch_every(self) -> int:
+        """So many steps lie between two last ones, early steps aside."""
+
     def watched_step(self, batch: Any) -> int:
         """The number of that last step, counted from 0."""
 
@@ -49,6 +53,12 @@ def offer(module: nn.Module, name: str, *arguments: Any) -> Callable[..., Any] |
     except TypeError:
         return None
     return method if signature.return_annotation is not inspect.Signature.empty else None
+
+
+def watch_every_of(module: nn.Module) -> int:
+    """`Strided.watch_every`; 1 of a module that is not `Strided`."""
+    found = getattr(module, "watch_every", 1)
+    return found if type(found) is int and offer(module, "watched_step", None) else 1
 
 
 def mean_loss_of(module: nn.Module) -> float | None:

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.diagnostics import dashboard
 from makemore_pl.diagnostics.host import LightningModule, Trainer
-from makemore_pl.diagnostics.offers import offer
+from makemore_pl.diagnostics.offers import offer, watch_every_of
 from makemore_pl.diagnostics.taps import Tap, hidden_modules
 from makemore_pl.diagnostics.update import Update
 
@@ -100,9 +100,7 @@ class Watch:
             self._last_step = self.trainer.estimated_stepping_batches - 1
         except Exception:  # Lightning can't estimate this for some schedules; then `finish` shows the last step
             self._last_step = math.inf
-        config = getattr(getattr(self.trainer, "datamodule", None), "trainer_config", None)
-        every = getattr(config, "watch_every", 1)
-        self._strides = isinstance(every, int) and every > 1
+        self._strides = watch_every_of(pl_module) > 1
         self._complete = True  # nothing has been trained yet
         if not self.trainer.optimizers:
             log.warning("Diagnostics are left out: there is no optimizer whose steps they could follow.")

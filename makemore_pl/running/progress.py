@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from makemore_pl.module import MakemoreModule
+
 WINDOW = 30
 """The pace is measured over this many watched steps."""
 SHORTEST = 0.5
@@ -86,7 +88,7 @@ class StepProgressBar(ProgressBar):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._bar is not None and not self._bar.disable:
-            self._train = float(getattr(pl_module, "mean_loss", math.nan))
+            self._train = pl_module.mean_loss if isinstance(pl_module, MakemoreModule) else math.nan
             self._bar.n = trainer.global_step
             self._seen.append((time.perf_counter(), trainer.global_step))
             self._say(hurry=False)
