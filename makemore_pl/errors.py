@@ -128,6 +128,8 @@ def _unreadable(override: str, message: str) -> str:
     key, equals, value = override.partition("=")
     if not equals:
         return f"{override!r} is no override: type it as {key}=VALUE."
+    if value.strip(", ") != value:
+        return f"{override!r} has a comma at an end: type {shlex.quote(f'{key}={value.strip(chr(44) + chr(32))}')}."
     try:
         OverridesParser.create().parse_override(f"{key}={typed(value)}")
     except HydraException:

@@ -101,9 +101,14 @@ def _refuse_large_batches(config: Config) -> None:
     """
     data, model = config.data, config.model
     context = 8 * data.block_size + 4 * data.block_size * model.n_embd
-    remedy = "use a smaller data.batch_size, or a smaller network"
-    refuse_beyond_memory(data.batch_size * (context + 8 * model.n_hidden * model.n_layers), "One minibatch", remedy)
-    refuse_beyond_memory(VALIDATION_BATCH * (context + 8 * model.n_hidden), "Validation", "use a smaller network")
+    widest = "data.block_size" if context > 8 * model.n_hidden else "network"
+    remedy = f"use a smaller {widest}"
+    refuse_beyond_memory(
+        data.batch_size * (context + 8 * model.n_hidden * model.n_layers),
+        "One minibatch",
+        f"{remedy}, or a smaller data.batch_size",
+    )
+    refuse_beyond_memory(VALIDATION_BATCH * (context + 8 * model.n_hidden), "Validation", remedy)
 
 
 def _instantiate(group: str, nodes: dict[str, Any], method: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def load_words(config: DataConfig) -> list[str]:
     Raises:
         ValueError: the file can't be used; the message has path, line and what to do.
     """
-    return SOURCES[config.source](Path(config.path) if config.path else None)
+    return SOURCES[config.source](Path(os.path.expanduser(config.path)) if config.path else None)
 
 
 def _embedded_names(path: Path | None) -> list[str]:

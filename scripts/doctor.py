@@ -48,7 +48,9 @@ def main() -> int:
         return 0
     directories = [Path(each) for each in arguments.what if each and Path(each).is_dir()]
     overrides = [each for each in arguments.what if not each or not Path(each).is_dir()]
-    if stray := [each for each in overrides if "=" not in each and not each.startswith("~")]:
+    # the directories of jobs are called seed=1, and no key but hydra/launcher has a slash
+    misspelt = [each for each in overrides if "/" in each.partition("=")[0] and not each.startswith("hydra/")]
+    if stray := misspelt or [each for each in overrides if "=" not in each and not each.startswith("~")]:
         raise ValueError(f"{stray[0]!r} is no directory, and no override such as model.gain=1.")
     if directories and (stray := [each for each in overrides if not each.startswith("doctor.")]):
         raise ValueError(f"{stray[0]} can't change a run that is over: give either directories or overrides.")

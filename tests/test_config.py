@@ -16,7 +16,7 @@ from conftest import EXPERIMENTS, GROUPS, ROOT, Compose, Finished, python
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from makemore_pl.config import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig, choices, resolve
+from makemore_pl.config import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig, choices, memory, resolve
 from makemore_pl.config.settings_without_effect import settings_without_effect
 from makemore_pl.config.stored_config import load_config
 from makemore_pl.errors import explain
@@ -220,6 +220,7 @@ def test_bounds_of_float32_are_torch_s(least: bool) -> None:
     ("overrides", "what"),
     [
         (["data.block_size=1000"], "The examples"),
+        (["data.block_size=100000", "data.batch_size=1"], "Validation"),
         (["model.n_hidden=1000000"], "Validation"),
         (["model.n_hidden=1000", "model.n_layers=1000"], "The network with its gradients"),
         (["data.batch_size=1000000000"], "One minibatch"),
@@ -229,9 +230,7 @@ def test_memory_that_is_not_there_is_not_taken(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, overrides: list[str], what: str
 ) -> None:
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**18}.__getitem__)
-    with pytest.raises(
-        ValueError, match=rf"^{what} would take [\d,]+\.\d GiB of memory, and this machine has 1\.0: use "
-    ):
+    with pytest.raises(ValueError, match=rf"^{what} would take [\d,]+\.\d GiB of memory, and there are 1\.0: use "):
         build(compose("trainer=cpu", *overrides))
 
 
@@ -433,7 +432,7 @@ def test_a_report_resolves_nothing_of_a_run(tmp_path: Path) -> None:
     experiments = ("default", "${oc.env:SECRET}", "kaiming seed=1", "[kaiming,batchnorm]", "a=b")
     for place, experiment in enumerate(experiments):
         (tmp_path / f"{place}").mkdir()
-        content = json.dumps({"experiment": experiment, "run_dir": "${oc.env:SECRET}"})
+        content = json.dumps(dataclasses.asdict(Config(experiment=experiment, run_dir="${oc.env:SECRET}")))
         (tmp_path / f"{place}" / "config.yaml").write_text(content)
     program = (
         "import runpy; from pathlib import Path; "
@@ -446,8 +445,30 @@ def test_a_report_resolves_nothing_of_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["${oc.env:HOME}", "${run_dir}", "a\\${x}", "\\\\${x}", "$", "}"])
 def test_what_a_run_has_written_is_not_resolved_again(tmp_path: Path, text: str) -> None:
-    content = {"experiment": text, "run_dir": str(tmp_path), "callbacks": {"a": {"_target_": "b", "c": [text]}}}
+    content = dataclasses.asdict(
+        Config(experiment=text, run_dir=str(tmp_path), callbacks={"a": {"_target_": "b", "c": [text]}})
+    )
     (tmp_path / "config.yaml").write_text(json.dumps(content), encoding="utf-8")
     config = load_config(tmp_path)
     assert config.experiment == text
     assert config.callbacks["a"]["c"] == [text]
+
+
+def test_memory_is_that_of_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the system does not tell how much memory it has, as Windows."""
+    monkeypatch.delattr(os, "sysconf")
+    monkeypatch.setattr(memory, "LIMITS", tmp_path)
+    memory.refuse_beyond_memory(2**60, "It", "use less")
+    (tmp_path / "memory.max").write_text("max\n")
+    memory.refuse_beyond_memory(2**60, "It", "use less")
+    (tmp_path / "memory.max").write_text(f"{2**30}\n")
+    memory.refuse_beyond_memory(2**30, "It", "use less")
+    with pytest.raises(ValueError, match=r"^It would take 2\.0 GiB of memory, and there are 1\.0: use less\.$"):
+        memory.refuse_beyond_memory(2**31, "It", "use less")
+
+
+def test_what_is_too_large_is_what_should_be_smaller(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**18}.__getitem__)
+    for override, remedy in (("data.block_size=100000", "data.block_size"), ("model.n_hidden=1000000", "network")):
+        with pytest.raises(ValueError, match=f"use a smaller {remedy}"):
+            build(compose("trainer=cpu", "data.batch_size=1", override))

@@ -456,3 +456,8 @@ def test_validation_sees_every_example_once(small: Compose) -> None:
     x = torch.cat([x for x, _ in datamodule.val_dataloader()])
     assert torch.equal(x, datamodule.examples["val"][0])
     assert math.prod(x.shape) > 0
+
+
+def test_a_tilde_is_the_home(tmp_path: Path, words_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(words_file.parent))
+    assert load_words(DataConfig(path=f"~/{words_file.name}")) == read_words(words_file)

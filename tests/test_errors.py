@@ -146,6 +146,11 @@ def test_what_hydra_can_t_read_is_shown_quoted(override: str) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        ("optim.lr=0.1,", "'optim.lr=0.1,' has a comma at an end: type optim.lr=0.1."),
+        (
+            "callbacks.figures.steps=[0]",
+            "callbacks.figures.steps is not among the defaults: add it, +callbacks.figures.st",
+        ),
         ("experiment=kaiming", "Type +experiment=kaiming: the defaults have none that it could take the place of."),
         ("trainer.max_steps=1e5", "trainer.max_steps must be a whole number: type it as 100000 without a point or an "),
         (

@@ -3,6 +3,7 @@
 Imports neither torch nor lightning, so that --help, --cfg and tab completion answer at once.
 """
 
+import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -271,6 +272,8 @@ def key_of(name: str) -> str | None:
 
 def unknown_key(key: str) -> str:
     """The sentence for a dotted key that the schema does not have."""
+    if re.match(r"(callbacks|logger)\.\w+\.", key):
+        return f"{key} is not among the defaults: add it, +{key}=VALUE."
     meant = key_of(key)
     return f"Unknown config key {key!r}.{f' Did you mean {meant!r}?' if meant else did_you_mean(key, _keys(Config))}"
 

@@ -60,7 +60,7 @@ def placed(command: Sequence[str], runs: Sequence[Run]) -> list[str]:
 
 def _whole(run: Run) -> str:
     here = working_directory(run.directory)
-    return os.path.abspath(here / run.get("data.path")) if here else str(run.get("data.path"))
+    return os.path.abspath(here / os.path.expanduser(run.get("data.path"))) if here else str(run.get("data.path"))
 
 
 def applied(command: Iterable[str], changes: Iterable[str]) -> list[str]:
