@@ -48,6 +48,5 @@ def test_issue_templates_are_forms() -> None:
 
 def test_image_runs_the_command_of_the_readme() -> None:
     lines = [line for line in (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines() if line]
-    assert len(lines) <= 10
     assert lines[-1] == 'CMD ["make", "train"]'
     assert "train" in TARGETS

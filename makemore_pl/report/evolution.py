@@ -73,7 +73,9 @@ def loss(run: Run) -> list[Block]:
     _, passed = run.diagnostics.quantity("baseline_passed")
     if passed:
         told = ", ".join(f"{name} at step {int(np.nanmax(at)):,}" for name, at in passed.items())
-        blocks.append(Note(f"The baselines need no network; its mean training loss passed {told}."))
+        blocks.append(
+            Note(f"The baselines need no network. Means of the training loss over 100 steps or more were below {told}.")
+        )
     elif baselines:
         blocks.append(Note("The baselines need no network: all characters alike, their frequency, pairs' frequency."))
     return blocks
@@ -100,8 +102,9 @@ def step_by_step(runs: Mapping[str, Run]) -> list[Block]:
     keys = sorted({steps[0], opening, steps[-1]})
     blocks: list[Block] = [
         Note(
-            "Healthy: activations alike in every layer and few at ±1; gradients alike in every layer, neither "
-            "shrinking nor growing towards the first; update:data ratios inside the band. In the rasters white is "
+            "In a healthy network activations are alike in every layer and few are at ±1, gradients are alike in every "
+            "layer and neither shrink nor grow towards the first, and update:data ratios lie inside the band. In the "
+            "rasters white is "
             "saturated: |activation| > 0.97, where tanh passes on less than 6 % of its gradient. A column white from "
             "top to bottom is a dead unit."
         ),
