@@ -24,6 +24,8 @@ from makemore_pl.report.sweep_directory import is_sweep
 from makemore_pl.running.output import wrapped
 from makemore_pl.train import run
 
+log = logging.getLogger(__name__)
+
 STEPS = {"trainer.max_steps": "2000", "trainer.watch_every": "50", "trainer.val_check_interval": "500"}
 """The length of a brief training. The user's own overrides of these keys come first."""
 QUICK = ["trainer=cpu", "trainer.engine=eager", "trainer.enable_progress_bar=false", "logger=jsonl"]
@@ -82,11 +84,16 @@ def examined_directory(directory: Path, compose: Compose) -> list[Report]:
     """
     if not is_sweep(directory):
         return [Report(str(directory), examine_run(directory), _overrides_of(directory, compose))]
-    reports = []
+    reports: list[Report] = []
+    damaged = None
     for job in sorted(path.parent for path in directory.rglob("diagnostics.jsonl")):
-        reports.append(Report(str(job), examine_run(job), _overrides_of(job, compose)))
+        try:
+            reports.append(Report(str(job), examine_run(job), _overrides_of(job, compose)))
+        except ValueError as error:  # one damaged run must not hide what is wrong with the others
+            log.warning("Left out: %s", error)
+            damaged = error
     if not reports:
-        raise ValueError(f"No job of {directory} has a diagnostics.jsonl: run them with logger=jsonl.")
+        raise damaged or ValueError(f"No job of {directory} has a diagnostics.jsonl: run them with logger=jsonl.")
     return reports
 
 

@@ -1,11 +1,63 @@
 """Reads YAML, JSON and checkpoints of a run directory; what can't be read is refused in one sentence."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from makemore_pl.stored_form import ANY, FLAG, NUMBER, OBJECT, TEXT, WHOLE, Optional, refuse_misfit
+
+FORMS = {
+    "config.yaml": {
+        "data": {"source": TEXT, "path": Optional(TEXT), **dict.fromkeys(("block_size", "batch_size"), WHOLE)},
+        "model": {**dict.fromkeys(("n_layers", "n_hidden"), WHOLE), **dict.fromkeys(("activation", "batchnorm"), TEXT)},
+        "optim": {**dict.fromkeys(("name", "schedule"), TEXT), **dict.fromkeys(("lr", "decay_at"), NUMBER)},
+        "trainer": {"max_steps": WHOLE},
+        "callbacks": Optional({ANY: OBJECT}),
+        "logger": Optional({ANY: OBJECT}),
+        "experiment": Optional(TEXT),
+        "run_dir": Optional(TEXT),
+        "seed": WHOLE,
+    },
+    "metrics.json": {
+        "val/loss": NUMBER,
+        **dict.fromkeys(("steps", "parameters"), Optional(WHOLE)),
+        "versions": Optional(OBJECT),
+        **dict.fromkeys(
+            (
+                "train/loss",
+                "test/loss",
+                "initial_loss",
+                "uniform_loss",
+                "val/perplexity",
+                "seconds",
+                "steps_per_second",
+            ),
+            Optional(NUMBER),
+        ),
+        **dict.fromkeys(("experiment", "stopped_by", "words_sha256", "commit"), Optional(TEXT)),
+    },
+    "findings.json": {
+        "findings": [
+            {
+                **dict.fromkeys(("id", "severity"), TEXT),
+                **dict.fromkeys(("message", "where", "source", "because_of"), Optional(TEXT)),
+                **dict.fromkeys(("value", "bound"), Optional(NUMBER)),
+                "step": Optional(WHOLE),
+            }
+        ],
+        "abstentions": Optional([{"id": TEXT, "reason": TEXT, "applies": Optional(FLAG)}]),
+        "checked": Optional([TEXT]),
+        "prescriptions": Optional(
+            [{"finding": TEXT, "overrides": [TEXT], "rationale": Optional(TEXT), "verified": Optional(TEXT)}]
+        ),
+    },
+    "failure.json": dict.fromkeys(("reason", "command"), Optional(TEXT)),
+}
+"""File of a run directory -> the form of its content, as far as it is read."""
 
 
 class _Tree(yaml.SafeLoader):  # type: ignore[misc]
@@ -15,6 +67,11 @@ class _Tree(yaml.SafeLoader):  # type: ignore[misc]
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("an alias")
         return super().compose_node(parent, index)
+
+
+_Tree.add_implicit_resolver(  # 1e-3 is a number for OmegaConf, and a text for PyYAML
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def read_yaml(path: Path, kind: type) -> Any:
@@ -32,20 +89,36 @@ def read_yaml(path: Path, kind: type) -> Any:
     return content
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file, which must be an object; empty if there is no file.
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """The config of a run as nested dicts; interpolations are not resolved.
 
     Raises:
-        ValueError: the content is something else.
+        ValueError: config.yaml is missing, or a setting that everyone needs is missing or of another type.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{run_dir} is not a run directory: it has no config.yaml.")
+    content: dict[str, Any] = read_yaml(path, dict)
+    try:
+        refuse_misfit(content, FORMS[path.name])
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read: {error}.") from None
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file, which must be an object, and of the form of a file of its name; empty without a file.
+
+    Raises:
+        ValueError: the content is something else; the message names the file and the key.
     """
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        refuse_misfit(content, FORMS.get(path.name, OBJECT))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read: {error}.") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} can't be read: it is not JSON of the expected form.")
     return content
 
 

@@ -1,4 +1,5 @@
-"""Imports point one way: scripts -> sweep, report -> train -> module, diagnostics -> stride, model -> torch."""
+"""Imports point one way (scripts -> sweep, report -> train -> module, diagnostics -> stride, model -> torch), what is
+private in other packages stands in one place, and no file is longer than LONGEST_FILE."""
 
 import ast
 import re
@@ -11,7 +12,7 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "makemore_pl"
 LONGEST_FILE = 330
-"""Lines; CONTRIBUTING.md says 60 to 250, and config/schema.py is mostly docstrings of fields."""
+"""Lines. CONTRIBUTING.md asks for 60 to 250; a file that is longer than this must be divided."""
 FRAMEWORKS = {"lightning", "hydra", "torchmetrics", "pytorch_lightning"}
 
 
@@ -68,7 +69,7 @@ def test_the_report_knows_neither_lightning_nor_hydra() -> None:
 def test_config_and_errors_import_no_torch(name: str) -> None:
     for path in (PACKAGE / "config").glob("*.py") if name == "config" else [PACKAGE / f"{name}.py"]:
         assert not roots(path) & {"torch", "lightning", "torchmetrics"}
-        assert {place(other) for other in ours(path)} <= {"command_line", "config", "stored_files"}
+        assert {place(other) for other in ours(path)} <= {"command_line", "config", "stored_files", "stored_form"}
 
 
 def test_what_the_network_drags_in() -> None:
@@ -83,15 +84,25 @@ def test_what_the_network_drags_in() -> None:
 
 RANKS = {
     "command_line": 0, "files": 0, "module_copy": 0, "dropout": 0, "activations": 0, "lightning_internals": 0,
-    "config": 1, "figures": 1, "losses": 1, "doctor": 2, "errors": 2, "words": 2, "initialization": 2, "model": 3,
-    "stride": 3, "diagnostics": 3, "report": 3, "data": 4, "sample": 5, "module": 5, "checkpoint": 6, "callbacks": 6,
-    "running": 6, "evaluate": 7, "train": 8, "sweep": 9, "checkup": 9, "arguments": 2, "stored_files": 0,
+    "stored_form": 0, "stored_files": 1, "diagnostics_file": 1, "config": 2, "figures": 2, "losses": 2, "doctor": 3,
+    "errors": 3, "words": 3, "initialization": 3, "arguments": 3, "model": 4, "stride": 4, "diagnostics": 4,
+    "report": 4, "data": 5, "sample": 6, "module": 6, "checkpoint": 7, "callbacks": 7, "running": 7, "evaluate": 8,
+    "train": 9, "sweep": 10, "checkup": 10,
 }  # fmt: skip
 """Rank of each room and each top-level file. A file may import files of lower rank and those of its own room."""
 SHELTERED = {
     "figures": set(),
-    "diagnostics": {"doctor", "figures", "files", "module_copy"},
-    "report": {"command_line", "doctor", "figures", "files", "stored_files"},
+    "diagnostics": {"diagnostics_file", "doctor", "figures", "files", "module_copy"},
+    "report": {
+        "command_line",
+        "config",
+        "diagnostics_file",
+        "doctor",
+        "figures",
+        "files",
+        "stored_files",
+        "stored_form",
+    },
 }
 """Rooms that work without the rest of the project, and what they may import of it."""
 

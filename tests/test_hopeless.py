@@ -49,8 +49,8 @@ def test_the_best_quarter_goes_on() -> None:
 def test_it_reads_a_file_that_is_being_written(tmp_path: Path) -> None:
     path = tmp_path / "diagnostics.jsonl"
     assert read_losses(path) == {}
-    lines = [{"step": step, "values": {"train/loss_mean": loss}} for step, loss in ((0, 3.0), (5, None))]
-    path.write_text("\n".join([*map(json.dumps, lines), '{"step": 10, "values": {"train/loss_mean": 2.']))
+    lines = [{"version": 1, "step": step, "values": {"train/loss_mean": loss}} for step, loss in ((0, 3.0), (5, None))]
+    path.write_text("\n".join([*map(json.dumps, lines), '{"version": 1, "step": 10, "values": {"train/loss_mean": 2.']))
     assert read_losses(path) == {0: 3.0, 5: math.inf}
 
 

@@ -12,7 +12,7 @@ from strangers import Classifier, fit, lines, values
 
 from makemore_pl.diagnostics import UpdateStats
 from makemore_pl.diagnostics.jsonl import DIAGNOSTICS_FORMAT, JSONLinesLogger
-from makemore_pl.report.run_directory import read_diagnostics
+from makemore_pl.diagnostics_file import read_diagnostics
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",  # advice for loaders that read files

@@ -31,6 +31,7 @@ from test_command_line import paste
 
 from makemore_pl.command_line import typed
 from makemore_pl.config import Config
+from makemore_pl.diagnostics_file import read_diagnostics
 from makemore_pl.doctor import forward, normalisation
 from makemore_pl.doctor.finding import Diagnosis, Finding
 from makemore_pl.doctor.plain_words import verdict
@@ -40,7 +41,7 @@ from makemore_pl.doctor.updates import HIGH, LOW
 from makemore_pl.report import evolution, health, page, pair_story
 from makemore_pl.report.command import differences, overrides
 from makemore_pl.report.heat_map_grid import grids
-from makemore_pl.report.run_directory import Run, read_diagnostics, read_embedding, read_overrides, read_run
+from makemore_pl.report.run_directory import Run, read_embedding, read_overrides, read_run
 from makemore_pl.report.section import Frames, Note, Pictures, Table
 from makemore_pl.report.summary import Ranking, write_summary
 from makemore_pl.report.sweep_directory import (
@@ -302,7 +303,7 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
     [
         ('{"version": 1, "step": 0, "values": {', "line 1"),
         ('{"version": 2, "step": 0, "values": {}}', "version 2"),
-        ('{"version": 1, "values": {}}', "'step'"),
+        ('{"version": 1, "values": {}}', "line 1, can't be read: step must be a whole number, but is missing or null"),
     ],
 )
 def test_other_broken_lines_are_refused(tmp_path: Path, line: str, said: str) -> None:
@@ -699,7 +700,7 @@ def test_every_command_of_a_page_is_pasted_from_another_directory(tmp_path: Path
     (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(["+experiment=kaiming", "data.path='a b.txt'"]))
     (run / ".hydra" / "hydra.yaml").write_text(record)
     remedy = {"finding": "update_too_large", "overrides": ["optim.lr=0.05"], "rationale": "x"}
-    (run / "findings.json").write_text(json.dumps({"checked": ["a"], "prescriptions": [remedy]}))
+    (run / "findings.json").write_text(json.dumps({"findings": [], "checked": ["a"], "prescriptions": [remedy]}))
     for seed in (1, 2):
         write_run(tmp_path / "sweep" / f"seed={seed}", watched=False, data__path="a b.txt", seed=seed)
     (tmp_path / "sweep" / "multirun.yaml").write_text(record)
@@ -861,7 +862,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(sweep: Path) -> list[Run]:
-    return read_runs(sweep)
+    return read_runs(sweep)[0]
 
 
 def test_jobs_are_read_in_order(runs: list[Run]) -> None:
@@ -879,7 +880,7 @@ def test_varied_keys(runs: list[Run]) -> None:
 def test_keys_that_follow_from_others_are_left_out(tmp_path: Path) -> None:
     for name, init in (("original", "normal"), ("kaiming", "kaiming"), ("xavier", "xavier")):
         write_run(tmp_path / name, watched=False, experiment=name, model__init=init)
-    runs = read_runs(tmp_path)
+    runs, _ = read_runs(tmp_path)
     assert varied_keys(runs) == ["model.init", "experiment"]
     assert independent_keys(runs, varied_keys(runs)) == ["experiment"]
 
@@ -946,7 +947,7 @@ def test_correlations_with_the_final_loss(tmp_path: Path) -> None:
         run = write_run(tmp_path / str(place), final=final)
         values = {"saturation/layers.0": final, "linear_share/layers.0": -final, "train/loss": 3.0}
         write_lines(run, [{"step": 200, "values": values}])
-    runs = read_runs(tmp_path)
+    runs, _ = read_runs(tmp_path)
     found = {(each.quantity, each.step): (each.rho, each.n) for each in correlations(runs)}
     assert found == {("saturation", 200): (pytest.approx(1), 8), ("linear_share", 200): (pytest.approx(-1), 8)}
     assert correlations(runs[:7]) == []
@@ -1026,7 +1027,7 @@ def test_jobs_refused_before_they_had_a_config(tmp_path: Path) -> None:
     write_run(tmp_path / "gain=1", watched=False)
     parsed = told(tmp_path)
     assert "2 runs, 1 of them finished" in parsed.text
-    assert "gain=-1 refused before it had a config – model.gain must be greater than 0." in parsed.text
+    assert "gain=-1 not known – model.gain must be greater than 0." in parsed.text
 
 
 def test_script_writes_the_summary_of_a_sweep(tmp_path: Path) -> None:

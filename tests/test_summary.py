@@ -2,11 +2,13 @@
 
 import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from makemore_pl.config import Config
 from makemore_pl.report.page import render
 from makemore_pl.report.run_directory import Run, read_run
 from makemore_pl.report.summary import _escaped, write_summary
@@ -16,11 +18,8 @@ from makemore_pl.report.sweep_story import sweep_page_of
 
 def write(job: Path, loss: float | None, saturation: float = 0.1, words: str = "a" * 64, **settings: Any) -> None:
     """Write the directory of a job. Settings are data_batch_size, trainer_max_steps, model_gain, seed, ..."""
-    config: dict[str, Any] = {
-        "data": {"source": "names", "batch_size": 32},
-        "trainer": {"max_steps": 1000},
-        "model": {},
-    }
+    config: dict[str, Any] = asdict(Config(run_dir=str(job)))
+    config["trainer"]["max_steps"] = 1000
     for key, value in settings.items():
         group, _, name = key.partition("_")
         if name:
@@ -46,7 +45,7 @@ def test_only_equal_steps_and_words_are_compared(tmp_path: Path) -> None:
                 model_gain=gain,
             )
     write(tmp_path / "unfinished", None, trainer_max_steps=3000, model_gain=3.0)
-    groups = comparable(read_runs(tmp_path))
+    groups = comparable(read_runs(tmp_path)[0])
     assert {label: len(runs) for label, runs in groups.items()} == {
         "trainer.max_steps=200000, words=names aaaaaaaa": 2,
         "trainer.max_steps=200000, words=names bbbbbbbb": 2,
@@ -70,7 +69,7 @@ def test_one_kind_of_jobs_needs_no_label(tmp_path: Path) -> None:
     write(tmp_path / "a", 2.0)
     write(tmp_path / "b", None)
     (tmp_path / "c" / "config.yaml").mkdir(parents=True)
-    assert [*comparable(read_runs(tmp_path))] == [""]
+    assert [*comparable(read_runs(tmp_path)[0])] == [""]
 
 
 def test_correlations_are_within_equal_batch_sizes(tmp_path: Path) -> None:
@@ -79,16 +78,16 @@ def test_correlations_are_within_equal_batch_sizes(tmp_path: Path) -> None:
         for place in range(8):
             job = tmp_path / f"{batch_size}_{place}"
             write(job, base - 0.01 * place, base + 0.01 * place, data_batch_size=batch_size, seed=place)
-    (found,) = correlations(read_runs(tmp_path))
+    (found,) = correlations(read_runs(tmp_path)[0])
     assert (found.quantity, found.step, found.n) == ("saturation", 200, 16)
     assert found.rho == pytest.approx(-1.0)
     everything_together = [
-        Run(run.directory, {}, run.metrics, run.diagnostics, None, []) for run in read_runs(tmp_path)
+        Run(run.directory, {}, run.metrics, run.diagnostics, None, []) for run in read_runs(tmp_path)[0]
     ]
     assert correlations(everything_together)[0].rho > 0.5, "what mixing them would have taught"
     (tmp_path / "8_0" / "metrics.json").unlink()
     (tmp_path / "128_0" / "metrics.json").unlink()
-    assert correlations(read_runs(tmp_path)) == []
+    assert correlations(read_runs(tmp_path)[0]) == []
     assert "Too few finished jobs to correlate: 8 are needed with diagnostics and equal steps" in render(
         sweep_page_of(tmp_path)
     )

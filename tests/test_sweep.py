@@ -299,13 +299,10 @@ def test_what_ends_a_launch_does_not_hide_what_ran(four: Sweep, capsys: pytest.C
 def test_a_summary_that_fails_does_not_hide_the_failures(four: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
         finish(four.directory / "a")
-        (four.directory / "a" / "config.yaml").write_text("seed: 1\n")
-        (four.directory / "a" / "diagnostics.jsonl").write_text('{"values"\n{"values"\n')
+        (four.directory / "summary.csv").mkdir()
         fail(four.directory / "b", four.command, "the value is wrong")
 
-    reasons = (
-        r"^There is no summary\. .*diagnostics\.jsonl, line 1, can't be read.*\n1 of 4 .*\n  b: the value is wrong$"
-    )
+    reasons = r"^There is no summary\. .*: Is a directory.*\n1 of 4 .*\n  b: the value is wrong$"
     with pytest.raises(ValueError, match=reasons):
         launch(main)
 

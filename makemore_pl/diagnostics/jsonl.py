@@ -15,11 +15,10 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from makemore_pl.diagnostics import host
 from makemore_pl.diagnostics.host import Logger
+from makemore_pl.diagnostics_file import DIAGNOSTICS_FORMAT
 from makemore_pl.files import append, write_atomically
 
 log = logging.getLogger(__name__)
-
-DIAGNOSTICS_FORMAT = 1
 
 
 class JSONLinesLogger(Logger):

@@ -1,60 +1,39 @@
 """Reads the evidence of a run of this project from its run directory."""
 
-import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from makemore_pl.config.stored_config import load_config
+from makemore_pl.diagnostics_file import read_diagnostics
 from makemore_pl.doctor.evidence import Evidence
 from makemore_pl.doctor.facts import Facts, OptimizerFacts
+from makemore_pl.stored_files import read_json
 
 
 def read_evidence(run_dir: Path) -> tuple[Evidence, dict[str, Any]]:
     """What a run recorded, and its config as nested dicts.
 
     Raises:
-        ValueError: the directory holds no run, or nothing was recorded.
+        ValueError: the directory holds no run, nothing was recorded, or a file can't be read.
     """
-    config = read_config(run_dir)
-    path = run_dir / "diagnostics.jsonl"
+    path, config = run_dir / "diagnostics.jsonl", asdict(load_config(run_dir))
     if not path.is_file():
         raise ValueError(f"{run_dir} has no diagnostics.jsonl: run it with logger=tensorboard or logger=jsonl.")
-    series: dict[str, dict[int, float | None]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-            step, values = int(record["step"]), record.get("values", {})
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue  # a kill has cut the line short
-        for tag, value in values.items():
-            series.setdefault(tag, {})[step] = value
-    metrics = _read_json(run_dir / "metrics.json")
+    series = read_diagnostics(path, ("values",)).values
+    metrics = read_json(run_dir / "metrics.json")
     guess = series.get("baseline/unigram", {})
-    classes = metrics.get("uniform_loss") or next(iter(series.get("baseline/uniform", {}).values()), None)
-    facts = facts_of_config(config, round(math.exp(classes)) if classes else None)
-    facts.unseen = min((min(each) for each in series.values()), default=0)
+    uniform = metrics.get("uniform_loss") or next(iter(series.get("baseline/uniform", {}).values()), math.nan)
+    # e^20 is more characters than there are
+    facts = facts_of_config(config, round(math.exp(uniform)) if 0 < uniform < 20 else None)
+    facts.unseen = min((min(found) for found in series.values() if found), default=0)
     facts.constant_guess = next(iter(guess.values()), None)
     gradients = {tag.partition("/")[2]: found for tag, found in series.items() if tag.startswith("grad_std/")}
     if gradients and all(len(found) >= 3 for found in gradients.values()):
         facts.unreached = tuple(name for name, found in gradients.items() if not any(found.values()))
     return Evidence(series, facts, final=bool(metrics)), config
-
-
-def read_config(run_dir: Path) -> dict[str, Any]:
-    """The config of a run as nested dicts; interpolations are not resolved.
-
-    Raises:
-        ValueError: there is none.
-    """
-    try:
-        config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
-        assert isinstance(config, dict)
-        return config
-    except (OSError, yaml.YAMLError, AssertionError, UnicodeError, RecursionError):
-        raise ValueError(f"{run_dir} is not a run directory: it has no config.yaml that can be read.") from None
 
 
 def facts_of_config(config: Mapping[str, Any], classes: int | None = None) -> Facts:
@@ -99,11 +78,3 @@ def facts_of_config(config: Mapping[str, Any], classes: int | None = None) -> Fa
         batchnorm_momentum=dict.fromkeys(batchnorms, model["bn_momentum"]),
         dropout=model["dropout"],
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

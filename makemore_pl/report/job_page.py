@@ -12,6 +12,7 @@ from makemore_pl.command_line import anywhere
 from makemore_pl.report import run_story
 from makemore_pl.report.run_directory import Run, is_run
 from makemore_pl.report.section import Code, Note, Page, Section
+from makemore_pl.report.wording import show
 
 PAGE = "report.html"
 
@@ -31,7 +32,7 @@ def short_page(run: Run, defaults: Mapping[str, Any] | None) -> Page:
 
 def links(runs: Sequence[Run], page_of: Callable[[Run], str]) -> Markup:
     """Links to the pages of the jobs of one setting, called by their seeds if these differ, else by their names."""
-    seeds = [run.config.get("seed") for run in runs]
+    seeds = [show(run.get("seed")) for run in runs]
     apart = len(set(seeds)) == len(seeds)
     names = [f"seed {seed}" if apart else run.job for run, seed in zip(runs, seeds, strict=True)]
     joined = Markup(", ").join(link(name, page_of(run)) for name, run in zip(names, runs, strict=True))

@@ -1,59 +1,14 @@
 """Reads a run directory. The run may be unfinished, and it may have no diagnostics."""
 
-import base64
-import json
-import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from makemore_pl.diagnostics_file import KINDS, Diagnostics, read_diagnostics
 from makemore_pl.figures.series import Floats
-from makemore_pl.stored_files import read_archive, read_json, read_yaml
-
-log = logging.getLogger(__name__)
-
-DIAGNOSTICS_FORMAT = 1
-KINDS = ("values", "histograms", "rasters", "texts")
-Bits = NDArray[np.bool_]
-
-
-@dataclass(slots=True)
-class Diagnostics:
-    """The content of diagnostics.jsonl."""
-
-    values: dict[str, dict[int, float]] = field(default_factory=dict)
-    """tag -> step -> number, NaN for a number that was not finite."""
-    histograms: dict[int, dict[str, tuple[Floats, Floats]]] = field(default_factory=dict)
-    """step -> tag -> edges and counts."""
-    rasters: dict[int, dict[str, Bits]] = field(default_factory=dict)
-    """step -> tag -> (examples, units)."""
-    texts: dict[int, dict[str, list[str]]] = field(default_factory=dict)
-    """step -> tag -> lines."""
-
-    def quantity(self, quantity: str) -> tuple[NDArray[np.int64], dict[str, Floats]]:
-        """Steps, and layer or parameter -> numbers at these steps, NaN at steps that have none."""
-        prefix = f"{quantity}/"
-        series = {tag.removeprefix(prefix): by for tag, by in self.values.items() if tag.startswith(prefix)}
-        if quantity in self.values:
-            series[quantity] = self.values[quantity]
-        steps = sorted(set().union(*series.values()))
-        return np.array(steps, dtype=np.int64), {
-            name: np.array([by.get(step, np.nan) for step in steps]) for name, by in series.items()
-        }
-
-    def tag(self, tag: str) -> tuple[NDArray[np.int64], Floats]:
-        """Steps and numbers of one tag."""
-        by = self.values.get(tag, {})
-        steps = sorted(by)
-        return np.array(steps, dtype=np.int64), np.array([by[step] for step in steps], dtype=np.float64)
-
-    @property
-    def last_step(self) -> int | None:
-        return max((step for by in self.values.values() for step in by), default=None)
+from makemore_pl.stored_files import read_archive, read_config, read_json, read_yaml
+from makemore_pl.stored_form import TEXT, at, refuse_misfit
 
 
 @dataclass(slots=True)
@@ -92,10 +47,7 @@ class Run:
 
     def get(self, key: str) -> Any:
         """The value of a dotted config key; None if the config lacks it."""
-        node: Any = self.config
-        for part in key.split("."):
-            node = node.get(part) if isinstance(node, dict) else None
-        return node
+        return at(self.config, key)
 
 
 def is_run(directory: Path) -> bool:
@@ -111,16 +63,14 @@ def read_run(directory: Path, kinds: Collection[str] = KINDS) -> Run:
     Raises:
         ValueError: it is no run directory, or a file in it can't be read.
     """
-    if not is_run(directory):
-        raise ValueError(f"{directory} is not a run directory: it has no config.yaml.")
     diagnosis = read_json(directory / "findings.json")
     return Run(
         directory,
-        read_yaml(directory / "config.yaml", dict),
+        read_config(directory),
         read_json(directory / "metrics.json"),
         read_diagnostics(directory / "diagnostics.jsonl", kinds),
         read_overrides(directory),
-        [finding for finding in diagnosis.get("findings", []) if isinstance(finding, dict)],
+        diagnosis.get("findings", []),
         diagnosis,
     )
 
@@ -130,61 +80,21 @@ def read_overrides(directory: Path) -> list[str] | None:
     path = directory / ".hydra" / "overrides.yaml"
     if not path.is_file():
         return None
-    elsewhere = ("hydra.", "run_dir=", "ckpt_path=")
-    return [str(override) for override in read_yaml(path, list) if not str(override).lstrip("+~").startswith(elsewhere)]
+    elsewhere, typed = ("hydra.", "run_dir=", "ckpt_path="), read_yaml(path, list)
+    try:
+        refuse_misfit(typed, [TEXT])
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read: {error}.") from None
+    return [override for override in typed if not override.lstrip("+~").startswith(elsewhere)]
 
 
 def working_directory(directory: Path) -> Path | None:
     """The directory in which the command of a run, or of its sweep, was typed; None if Hydra did not keep it."""
     for path in (directory / ".hydra" / "hydra.yaml", directory.parent / "multirun.yaml"):
         if path.is_file():
-            runtime = read_yaml(path, dict).get("hydra", {}).get("runtime", {})
-            return Path(runtime["cwd"]) if isinstance(runtime, dict) and "cwd" in runtime else None
+            place = at(read_yaml(path, dict), "hydra.runtime.cwd")
+            return Path(place) if isinstance(place, str) else None
     return None
-
-
-def read_diagnostics(path: Path, kinds: Collection[str] = KINDS) -> Diagnostics:
-    """Read diagnostics.jsonl; empty if there is none. A last line that a kill has cut short is left out.
-
-    Raises:
-        ValueError: a line can't be read; the message tells which.
-    """
-    read = Diagnostics()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} can't be read: {error}.") from None
-    for number, line in enumerate(lines, start=1):
-        if not any(f'"{kind}"' in line for kind in kinds):
-            continue
-        try:
-            record = json.loads(line)
-            if record["version"] != DIAGNOSTICS_FORMAT:
-                raise ValueError(
-                    f"version {record['version']!r} of the format, this program reads {DIAGNOSTICS_FORMAT}"
-                )
-            _merge(read, record)
-        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-            if number == len(lines) and isinstance(error, json.JSONDecodeError):
-                log.warning("%s: the last line is broken and left out.", path)
-                break
-            raise ValueError(f"{path}, line {number}, can't be read: {error}.") from None
-    return read
-
-
-def _merge(read: Diagnostics, record: dict[str, Any]) -> None:
-    step = int(record["step"])
-    for tag, value in record.get("values", {}).items():
-        read.values.setdefault(tag, {})[step] = np.nan if value is None else float(value)
-    for tag, histogram in record.get("histograms", {}).items():
-        edges, counts = np.array(histogram["edges"], dtype=np.float64), np.array(histogram["counts"], dtype=np.float64)
-        read.histograms.setdefault(step, {})[tag] = edges, counts
-    for tag, raster in record.get("rasters", {}).items():
-        rows, columns = raster["shape"]
-        bits = np.unpackbits(np.frombuffer(base64.b64decode(raster["bits"]), dtype=np.uint8), count=rows * columns)
-        read.rasters.setdefault(step, {})[tag] = bits.reshape(rows, columns).astype(bool)
-    for tag, lines in record.get("texts", {}).items():
-        read.texts.setdefault(step, {})[tag] = [str(line) for line in lines]
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -199,8 +109,7 @@ def recorded(runs: Iterable[Run]) -> list[list[str]]:
     """Commit and versions that the runs have recorded, as rows of name and value; all values if runs differ."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
-        versions = run.metrics.get("versions")
-        facts = {"commit": run.metrics.get("commit")} | (versions if isinstance(versions, dict) else {})
+        facts = {"commit": run.metrics.get("commit")} | (run.metrics.get("versions") or {})
         for name, value in facts.items():
             if value is not None:
                 found.setdefault(name, {})[str(value)] = None

@@ -144,11 +144,14 @@ def _final(run: Run, start: Mapping[str, Any] | None) -> list[Block]:
     blocks: list[Block] = [Tiles(tiles)]
     if run.name in LECTURE:
         train, val = LECTURE[run.name]
-        losses = metrics["train/loss"], metrics["val/loss"]
+        losses = metrics.get("train/loss"), metrics["val/loss"]
         rows = [
             ["this run", *map(number, losses)],
             ["the lecture", train, val],
-            ["difference", *(signed(ours - float(its)) for ours, its in zip(losses, (train, val), strict=True))],
+            [
+                "difference",
+                *(signed(ours and ours - float(its)) for ours, its in zip(losses, (train, val), strict=True)),
+            ],
         ]
         same = run.get("data.source") == "lecture" and metrics.get("steps") == 200_000
         blocks.append(Table("Beside the lecture's published losses", ["", "train", "val"], rows))

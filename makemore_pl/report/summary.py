@@ -21,7 +21,6 @@ from makemore_pl.report.sweep_directory import (
     failures,
     independent_keys,
     layer_mean,
-    lost_jobs,
     read_runs,
     rows,
     unfinished,
@@ -67,7 +66,7 @@ def write_summary(directory: Path, defaults: Mapping[str, Any] | None = None) ->
     Raises:
         ValueError: there are no jobs.
     """
-    runs = read_runs(directory)
+    runs, lost = read_runs(directory)
     keys = varied_keys(runs)
     rankings = [_ranking(label, group) for label, group in comparable(runs).items()]
     write_atomically(directory / "summary.csv", _csv(runs, keys))
@@ -76,7 +75,7 @@ def write_summary(directory: Path, defaults: Mapping[str, Any] | None = None) ->
     page = page_of(directory)
     write_page(page, directory / "report.html")
     pictures = [picture for picture in page.pictures() if picture.name in LINKED]
-    failed = lost_jobs(directory) | {run.job: reason for run, reason in failures(runs)}
+    failed = lost | {run.job: reason for run, reason in failures(runs)}
     write_atomically(directory / "summary.md", _markdown(directory.name, runs, keys, rankings, failed, pictures))
     return rankings
 

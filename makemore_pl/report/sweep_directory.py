@@ -10,17 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from makemore_pl.diagnostics_file import Diagnostics, read_diagnostics
 from makemore_pl.figures.series import Floats, floats
 from makemore_pl.report.command import SHOWN_ONLY
-from makemore_pl.report.run_directory import (
-    Diagnostics,
-    Run,
-    flatten,
-    is_run,
-    read_diagnostics,
-    read_overrides,
-    read_run,
-)
+from makemore_pl.report.run_directory import Run, flatten, is_run, read_overrides, read_run
 from makemore_pl.report.wording import number, show
 from makemore_pl.stored_files import read_json, read_yaml
 
@@ -32,7 +25,11 @@ FEWEST = 8
 
 
 def is_sweep(directory: Path) -> bool:
-    return directory.is_dir() and not is_run(directory) and bool(_job_directories(directory) or lost_jobs(directory))
+    return (
+        directory.is_dir()
+        and not is_run(directory)
+        and any(_job_directories(directory) or directory.rglob("failure.json"))
+    )
 
 
 def _job_directories(directory: Path) -> list[Path]:
@@ -42,26 +39,28 @@ def _job_directories(directory: Path) -> list[Path]:
     return sorted(jobs, key=lambda job: [(not part.isdigit(), part.zfill(9)) for part in job.parts])
 
 
-def read_runs(directory: Path) -> list[Run]:
-    """The jobs of a sweep that have a config, finished or not, in the order of their folders' names.
+def read_runs(directory: Path) -> tuple[list[Run], dict[str, str]]:
+    """The jobs of a sweep, finished or not, in the order of their folders' names; and job -> reason for the others.
 
-    Only the values of their diagnostics are read, no histograms or rasters.
+    Others were refused before they had a config, or a file of theirs can't be read. Only the values of diagnostics are
+    read, no histograms or rasters.
 
     Raises:
-        ValueError: there are no jobs, or a file of one can't be read.
+        ValueError: there are no jobs.
     """
     jobs = _job_directories(directory)
-    if not jobs and not lost_jobs(directory):
+    lost = {path.parent: _reason(path.parent) for path in sorted(directory.rglob("failure.json"))}
+    if not jobs and not lost:
         raise ValueError(f"{directory} is not a sweep directory: no folder in it has a config.yaml.")
-    runs = [read_run(job, ("values",)) if is_run(job) else _unborn(job) for job in jobs]
-    return [replace(run, job=run.directory.relative_to(directory).as_posix()) for run in runs]
-
-
-def lost_jobs(directory: Path) -> dict[str, str]:
-    """Job -> reason of its failure, for jobs that have no config, because they were refused before they had one."""
-    jobs = set(_job_directories(directory))
-    lost = {path.parent for path in directory.rglob("failure.json")} - jobs
-    return {job.relative_to(directory).as_posix(): _reason(job) for job in sorted(lost)}
+    runs = []
+    for job in jobs:
+        try:
+            run = read_run(job, ("values",)) if is_run(job) else _unborn(job)
+            runs.append(replace(run, job=job.relative_to(directory).as_posix()))
+            lost.pop(job, None)
+        except (OSError, ValueError) as error:  # one damaged run must not take the page from all others
+            lost[job] = str(error)
+    return runs, {job.relative_to(directory).as_posix(): reason for job, reason in lost.items()}
 
 
 def _unborn(job: Path) -> Run:
@@ -211,7 +210,10 @@ def _has_failed(run: Run) -> bool:
 
 
 def _reason(directory: Path) -> str:
-    return str(read_json(directory / "failure.json").get("reason", "not known"))
+    try:
+        return read_json(directory / "failure.json").get("reason") or "not known"
+    except (OSError, ValueError) as error:
+        return str(error)
 
 
 def layer_mean(diagnostics: Diagnostics, quantity: str, step: int | None) -> float:

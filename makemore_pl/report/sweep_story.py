@@ -19,7 +19,6 @@ from makemore_pl.report.sweep_directory import (
     correlations,
     failures,
     independent_keys,
-    lost_jobs,
     read_runs,
     rows,
     unfinished,
@@ -28,6 +27,7 @@ from makemore_pl.report.sweep_directory import (
 from makemore_pl.report.sweep_results import curves, maps, results
 from makemore_pl.report.wording import count, show, signed
 from makemore_pl.stored_files import read_yaml
+from makemore_pl.stored_form import at
 
 
 def sweep_page(
@@ -56,7 +56,7 @@ def sweep_page(
         Section("How to run it again" if command else "Versions", _again(command, runs)),
     ]
     jobs, finished = len(runs) + len(lost or {}), len(runs) - len(failed) - len(others)
-    settings, seeds = len(rows(runs, keys)), len({run.config.get("seed") for run in runs})
+    settings, seeds = len(rows(runs, keys)), len({show(run.get("seed")) for run in runs})
     lead = (
         f"{_several(jobs, 'job' if command else 'run')}, {finished} of them finished: "
         f"{_several(settings, 'setting')} of {', '.join(keys) or 'nothing'}, with {_several(seeds, 'seed')}."
@@ -121,9 +121,12 @@ def _foretelling(runs: Sequence[Run]) -> list[Block]:
     for correlation in found:
         by.setdefault(correlation.quantity, {})[correlation.step] = correlation.rho, correlation.n
     table: list[list[Any]] = []
-    for quantity, at in by.items():
-        cells = [(signed(at[step][0], 2), at[step][0]) if step in at else ("–", float("nan")) for step in EARLY_STEPS]
-        table.append([quantity, *cells, str(max(n for _, n in at.values()))])
+    for quantity, known in by.items():
+        cells = [
+            (signed(known[step][0], 2), known[step][0]) if step in known else ("–", float("nan"))
+            for step in EARLY_STEPS
+        ]
+        table.append([quantity, *cells, str(max(n for _, n in known.values()))])
     columns = ["diagnostic, mean of layers", *(f"at step {step:,}" for step in EARLY_STEPS), "jobs"]
     return [
         Note(
@@ -141,7 +144,7 @@ def _failures(
 ) -> list[Block]:
     if not failed and not lost:
         return []
-    table: list[list[Any]] = [[job, "refused before it had a config", "–", words] for job, words in lost.items()]
+    table: list[list[Any]] = [[job, "not known", "–", words] for job, words in lost.items()]
     table += [[*_reached(run, keys, page_of), words] for run, words in failed]
     return [Table("Jobs that failed", ["job", "setting", "last step", "why"], table)]
 
@@ -175,19 +178,19 @@ def sweep_page_of(directory: Path, place: Path | None = None) -> Page:
     Raises:
         ValueError: it is no sweep directory, or a file in it can't be read.
     """
-    runs = read_runs(directory)
+    runs, lost = read_runs(directory)
     experiments = list(dict.fromkeys(run.name for run in runs))
     name = f"{', '.join(experiments[:4])}{' …' if len(experiments) > 4 else ''}"
     command = _command(directory)
     title = f"Sweep: {name or directory.name}" if command else f"Runs in {directory.resolve().name}"
-    return sweep_page(runs, title, command, lost_jobs(directory), place or directory)
+    return sweep_page(runs, title, command, lost, place or directory)
 
 
 def _command(directory: Path) -> list[str] | None:
     path = directory / "multirun.yaml"
     if not path.is_file():
         return None
-    task = read_yaml(path, dict).get("hydra", {}).get("overrides", {}).get("task")
+    task = at(read_yaml(path, dict), "hydra.overrides.task")
     if not isinstance(task, list):
         return None
     return [str(override) for override in task if not str(override).startswith("hydra.")]

@@ -31,7 +31,7 @@ def verdict(run: Run, place: Path, start: Mapping[str, Any] | None = None, of: s
     """
     if not run.diagnosis:
         return []
-    told = _trees(run.findings, _records(run.diagnosis, "prescriptions"), os.path.relpath(DOCUMENT, place))
+    told = _trees(run.findings, (run.diagnosis.get("prescriptions") or []), os.path.relpath(DOCUMENT, place))
     causes = sum(finding.severity != "info" for finding in told)
     following = len(run.findings) - len(told)
     counts = (
@@ -44,8 +44,8 @@ def verdict(run: Run, place: Path, start: Mapping[str, Any] | None = None, of: s
     healthy = f"Healthy: {checked} checks found nothing wrong." if checked else "Nothing could be checked."
     lead = " ".join([*([] if causes else [healthy]), *([f"{counted}."] if counted else [])])
     abstained = [
-        f"{abstention.get('id')}: {abstention.get('reason')}"
-        for abstention in _records(run.diagnosis, "abstentions")
+        f"{abstention['id']}: {abstention['reason']}"
+        for abstention in run.diagnosis.get("abstentions") or []
         if abstention.get("applies", True)
     ]
     blocks: list[Block] = [Verdict(f"{of}: {lead}" if of else lead, told, abstained)]
@@ -58,23 +58,23 @@ def verdict(run: Run, place: Path, start: Mapping[str, Any] | None = None, of: s
 def changes_of(run: Run) -> list[str]:
     """Every override that the doctor prescribes and no run has refuted."""
     prescriptions = [
-        prescription for prescription in _records(run.diagnosis, "prescriptions") if not _is_refuted(prescription)
+        prescription for prescription in (run.diagnosis.get("prescriptions") or []) if not _is_refuted(prescription)
     ]
-    return [str(override) for prescription in prescriptions for override in prescription.get("overrides") or []]
+    return [override for prescription in prescriptions for override in prescription["overrides"]]
 
 
 def _trees(findings: list[dict[str, Any]], prescriptions: list[dict[str, Any]], document: str) -> list[Finding]:
     """Findings that no other one explains, each with the findings that it explains. Each finding occurs once."""
-    ordered = sorted(findings, key=lambda finding: _rank(str(finding.get("severity"))))
+    ordered = sorted(findings, key=lambda finding: _rank(finding["severity"]))
     left = list(ordered)
 
     def grown(finding: dict[str, Any]) -> Finding:
-        followers = [other for other in left if other.get("because_of") == finding.get("id")]
+        followers = [other for other in left if other.get("because_of") == finding["id"]]
         for follower in followers:
             left.remove(follower)
         return _finding(finding, prescriptions, document, [grown(follower) for follower in followers])
 
-    ids = {finding.get("id") for finding in findings}
+    ids = {finding["id"] for finding in findings}
     trees = []
     for root in [finding for finding in ordered if finding.get("because_of") not in ids]:
         left.remove(root)
@@ -87,20 +87,20 @@ def _trees(findings: list[dict[str, Any]], prescriptions: list[dict[str, Any]], 
 def _finding(
     finding: dict[str, Any], prescriptions: list[dict[str, Any]], document: str, followers: list[Finding]
 ) -> Finding:
-    own, severity = str(finding.get("id")), str(finding.get("severity"))
+    own, severity = finding["id"], finding["severity"]
     value, bound, step = (finding.get(key) for key in ("value", "bound", "step"))
     measured = [f"measured {_number(value)}"] if value is not None else []
     measured += [f"bound {_number(bound)}"] if bound is not None else []
-    where = ", ".join(spoken(name.strip()) for name in str(finding.get("where") or "").split(","))
-    at = f"step {step:,}" if isinstance(step, int) else ""
-    details = [where, at, ", ".join(measured), as_text(finding.get("source"))]
+    where = ", ".join(spoken(name.strip()) for name in (finding.get("where") or "").split(","))
+    at = f"step {step:,}" if step is not None else ""
+    details = [where, at, ", ".join(measured), finding.get("source")]
     remedies = [
-        (shlex.join(map(str, prescription.get("overrides") or [])), as_text(prescription.get("rationale")))
+        (shlex.join(prescription["overrides"]), prescription.get("rationale") or "")
         for prescription in prescriptions
-        if prescription.get("finding") == own and not _is_refuted(prescription)
+        if prescription["finding"] == own and not _is_refuted(prescription)
     ]
     colour = severity if severity in SEVERITIES else "info"
-    message = re.sub(r"\blayers\.\d+(?:\.\w+)*", lambda found: spoken(found[0]), str(finding.get("message") or own))
+    message = re.sub(r"\blayers\.\d+(?:\.\w+)*", lambda found: spoken(found[0]), finding.get("message") or own)
     told = " · ".join(filter(None, details))
     title = RULES[own].title if own in RULES else ""
     return Finding(own, title, severity, colour, message, told, f"{document}#{own}", remedies, followers)
@@ -108,10 +108,6 @@ def _finding(
 
 def _is_refuted(prescription: dict[str, Any]) -> bool:
     return prescription.get("verified") == "refuted"
-
-
-def _records(diagnosis: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    return [record for record in diagnosis.get(kind) or [] if isinstance(record, dict)]
 
 
 def _rank(severity: str) -> int:

@@ -1,6 +1,5 @@
 """Ends jobs of a sweep that will not become good: doctor.stop_on_critical=true."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from makemore_pl.diagnostics import Doctor
+from makemore_pl.diagnostics_file import read_diagnostics
 
 LOSS = "train/loss_mean"
 
@@ -75,19 +75,9 @@ def _losses(job: Path) -> tuple[dict[int, float], list[dict[int, float]]]:
 
 
 def read_losses(path: Path) -> dict[int, float]:
-    """Step -> training loss, infinite if it was not finite. The job may still be writing the file, or have none."""
-    losses = {}
+    """Step -> training loss, infinite if it was not finite; empty if the file is missing or damaged."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        losses = read_diagnostics(path, (LOSS,)).values.get(LOSS, {})
+    except (OSError, ValueError):  # a file that another job has damaged must not end this one
         return {}
-    for line in lines:
-        if LOSS not in line:
-            continue
-        try:
-            record = json.loads(line)
-            loss = record["values"][LOSS]
-            losses[int(record["step"])] = math.inf if loss is None else float(loss)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue  # the line is not complete yet
-    return losses
+    return {step: loss if math.isfinite(loss) else math.inf for step, loss in losses.items()}

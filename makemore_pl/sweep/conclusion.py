@@ -73,7 +73,7 @@ def pin_cards(best: Path, ranking: "Ranking") -> bool:
     Returns:
         False, and writes no file, if the job logged nothing.
     """
-    from makemore_pl.report.run_directory import read_diagnostics
+    from makemore_pl.diagnostics_file import read_diagnostics
     from makemore_pl.running.pins import url
 
     tags = read_diagnostics(best / "diagnostics.jsonl", ("values",)).values
