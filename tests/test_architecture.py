@@ -93,16 +93,7 @@ RANKS = {
 SHELTERED = {
     "figures": set(),
     "diagnostics": {"diagnostics_file", "doctor", "figures", "files", "module_copy"},
-    "report": {
-        "command_line",
-        "config",
-        "diagnostics_file",
-        "doctor",
-        "figures",
-        "files",
-        "stored_files",
-        "stored_form",
-    },
+    "report": {"command_line", "diagnostics_file", "doctor", "figures", "files", "stored_files", "stored_form"},
 }
 """Rooms that work without the rest of the project, and what they may import of it."""
 
