@@ -13,6 +13,7 @@ from test_report import DEFAULTS, ROOT, write_run
 from makemore_pl.checkup import examine_run, examined_directory
 from makemore_pl.config import Config
 from makemore_pl.config.stored_config import load_config
+from makemore_pl.errors import explain
 from makemore_pl.report.page import page_of, write_pair
 from makemore_pl.report.summary import write_summary
 from makemore_pl.report.sweep_directory import read_runs
@@ -40,7 +41,7 @@ def sentences(run: Path, *uses: Callable[[Path], object]) -> set[str]:
     for use in uses:
         with pytest.raises(ValueError, match="can't be read") as caught:
             use(run)
-        said.add(str(caught.value))
+        said.add(explain(caught.value))
     return said
 
 
@@ -76,12 +77,12 @@ def test_all_refuse_a_config_in_the_same_words(run: Path, edit: Edit, said: str)
 def test_what_only_the_schema_knows_has_file_and_key_too(run: Path) -> None:
     content = (run / "config.yaml").read_text()
     for old, new, said in (
-        ("n_embd: 10", "n_embd: ten", "model.n_embd: Value 'ten' of type 'str' could not be converted to Integer"),
+        ("n_embd: 10", "n_embd: ten", "model.n_embd: Value 'ten' of type 'str' could not be converted to Integer."),
         ("n_embd: 10", "n_emb: 10", "Unknown config key 'model.n_emb'. Did you mean 'model.n_embd'?"),
-        ("init: kaiming", "init: x", "model.init must be one of kaiming, xavier, small, normal, got 'x'"),
+        ("init: kaiming", "init: x", "model.init must be one of kaiming, xavier, small, normal, got 'x'."),
     ):
         (run / "config.yaml").write_text(content.replace(old, new))
-        assert sentences(run, load_config, examine_run) == {f"{run / 'config.yaml'} can't be read: {said}."}
+        assert sentences(run, load_config, examine_run) == {f"{run / 'config.yaml'} can't be read: {said}"}
 
 
 @pytest.mark.parametrize(

@@ -242,10 +242,11 @@ def test_evaluate_refuses_in_one_sentence(small: Compose, tmp_path: Path, evalua
     assert err.startswith(f"error: {last} is not a checkpoint, or is truncated or damaged (")
     last.unlink()
     assert evaluate_here(run_dir) == (1, "", f"error: There is no checkpoint {last}.\n")
-    (run_dir / "config.yaml").write_text("data: {pth: x}\n")
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("  path:", "  pth:"))
     code, out, err = evaluate_here(run_dir)
     assert (code, out) == (1, "")
-    assert err == "error: Unknown config key 'data.pth'. Did you mean 'data.path'?\n"
+    assert err == f"error: {config} can't be read: Unknown config key 'data.pth'. Did you mean 'data.path'?\n"
 
 
 def test_evaluate_refuses_other_words(small: Compose, tmp_path: Path, evaluate_here: EvaluateHere) -> None:

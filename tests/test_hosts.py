@@ -85,6 +85,15 @@ print(*sorted({".".join(name.split(".")[:2]) for name in new} - set(sys.stdlib_m
 """
     done = python("-c", code, cwd=tmp_path)
     assert done.code == 0, done.err
-    rooms = ("activations", "diagnostics", "doctor", "figures", "files", "module_copy")
+    rooms = (
+        "activations",
+        "diagnostics",
+        "diagnostics_file",
+        "doctor",
+        "figures",
+        "files",
+        "module_copy",
+        "stored_form",
+    )
     ours = {"makemore_pl", *(f"makemore_pl.{room}" for room in rooms)}
     assert set(done.out.split()) == ours

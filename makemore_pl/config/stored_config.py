@@ -36,4 +36,6 @@ def load_config(run_dir: Path) -> Config:
         key, first_line = getattr(error, "full_key", None), str(error).partition("\n")[0]
         if key:
             first_line = unknown_key(key) if isinstance(error, ConfigKeyError) else f"{key}: {first_line}"
-        raise ValueError(f"{path} can't be read: {first_line.removesuffix('.')}.") from error
+        raise ValueError(
+            f"{path} can't be read: {first_line.rstrip('.')}{'' if first_line.endswith('?') else '.'}"
+        ) from None
