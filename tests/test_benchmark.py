@@ -23,15 +23,23 @@ def test_quick_measures_a_case_end_to_end(tmp_path):
     assert "| 3e |" in output.with_suffix(".md").read_text(encoding="utf-8")
 
 
-def test_what_watching_adds_is_a_median_over_pairs() -> None:
-    taken = iter([99, 11, 10, 20, 21, 12, 10])
+def test_what_watching_adds_is_a_median_over_rounds() -> None:
+    bare, watched, paged = watching.COMMANDS.values()
+    taken = {bare: iter([10, 20, 10]), watched: iter([11, 21, 12]), paged: iter([99, 12, 23, 13])}
+    ran = []
 
-    def command(contender: str) -> dict[str, float]:
-        return {"cpu_seconds": next(taken)}
+    def command(overrides: tuple[str, ...]) -> dict[str, float]:
+        ran.append(overrides)
+        return {"cpu_seconds": next(taken[overrides])}
 
-    pairs = watching.measure(command, 3, lambda _: None)
-    assert pairs == [(10, 11), (20, 21), (10, 12)], "each begins with the other one"
-    assert watching.rows(pairs) == [["10.0", "12.0", "10.0% (5.0% to 20.0%)", "≤ 5%"]]
+    rounds = watching.measure(command, 3, lambda _: None)
+    assert ran == [paged, paged, watched, bare, bare, watched, paged, paged, watched, bare], "the first one compiles"
+    assert [[*seconds.values()] for seconds in rounds] == [[12, 11, 10], [20, 21, 23], [13, 12, 10]]
+    assert [row[1:] for row in watching.rows(rounds)] == [
+        ["10.00", "", ""],
+        ["12.00", "10.0% (5.0% to 20.0%)", "≤ 5%"],
+        ["13.00", "20.0% (15.0% to 30.0%)", ""],
+    ]
 
 
 def cells(width: int, times: dict[int, tuple[float, float]]) -> list[gpu.Cell]:

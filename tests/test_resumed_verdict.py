@@ -101,7 +101,9 @@ def test_a_hopeless_job_that_was_killed_while_it_stopped(small: Compose, tmp_pat
     overrides = (DOCTOR, stopping, "logger=jsonl", *LENGTH)
     run(small(*overrides, "trainer.max_steps=71", run_dir=tmp_path / "0"), announce=False)
     (tmp_path / "0" / "diagnostics.jsonl").write_text(
-        "".join(json.dumps({"step": step, "values": {"train/loss_mean": 0.0}}) + "\n" for step in range(200))
+        "".join(
+            json.dumps({"version": 1, "step": step, "values": {"train/loss_mean": 0.0}}) + "\n" for step in range(200)
+        )
     )
     metrics = run(small(*overrides, "optim.lr=400", run_dir=tmp_path / "1"), announce=False)
     assert (metrics["stopped_by"], metrics["steps"]) == ("Doctor: update_too_large", 71)
