@@ -19,7 +19,7 @@ from makemore_pl.data import Vocabulary
 from makemore_pl.module_copy import copy_without_hooks
 
 CHUNK = 128  # contexts in one forward pass
-MOST = {"count": 10**12, "top_k": 10**12, "max_length": 10**6, "batch_size": 10**9}
+LARGEST_SETTING = {"count": 10**12, "top_k": 10**12, "max_length": 10**6, "batch_size": 10**9}
 TABLE = 2**22  # entries of the largest table of all contexts: twice 32 MB
 
 
@@ -51,7 +51,7 @@ class Settings:
     """Leave BatchNorm in train mode, a mistake that the lecture warns of: names then depend on those in their batch."""
 
     def __post_init__(self) -> None:
-        for key, most in MOST.items():
+        for key, most in LARGEST_SETTING.items():
             if (value := getattr(self, key)) is not None and not 1 <= value <= most:
                 bound = "at least 1" if value < 1 else f"at most {most:,}"
                 raise ValueError(f"{key} must be {bound}, got {value}.")

@@ -5,10 +5,11 @@ from typing import Any
 
 FLOAT32 = (2.0**-149, (2 - 2.0**-23) * 2.0**127)
 """The smallest and the largest positive number of float32."""
-MOST = {"block_size": 10**6, "batch_size": 10**9, "n_embd": 10**6, "n_hidden": 10**6, "n_layers": 1_000}
-MOST |= {"devices": 1_024, "threads": 1_024}
-"""The largest value of each count, on any machine. Counts that are not listed are of steps, and end at MOST_STEPS."""
-MOST_STEPS = 10**12
+LARGEST_COUNT = {"block_size": 10**6, "batch_size": 10**9, "n_embd": 10**6, "n_hidden": 10**6, "n_layers": 1_000}
+LARGEST_COUNT |= {"devices": 1_024, "threads": 1_024}
+"""The largest value of each count, on any machine."""
+LARGEST_STEP_COUNT = 10**12
+"""The largest value of the other counts, which are numbers of steps."""
 
 
 def require(condition: bool, key: str, rule: str, value: object) -> None:
@@ -25,6 +26,6 @@ def require_numbers(group: str, node: Any) -> None:
             rule = "a number that float32 holds, of size 1.4e-45 to 3.4e+38"
             require(FLOAT32[0] <= abs(value) <= FLOAT32[1], key, rule, value)
         elif isinstance(value, int) and not isinstance(value, bool):
-            least, most = int(setting.name != "warmup_steps"), MOST.get(setting.name, MOST_STEPS)
+            least, most = int(setting.name != "warmup_steps"), LARGEST_COUNT.get(setting.name, LARGEST_STEP_COUNT)
             require(value >= least, key, f"at least {least}", value)
             require(value <= most, key, f"at most {most:,}", value)

@@ -26,7 +26,7 @@ ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
     nn.Softsign,
     nn.Softplus,
 )
-NAMES = ("tanh", "elu", "silu", "swish", "mish", "sigmoid", "softplus", "softsign")
+NAME_PARTS = ("tanh", "elu", "silu", "swish", "mish", "sigmoid", "softplus", "softsign")
 """Parts of class names by which activation functions that are not torch's are known; "elu" is in ReLU and GELU too."""
 
 
@@ -36,7 +36,7 @@ def is_activation(module: nn.Module) -> bool:
         return True
     name = type(module).__name__.lower()
     bare = next(module.children(), None) is None and next(module.parameters(), None) is None
-    return bare and any(part in name for part in NAMES) and "loss" not in name
+    return bare and any(part in name for part in NAME_PARTS) and "loss" not in name
 
 
 def is_tanh(module: nn.Module) -> bool:

@@ -9,18 +9,18 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-NAMES = ("lightning.pytorch", "pytorch_lightning")
+PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.loggers import Logger
 else:
-    _host = next((name for name in NAMES if name in sys.modules), None)
+    _host = next((name for name in PACKAGES if name in sys.modules), None)
     if _host is None:
         try:
-            _host = import_module(NAMES[0]).__name__
+            _host = import_module(PACKAGES[0]).__name__
         except ModuleNotFoundError:
-            _host = import_module(NAMES[1]).__name__
+            _host = import_module(PACKAGES[1]).__name__
     Callback, LightningModule, Trainer = (
         getattr(sys.modules[_host], kind) for kind in ("Callback", "LightningModule", "Trainer")
     )
@@ -32,7 +32,7 @@ __all__ = ["Callback", "LightningModule", "Logger", "Trainer", "join", "lightnin
 def join(ours: type, module: str) -> None:
     """Let `ours` inherit from the Callback ("callbacks") or Logger ("loggers") of each Lightning imported so far."""
     name = {"callbacks": "Callback", "loggers": "Logger"}[module]
-    for host in NAMES:
+    for host in PACKAGES:
         if theirs := sys.modules.get(f"{host}.{module}"):
             base = getattr(theirs, name)
             if base not in ours.__mro__:  # issubclass would not do: abstract classes cache its first answer
@@ -41,4 +41,4 @@ def join(ours: type, module: str) -> None:
 
 def lightning_s_own(method: object) -> bool:
     """Whether a method of a LightningModule is the one that it inherits from Lightning."""
-    return str(getattr(method, "__module__", "")).startswith(NAMES)
+    return str(getattr(method, "__module__", "")).startswith(PACKAGES)

@@ -16,7 +16,12 @@ from makemore_pl.report.sweep_directory import comparable
 from makemore_pl.report.verdict import verdict
 from makemore_pl.report.wording import count, from_to, listed, number, show, signed, significant
 
-LOSSES = {"val/loss": "val loss", "train/loss": "train loss", "test/loss": "test loss", "initial_loss": "initial loss"}
+LOSS_NAMES = {
+    "val/loss": "val loss",
+    "train/loss": "train loss",
+    "test/loss": "test loss",
+    "initial_loss": "initial loss",
+}
 COUNTS = {"steps": "steps", "parameters": "parameters"}
 UPDATES = {"update_data_ratio": "update:data, log10", "grad_data_ratio": "grad:data"}
 
@@ -92,7 +97,7 @@ def _what(runs: Mapping[str, Run]) -> list[Block]:
 def _losses(runs: Mapping[str, Run]) -> list[Block]:
     first, second = (run.metrics for run in runs.values())
     rows = []
-    for key, name in (LOSSES | COUNTS).items():
+    for key, name in (LOSS_NAMES | COUNTS).items():
         one, other = first.get(key), second.get(key)
         if one is None and other is None:
             continue

@@ -38,7 +38,6 @@ DIAGNOSTIC_COLUMNS = (
     "batchnorm_mean_lag",
     "batchnorm_gap",
 )
-FIRST = 0
 LINKED = ("map_val_loss", "curves")
 """Figures that summary.md shows."""
 
@@ -116,7 +115,7 @@ def _csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
     ends = [(quantity, end) for quantity in DIAGNOSTIC_COLUMNS for end in ("first", "last")]
     writer.writerow(["job", *keys, *METRIC_COLUMNS, "finding", *(f"{quantity} {end}" for quantity, end in ends)])
     for run in runs:
-        values = [layer_mean(run.diagnostics, quantity, FIRST if end == "first" else None) for quantity, end in ends]
+        values = [layer_mean(run.diagnostics, quantity, 0 if end == "first" else None) for quantity, end in ends]
         numbers = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
         metrics = [run.metrics.get(key, "") for key in METRIC_COLUMNS]
         writer.writerow([run.job, *(_setting(run, key) for key in keys), *metrics, run.finding, *numbers])

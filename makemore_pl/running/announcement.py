@@ -32,7 +32,7 @@ NEXT = {
     "deep_batchnorm": "lr_low",
 }
 """Experiment -> the next one in the order of the lecture."""
-PINNED = ": the main charts, pinned"
+CHARTS_ARE_PINNED = ": the main charts, pinned"
 LABEL = 13
 """Width of the label before each line, in characters."""
 
@@ -83,7 +83,7 @@ def say_end(config: Config, metrics: dict[str, Any], tags: Collection[str], diag
         address = url(tags, runs=(".", f"{run_dir.parent.name}/{run_dir.name}"))
         write_atomically(run_dir / "dashboard.url", f"{address}\n{custom_scalars_url()}\n")
         _line("TensorBoard", tensorboard(run_dir))
-        _line("", "and open ", Text.assemble(("the address in dashboard.url", Style(link=address)), PINNED))
+        _line("", "and open ", Text.assemble(("the address in dashboard.url", Style(link=address)), CHARTS_ARE_PINNED))
     following = NEXT.get(config.experiment)
     if diagnosis and (overrides := _remedied(config, diagnosis)):
         script, rest = "train.py", overrides

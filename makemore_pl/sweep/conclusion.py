@@ -17,14 +17,14 @@ from rich.text import Text
 from makemore_pl.command_line import near, program, tensorboard
 from makemore_pl.config import Config
 from makemore_pl.files import write_atomically
-from makemore_pl.running.announcement import PINNED
+from makemore_pl.running.announcement import CHARTS_ARE_PINNED
 from makemore_pl.sweep.job import in_a_line
 from makemore_pl.sweep.tally import Sweep
 
 if TYPE_CHECKING:
     from makemore_pl.report.summary import Ranking
 
-MOST = 20
+MOST_ROWS = 20
 """The printed table has at most this many rows. summary.md has all of them."""
 
 
@@ -61,7 +61,7 @@ def _summarize(sweep: Sweep) -> str:
         console.print(_table(ranking))
     lines = [("best", command(sweep.jobs[won.best]))] if won else []
     lines += [("page", shlex.quote(near(sweep.directory / "report.html"))), ("TensorBoard", look(sweep))]
-    lines += [("", f"and open the address in dashboard.url{PINNED}")] if pinned else []
+    lines += [("", f"and open the address in dashboard.url{CHARTS_ARE_PINNED}")] if pinned else []
     lines += [("summary", shlex.quote(near(sweep.directory / name))) for name in ("summary.csv", "summary.md")]
     _print(text.getvalue() + "".join(f"{label:<13}{line}\n" for label, line in lines))
     return ""
@@ -103,10 +103,10 @@ def _table(ranking: "Ranking") -> Table:
     table = Table(title=Text(f"{ranking.label}: {title}" if ranking.label else title))
     for column in ranking.columns:
         table.add_column(Text(column), overflow="fold")
-    for row in ranking.cells[:MOST]:
+    for row in ranking.cells[:MOST_ROWS]:
         table.add_row(*map(Text, row))
-    if len(ranking.cells) > MOST:
-        table.caption = f"{len(ranking.cells) - MOST} more settings in summary.md"
+    if len(ranking.cells) > MOST_ROWS:
+        table.caption = f"{len(ranking.cells) - MOST_ROWS} more settings in summary.md"
     return table
 
 

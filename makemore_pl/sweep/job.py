@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 METRICS = "metrics.json"
 FAILURE = "failure.json"
 FIGURES, DOCTOR = "makemore_pl.diagnostics.Figures", "makemore_pl.diagnostics.Doctor"
-LOSSES = "makemore_pl.diagnostics.jsonl.JSONLinesLogger"
+LOSS_RECORDER = "makemore_pl.diagnostics.jsonl.JSONLinesLogger"
 STOPPING = {"stop_on_critical": {"_target_": "makemore_pl.running.hopeless.StopOnCritical"}}
-GROUPS = ("data", "model", "optim", "trainer")
+COMPARED_GROUPS = ("data", "model", "optim", "trainer")
 _ELSEWHERE = "name another hydra.sweep.dir, or move this one away."
 COMMAND, ALONE = "MAKEMORE_SWEEP", "MAKEMORE_SWEEP_ALONE"
 """Environment variables of the jobs: the id of the command that runs them; and the names of the jobs that should run
@@ -52,7 +52,7 @@ def decisive(config: Config) -> dict[str, Any]:
     moved. Other callbacks may change the result.
     """
     nested = asdict(config)
-    found = {f"{group}.{key}": each for group in GROUPS for key, each in nested[group].items()}
+    found = {f"{group}.{key}": each for group in COMPARED_GROUPS for key, each in nested[group].items()}
     del found["trainer.enable_progress_bar"]
     found |= {"doctor.stop_on_critical": config.doctor.stop_on_critical}
     found |= {"experiment": config.experiment, "seed": config.seed}
@@ -123,7 +123,7 @@ def _refuse_unfit(config: Config) -> None:
     if config.trainer.devices > 1:
         raise ValueError("trainer.devices must be 1 in a sweep: jobs run side by side, each on one device.")
     targets = {each["_target_"] for each in (*config.callbacks.values(), *config.logger.values())}
-    if config.doctor.stop_on_critical and not targets >= {DOCTOR, LOSSES}:
+    if config.doctor.stop_on_critical and not targets >= {DOCTOR, LOSS_RECORDER}:
         raise ValueError("doctor.stop_on_critical needs callbacks=diagnostics and logger=tensorboard or jsonl.")
 
 

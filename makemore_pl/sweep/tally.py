@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from makemore_pl.running.run_lock import LOCK
 from makemore_pl.sweep.job import METRICS, read_failure
 
-LAST = "checkpoints/last.ckpt"
+LAST_CHECKPOINT = "checkpoints/last.ckpt"
 TELLING = 0.05
 """The time left is shown when some job has taken this share of its steps. The first steps are slow, because they
 compile and draw."""
@@ -79,7 +79,7 @@ class Sweep:
         """One line with the numbers of jobs that are done, running, waiting and failed, and the time left."""
         done, failed, running = len(self.finished()), len(self.failures()), len(self.begun(running=True))
         if self.stopped:
-            saved = sum((self.directory / job / LAST).exists() for job in self.jobs.keys() - self.settled())
+            saved = sum((self.directory / job / LAST_CHECKPOINT).exists() for job in self.jobs.keys() - self.settled())
             return f"{done} of {len(self.jobs)} jobs done, {saved} saved where they stood, {failed} failed"
         waiting = max(len(self.jobs) - done - failed - running, 0)
         line = f"{done} of {len(self.jobs)} jobs done, {running} running, {waiting} waiting, {failed} failed"
