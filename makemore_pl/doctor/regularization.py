@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, Series, median
+from makemore_pl.doctor.facts import OptimizerFacts
 from makemore_pl.doctor.finding import Finding
 from makemore_pl.doctor.outcome import comparable, validated
 from makemore_pl.doctor.rule import rule
@@ -14,6 +15,8 @@ DROPOUT, MUCH, HEAVY = 0.4, 0.55, 0.75
 """Share that is dropped: from which on it is judged by the gap, where soon, and where it is too much in any case."""
 PATIENT, SOON = 1000, 200
 """Steps before it is judged."""
+ALONE = 0.2
+"""Share of itself that decay alone has to take from a weight in the course of the run, to first order."""
 
 
 @rule(
@@ -39,7 +42,7 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
     dropout = evidence.known(facts.dropout, "dropout", "it was not seen which layers run")
     if not dropout and not decay:
         raise NotApplicable("there is neither dropout nor weight decay")
-    if decay:
+    if decay and _reach(evidence, optimizers) > ALONE:
         layers = evidence.of("preactivation_std")
         learned = evidence.losses().late / evidence.beginning()
         if learned > (0.7 if facts.normalises else 0.25):  # behind a normalisation the size of weights does not matter
@@ -82,6 +85,16 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
                 f"Dropout {dropout:g} has nothing to mend: the network costs {held:.3g} on validation examples, "
                 f"and {train:.3g} on training examples with dropout. It underfits.",
             )  # fmt: skip
+
+
+def _reach(evidence: Evidence, optimizers: tuple[OptimizerFacts, ...]) -> float:
+    """What decay alone can have taken from a weight, in shares of it, summed over the steps."""
+    lr, most = evidence.get("lr"), 0.0
+    for each in optimizers:
+        rate = each.lr if lr is None else float(np.nanmean(lr.values))
+        share = 1.0 if each.adaptive and each.couples_decay else each.weight_decay / (1 - min(each.momentum, 0.99))
+        most = max(most, rate * share * evidence.last_step if each.weight_decay else 0.0)
+    return most
 
 
 def _pull(evidence: Evidence, decay: float) -> dict[str, float]:
