@@ -137,7 +137,6 @@ def _need(evidence: Evidence, quantity: str, of: tuple[str, ...] | None, kind: s
         "vanishing_gradients",
         "exploding_gradients",
         "update_too_small",
-        "update_too_large",
         "no_learning",
     ),
     remedy="Draw hidden weights with standard deviation 5/3 / sqrt(fan_in) and biases near 0: "

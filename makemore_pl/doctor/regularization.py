@@ -15,6 +15,8 @@ DROPOUT, MUCH, HEAVY = 0.4, 0.55, 0.75
 """Share that is dropped: from which on it is judged by the gap, where soon, and where it is too much in any case."""
 PATIENT, SOON = 1000, 200
 """Steps before it is judged."""
+LEARNS, LEVEL = 100, 0.98
+"""Steps after which a loss above this share of a constant guess's is that of a network that has learned nothing."""
 ALONE = 0.2
 """Share of itself that decay alone has to take from a weight in the course of the run, to first order."""
 
@@ -25,7 +27,7 @@ ALONE = 0.2
     "Regularization wins",
     needs=("the training loss", "dropout or weight decay", "validation losses, for dropout below 0.75"),
     bound="dropout from 0.4 on where the validation loss is below the training loss after 1,000 steps, from 0.55 on "
-    "after 200, or from 0.75 on where it is not; below 0.75 only where the loss is above half (from 0.55 on a quarter) "
+    "after 200 or where the training loss after 100 is that of a constant guess, or from 0.75 on in any case; below 0.75 only where the loss is above half (from 0.55 on a quarter) "
     "of a constant guess's; with weight decay, preactivations that fade to less than half of their start, or "
     "weights that do in the median matrix where the loss is above a quarter of its start (with a normalisation 0.7); "
     "or decay that adds more to the gradient than it has, where the loss is above a fifth of its start",
@@ -69,6 +71,12 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
             "overregularized", "warning", "dropout", evidence.last_step, dropout, HEAVY, "",
             f"Dropout {dropout:g} leaves {1 - dropout:.0%} of the activations: the network underfits.",
         )  # fmt: skip
+    elif dropout >= MUCH and evidence.last_step >= LEARNS and (loss := _unlearned(evidence)):
+        yield Finding(
+            "overregularized", "warning", "dropout", evidence.last_step, dropout, MUCH, "",
+            f"Dropout {dropout:g} leaves {1 - dropout:.0%} of the activations, and the loss, {loss:.3g}, is no better "
+            "than that of a constant guess.",
+        )  # fmt: skip
     elif dropout >= DROPOUT:
         val, losses = validated(evidence)
         comparable(evidence)
@@ -95,6 +103,12 @@ def _reach(evidence: Evidence, optimizers: tuple[OptimizerFacts, ...]) -> float:
         share = 1.0 if each.adaptive and each.couples_decay else each.weight_decay / (1 - min(each.momentum, 0.99))
         most = max(most, rate * share * evidence.last_step if each.weight_decay else 0.0)
     return most
+
+
+def _unlearned(evidence: Evidence) -> float | None:
+    """The late training loss where it is that of a constant guess."""
+    late, guess = evidence.losses().late, evidence.guess()
+    return late if guess is not None and late > LEVEL * guess else None
 
 
 def _pull(evidence: Evidence, decay: float) -> dict[str, float]:
