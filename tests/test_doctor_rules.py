@@ -241,7 +241,8 @@ FAULTS |= {
     "a first step so large that the first stride does not end": (
         "update_too_large",
         {},
-        {"train/loss": {0: 3.3, 1: None}, "train/loss_mean": {0: 3.3}, "val/loss": {}, **{tag: {0: 0.0} for tag in RATES}},
+        {"train/loss": {0: 3.3, 1: None}, "train/loss_mean": {0: 3.3}, "val/loss": {}}
+        | {tag: {0: 0.0} for tag in RATES},
     ),
     "momentum 0.001": (
         "batchnorm_lag",

@@ -80,7 +80,7 @@ def has_way_around(loss: Tensor) -> bool:
     queue: list[tuple[Any, bool]] = [(loss.grad_fn, False)] if loss.grad_fn is not None else []
     while queue:
         node, before = queue.pop()
-        if node.name().startswith("AccumulateGrad") or before_layer.get(node, False) >= before and node in before_layer:
+        if node.name().startswith("AccumulateGrad") or before_layer.get(node, -1) >= before:
             continue
         before_layer[node] = before
         if len(before_layer) > MOST:

@@ -119,7 +119,7 @@ def vanishing_gradients(evidence: Evidence) -> Iterator[Finding]:
     "backward",
     "Gradients explode",
     needs=("grad_norm/before_clipping",),
-    bound="the gradient by the first layer's activations 100 times that by the last one's, in a training with one loss, "
+    bound="the gradient by the first layer's activations 100 times that by the last one's, where there is one loss, "
     "or in a training whose loss falls a norm 1,000 times the usual one",
     source="AUTOTRAINER's 70, rounded up; the factor 1,000 is ours",
     explains=("update_too_large", "diverged", "not_finite", "loss_spike", "clipping", "dead_units", "no_learning"),

@@ -211,8 +211,8 @@ def exploding_activations(evidence: Evidence) -> Iterator[Finding]:
     "Activations fade from layer to layer",
     needs=("preactivation_std/<layer>",),
     bound="at the start, preactivations with a standard deviation below 0.1 (tanh) or 0.01 (others), or below 0.002 "
-    "from example to example, sigmoid aside; where skip connections lead around layers, 0.01 also for tanh, and only if "
-    "the last layer has faded",
+    "from example to example, sigmoid aside; where skip connections lead around layers, 0.01 also for tanh, "
+    "and only if the last layer has faded",
     source="below 0.1 tanh is linear to 0.3 %. The lecture's gain 1 keeps 0.33 in the fifth layer, gain 0.5 0.02",
     explains=("vanishing_gradients", "update_too_small", "update_too_large", "no_learning", "dead_units"),
     remedy="Draw hidden weights with standard deviation gain / sqrt(fan_in), gain 5/3 for tanh and sqrt(2) for ReLU; "

@@ -104,9 +104,9 @@ def batchnorm_small_batch(evidence: Evidence) -> Iterator[Finding]:
     "batchnorm",
     "Running statistics trail behind",
     needs=("batchnorm_gap/loss, or batchnorm_mean_lag/<layer> and batchnorm_var_lag/<layer>",),
-    bound="with a momentum below 0.1, late in the run, running statistics cost 0.05 nats more than batch statistics and lie further from them "
-    "than the draw of a batch explains (lag above 1.9); without a probe, running statistics 0.3 standard deviations "
-    "off and no validation loss near that of training",
+    bound="with a momentum below 0.1, late in the run, running statistics cost 0.05 nats more than batch statistics "
+    "and lie further from them than the draw of a batch explains (lag above 1.9); without a probe, running statistics "
+    "0.3 standard deviations off and no validation loss near that of training",
     source="a perfect running mean has lag 1, whatever the batch; 0.05 nats are ten times what momentum 0.1 costs",
     explains=("train_val_mismatch", "overfitting"),
     remedy="Raise BatchNorm's momentum (PyTorch's 0.1 remembers 10 batches), or recompute the statistics at the end.",

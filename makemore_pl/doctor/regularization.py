@@ -27,10 +27,11 @@ ALONE = 0.2
     "Regularization wins",
     needs=("the training loss", "dropout or weight decay", "validation losses, for dropout below 0.75"),
     bound="dropout from 0.4 on where the validation loss is below the training loss after 1,000 steps, from 0.55 on "
-    "after 200 or where the training loss after 100 is that of a constant guess, or from 0.75 on in any case; below 0.75 only where the loss is above half (from 0.55 on a quarter) "
-    "of a constant guess's; with weight decay, preactivations that fade to less than half of their start, or "
-    "weights that do in the median matrix where the loss is above a quarter of its start (with a normalisation 0.7); "
-    "or decay that adds more to the gradient than it has, where the loss is above a fifth of its start",
+    "after 200 or where the training loss after 100 is that of a constant guess, or from 0.75 on in any case; below "
+    "0.75 only where the loss is above half (from 0.55 on a quarter) of a constant guess's; with weight decay that "
+    "alone could take a fifth from the weights, preactivations that fade to less than half of their start, or weights "
+    "that do in the median matrix where the loss is above a quarter of its start (with a normalisation 0.7); or decay "
+    "that adds more to the gradient than it has, where the loss is above a fifth of its start",
     source="a regularizer closes a gap; where there is none it only costs. What decay does to the weights, activations "
     "show whatever the optimizer",
     explains=("no_learning", "dead_units", "vanishing_gradients", "update_too_large", "saturation"),
