@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from makemore_pl.diagnostics import Doctor
-from makemore_pl.doctor.activation_graph import activation_functions, dropout_function
+from makemore_pl.doctor.activation_graph import activation_functions, dropout_function, has_way_around
 from makemore_pl.doctor.evidence import Evidence
 from makemore_pl.doctor.inspection import Inspection
 
@@ -202,6 +202,21 @@ def test_functions_that_stand_in_front_of_a_layer_are_found(name: str) -> None:
     assert [(each.kind, inspection.names[each.module]) for each in functions if each.module] == expected
     assert all(each.unit_axis == 1 for each in functions)
     inspection.close()
+
+
+WAYS: dict[str, tuple[Callable[[Branches, Tensor], Tensor], bool]] = {
+    "a chain": (lambda n, x: n.c(n.b(n.a(x).tanh()).tanh()), False),
+    "added to what it was made of": (lambda n, x: n.c((h := n.a(x).tanh()) + n.b(h).tanh()), True),
+    "kept beside it": (lambda n, x: n.c(torch.cat([h := n.a(x).tanh(), n.b(h).tanh()])), True),
+    "two towers": (lambda n, x: n.c(torch.cat([n.a(x).tanh(), n.b(x).tanh()])), False),
+    "behind the last layer": (lambda n, x: (h := n.a(x).tanh()) + n.b(h), False),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_way_around_a_layer_is_seen(name: str) -> None:
+    forward, way_around = WAYS[name]
+    assert has_way_around(forward(Branches(), torch.randn(8, 6)).sum()) == way_around
 
 
 DROPS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {

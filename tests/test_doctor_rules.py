@@ -203,7 +203,7 @@ FAULTS |= {
     "activations that overflow": (
         "exploding_activations",
         {"bounded": ()},
-        {"activation_std/b": dict.fromkeys(STEPS), "train/loss": dict.fromkeys(STEPS)},
+        {"activation_std/a": flat(1e20), "activation_std/b": dict.fromkeys(STEPS), "train/loss": dict.fromkeys(STEPS)},
     ),
     "other inputs in validation": (
         "train_val_mismatch",
@@ -220,6 +220,34 @@ FAULTS |= {
         {"optimizers": (OptimizerFacts("Adam", 1e-4),)},
         {"train/loss": {step: 3.3 * math.exp(-step / 850) for step in STEPS}, "val/loss": {},
          **{tag: flat(-3.25) for tag in RATES}},
+    ),
+}  # fmt: skip
+FAULTS |= {
+    "fading where there are skip connections": (
+        "vanishing_activations", {"way_around": True}, {"preactivation_std/b": flat(0.005)},
+    ),
+    "no memory in batches of eight": (
+        "batchnorm_noise", {"values_per_channel": {"a": 8}, "batchnorm_momentum": {"a": 1.0}}, {},
+    ),
+    "eight examples": (
+        "batchnorm_small_batch", {"values_per_channel": {"a": 8}, "batchnorm_momentum": {"a": 0.1}}, {},
+    ),
+    "four examples and no memory": (
+        "batchnorm_small_batch", {"values_per_channel": {"a": 4}, "batchnorm_momentum": {"a": 1.0}}, {},
+    ),
+    "dropout, and nothing is learned": (
+        "overregularized", {"dropout": 0.6}, {"train/loss": falling(3.3, 2.8), "val/loss": {}},
+    ),
+    "a first step so large that the first stride does not end": (
+        "update_too_large",
+        {},
+        {"train/loss": {0: 3.3, 1: None}, "train/loss_mean": {0: 3.3}, "val/loss": {}}
+        | {tag: {0: 0.0} for tag in RATES},
+    ),
+    "momentum 0.001": (
+        "batchnorm_lag",
+        {"batchnorm_momentum": {"a": 0.001}},
+        {"batchnorm_mean_lag/a": flat(3.0), "batchnorm_gap/loss": {}, "val/loss": {}},
     ),
 }  # fmt: skip
 INFORMATION: dict[str, tuple[str, dict[str, Any], Series]] = {
@@ -373,6 +401,22 @@ SILENT |= {
 }  # fmt: skip
 
 
+SILENT |= {
+    "tanh fades where there are skip connections": ({"way_around": True}, {"preactivation_std/b": flat(0.05)}),
+    "a branch fades that a skip connection leads around": ({"way_around": True}, {"preactivation_std/a": flat(0.001)}),
+    "a lag of statistics that remember ten batches": (
+        {"batchnorm_momentum": {"a": 0.1}},
+        {"batchnorm_mean_lag/a": flat(3.0), "batchnorm_gap/loss": {}, "val/loss": {}},
+    ),
+    "activations that shrink by more than decay can explain": (
+        {"optimizers": (OptimizerFacts("AdamW", 1e-3, 0.0, 0.01),)},
+        {"lr": flat(1e-3), "preactivation_std/a": falling(1.2, 0.1)},
+    ),
+    "two losses, each with a last layer of its own": ({"losses": 2}, {"activation_grad_std/a": flat(1.0)}),
+    "dropout where something is learned": ({"dropout": 0.6}, {"train/loss": falling(3.3, 2.6), "val/loss": {}}),
+}  # fmt: skip
+
+
 NEAR: dict[str, tuple[dict[str, Any], Series]] = {
     # id: facts and numbers that are just on the healthy side of its bound
     "constant_input": ({"inputs": Scale(0.0, 1e-6, 1.0), "inputs_vary": True}, {}),
@@ -478,6 +522,35 @@ def test_examples_that_mix_explain_a_high_first_loss() -> None:
         "examples_mixed": None,
         "confident_start": "examples_mixed",
     }
+
+
+SATURATED: Series = {f"saturation/{each}": flat(0.9) for each in "ab"}
+ROOTS: dict[str, tuple[set[str], dict[str, Any], Series]] = {
+    # name: (roots, facts that differ, numbers that differ)
+    "one input for all has no variance that statistics could follow": (
+        {"constant_input"}, {"inputs_vary": False}, FAULTS["long memory"][2],
+    ),
+    "a ReLU at the output passes no gradient": (
+        {"activation_before_loss"},
+        {"loss": "mse", "activation_before_loss": "relu", "outside": 0.5, "unreached": ("a.weight",)},
+        {},
+    ),
+    "sums of equal weights are large": ({"symmetric_units"}, {"copies": {"a.weight": 1.0}}, SATURATED),
+    "a nan comes in behind the first layer": (
+        {"not_finite"}, {"bounded": ()}, {"activation_std/b": dict.fromkeys(STEPS), "train/loss": dict.fromkeys(STEPS)},
+    ),
+    "a confident start does not raise the loss": (
+        {"confident_start", "saturation", "update_too_large"},
+        {},
+        FAULTS["lr 500"][2] | SATURATED | {"train/loss": rising(22.0, 700.0)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_what_follows_from_another_fault_is_no_root(name: str) -> None:
+    roots, facts, numbers = ROOTS[name]
+    assert {each.id for each in diagnose(Evidence(NUMBERS | numbers, replace(HEALTHY, **facts))).roots} == roots
 
 
 def test_a_learning_rate_too_high_explains_what_follows_from_it() -> None:

@@ -10,7 +10,13 @@ from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.diagnostics import statistics
 from makemore_pl.diagnostics.tag_names import layer_names
-from makemore_pl.doctor.activation_graph import ActivationFunction, activation_functions, dropout_function, place_of
+from makemore_pl.doctor.activation_graph import (
+    ActivationFunction,
+    activation_functions,
+    dropout_function,
+    has_way_around,
+    place_of,
+)
 from makemore_pl.doctor.inspection import Inspection
 from makemore_pl.doctor.minibatch import positions_of
 
@@ -38,6 +44,8 @@ class FunctionRecord:
         """Name -> spread from example to example at the start, the mean over its numbers."""
         self.dropout = 0.0
         """The largest share that a dropout drops, modules included."""
+        self.way_around = False
+        """Whether ways through different numbers of layers join."""
         self._all: list[str] = []
         """Their kinds."""
         self._values: dict[str, Tensor] = {}
@@ -51,7 +59,7 @@ class FunctionRecord:
         Args:
             modules: activation modules that are measured elsewhere, in their first call.
         """
-        self.dropout = dropout_function(loss)
+        self.dropout, self.way_around = dropout_function(loss), has_way_around(loss)
         functions = activation_functions(loss, seen.returned)
         self._all = [each.kind for each in functions]
         mine: dict[str, int] = {}
@@ -123,12 +131,13 @@ class FunctionRecord:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the first batch."""
-        plain = ("names", "kinds", "places", "positions", "signals", "dropout")
+        plain = ("names", "kinds", "places", "positions", "signals", "dropout", "way_around")
         return {name: getattr(self, name) for name in plain} | {"normalised": sorted(self.normalised), "all": self._all}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.names, self.kinds, self.places = dict(state["names"]), dict(state["kinds"]), dict(state["places"])
         self.positions, self.signals, self.dropout = dict(state["positions"]), dict(state["signals"]), state["dropout"]
+        self.way_around = state["way_around"]
         self.normalised, self._all = set(state["normalised"]), list(state["all"])
 
     def let_go(self) -> None:

@@ -98,6 +98,7 @@ def _of_calls(facts: Facts, module: nn.Module, seen: Inspection, functions: Func
     facts.rectified = (*(name for each, name in layers.items() if is_relu(each)), *(n for n, k in kinds if k == "relu"))
     facts.signals = {tag: seen.signals[each] for each, tag in layers.items() if _keeps_signal(each, seen)}
     facts.signals |= functions.signals
+    facts.way_around = functions.way_around
     positions = {name: seen.positions[each] for each, name in layers.items() if each in seen.positions}
     facts.positions = positions | functions.positions
     facts.normalises = seen.normalises

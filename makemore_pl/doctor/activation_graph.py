@@ -74,6 +74,32 @@ def activation_functions(loss: Tensor, returned: Mapping[Any, nn.Module]) -> lis
     return [_described(node, returned) for node in nodes]
 
 
+def has_way_around(loss: Tensor) -> bool:
+    """Whether ways through different numbers of layers join in front of a layer, as behind a skip connection."""
+    before_layer: dict[Any, bool] = {}
+    queue: list[tuple[Any, bool]] = [(loss.grad_fn, False)] if loss.grad_fn is not None else []
+    while queue:
+        node, before = queue.pop()
+        if node.name().startswith("AccumulateGrad") or before_layer.get(node, -1) >= before:
+            continue
+        before_layer[node] = before
+        if len(before_layer) > MOST:
+            return False
+        queue += [(each, before or node.name().startswith(LAYERS)) for each in _parents(node)]
+    lengths: dict[Any, tuple[int, int]] = {}
+    """Function -> layers on the shortest and the longest way to it; parameters and what is made of them have none."""
+    for node in sorted(before_layer, key=place_of):
+        found = [lengths[each] for each in _parents(node) if each in lengths]
+        layer = node.name().startswith(LAYERS)
+        if not found and not layer and not node.name().startswith("Embedding"):
+            continue
+        shortest, longest = min((a for a, _ in found), default=0), max((b for _, b in found), default=0)
+        if shortest < longest and before_layer[node]:
+            return True
+        lengths[node] = shortest + layer, longest + layer
+    return False
+
+
 def dropout_function(loss: Tensor) -> float:
     """The largest share of numbers that a dropout drops, 0 without one: a product with zeros and equal other numbers,
     whose mean is near 1.

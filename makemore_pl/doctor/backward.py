@@ -119,8 +119,8 @@ def vanishing_gradients(evidence: Evidence) -> Iterator[Finding]:
     "backward",
     "Gradients explode",
     needs=("grad_norm/before_clipping",),
-    bound="the gradient by the first layer's activations 100 times that by the last one's, or in a "
-    "training whose loss falls a norm 1,000 times the usual one",
+    bound="the gradient by the first layer's activations 100 times that by the last one's, where there is one loss, "
+    "or in a training whose loss falls a norm 1,000 times the usual one",
     source="AUTOTRAINER's 70, rounded up; the factor 1,000 is ours",
     explains=("update_too_large", "diverged", "not_finite", "loss_spike", "clipping", "dead_units", "no_learning"),
     remedy="Draw weights with the gain of their activation; clip the gradient's norm: Trainer(gradient_clip_val=1.0).",
@@ -128,7 +128,8 @@ def vanishing_gradients(evidence: Evidence) -> Iterator[Finding]:
 )
 def exploding_gradients(evidence: Evidence) -> Iterator[Finding]:
     layers = list(evidence.of("activation_grad_std").items())
-    if len(layers) > 1 and layers[-1][1].start > 0:
+    # of several losses, each has its own last layer, and an optimizer may have moved the network in between
+    if evidence.facts.losses == 1 and len(layers) > 1 and layers[-1][1].start > 0:
         ratio = layers[0][1].start / layers[-1][1].start
         if ratio > EXPLODED:
             yield Finding(

@@ -97,11 +97,16 @@ class Evidence:
         return fact
 
     def losses(self) -> Series:
-        """Training losses: means over strides if they were logged, else of minibatches; raises Abstain without any."""
-        found = self.get("train/loss_mean") or self.get("train/loss")
-        if found is None:
-            raise Abstain("the training loss was not seen")
-        return found
+        """Training losses: means over strides if they were logged, else of minibatches; raises Abstain without any. One
+        that is not finite may have ended the run before its stride did, so it counts beside the means.
+        """
+        means, each = self.get("train/loss_mean"), self.get("train/loss")
+        if means is None or each is None:
+            if (found := means or each) is None:
+                raise Abstain("the training loss was not seen")
+            return found
+        bad = each.steps[(each.steps > means.steps[-1]) & np.isnan(each.values)]
+        return Series(np.append(means.steps, bad), np.append(means.values, np.full(len(bad), math.nan)))
 
     def steady_losses(self) -> Floats:
         """Training losses without the noise of minibatches: medians of five in a row, of more where these are small."""

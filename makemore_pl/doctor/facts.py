@@ -70,6 +70,8 @@ class Facts:
     signals: dict[str, float] = field(default_factory=dict)
     """Layer -> spread of what goes into it from example to example at the start, the mean over its numbers; without
     those whose activation is a sigmoid, which shrinks it by its nature."""
+    way_around: bool = False
+    """Whether ways through different numbers of layers join in front of a layer, as behind a skip connection."""
     positions: dict[str, int] = field(default_factory=dict)
     """Layer -> numbers that its activations hold for each example and unit: pixels, or steps of a sequence."""
     before_normalised: bool | None = None

@@ -73,6 +73,7 @@ def softmax_before_cross_entropy(evidence: Evidence) -> Iterator[Finding]:
     "fault sets (PMC12152046)",
     explains=(
         "no_learning",
+        "no_gradient",
         "vanishing_gradients",
         "exploding_gradients",
         "dead_units",
@@ -136,7 +137,6 @@ def _need(evidence: Evidence, quantity: str, of: tuple[str, ...] | None, kind: s
         "vanishing_gradients",
         "exploding_gradients",
         "update_too_small",
-        "update_too_large",
         "no_learning",
     ),
     remedy="Draw hidden weights with standard deviation 5/3 / sqrt(fan_in) and biases near 0: "
@@ -181,14 +181,14 @@ def exploding_activations(evidence: Evidence) -> Iterator[Finding]:
     measured = evidence.need("activation_std")
     losses = evidence.get("train/loss")
     overflown = next((name for name, each in measured.items() if each.steps[0] == 0 and np.isnan(each.start)), None)
-    finite = evidence.facts.inputs is not None or evidence.facts.tokens
-    if overflown and finite and losses is not None and losses.steps[0] == 0 and np.isnan(losses.start):
+    layers = {name: each.start for name, each in measured.items() if each.start > 0}
+    grown = max(layers.values(), default=0.0) > EXPLODED  # else something that is not finite came in
+    if overflown and grown and losses is not None and losses.steps[0] == 0 and np.isnan(losses.start):
         yield Finding(
             "exploding_activations", "critical", overflown, 0, None, None, "",
-            f"The activations of {overflown} start infinite, though the inputs are finite: each layer multiplies.",
+            f"The activations of {overflown} start infinite, and others are finite: each layer multiplies.",
         )  # fmt: skip
         return
-    layers = {name: each.start for name, each in measured.items() if each.start > 0}
     if not layers:
         raise Abstain("no activation varies at the start")
     first = next(iter(layers.values()))
@@ -211,7 +211,8 @@ def exploding_activations(evidence: Evidence) -> Iterator[Finding]:
     "Activations fade from layer to layer",
     needs=("preactivation_std/<layer>",),
     bound="at the start, preactivations with a standard deviation below 0.1 (tanh) or 0.01 (others), or below 0.002 "
-    "from example to example, sigmoid aside",
+    "from example to example, sigmoid aside; where skip connections lead around layers, 0.01 also for tanh, "
+    "and only if the last layer has faded",
     source="below 0.1 tanh is linear to 0.3 %. The lecture's gain 1 keeps 0.33 in the fifth layer, gain 0.5 0.02",
     explains=("vanishing_gradients", "update_too_small", "update_too_large", "no_learning", "dead_units"),
     remedy="Draw hidden weights with standard deviation gain / sqrt(fan_in), gain 5/3 for tanh and sqrt(2) for ReLU; "
@@ -224,9 +225,13 @@ def vanishing_activations(evidence: Evidence) -> Iterator[Finding]:
         raise NotApplicable("a normalisation is before each activation")
     measured, bounded = evidence.need("preactivation_std"), facts.bounded or ()
     layers = {name: each.start for name, each in measured.items() if name not in facts.final}
-    faded = {name: std for name, std in layers.items() if std < (FADED_TANH if name in bounded else FADED) and std >= 0}
+    chain = not facts.way_around
+    bounds = {name: FADED_TANH if name in bounded and chain else FADED for name in layers}
+    faded = {name: std for name, std in layers.items() if 0 <= std < bounds[name]}
     gone = {name: std for name, std in facts.signals.items() if std < GONE and name not in facts.final}
     faded |= gone
+    if not chain and next(reversed(layers), None) not in faded:  # the signal has come another way
+        return
     stuck = {name: each.start for name, each in evidence.of("stuck_units").items()}
     silent = next((name for name, share in stuck.items() if share > 0.9 and name not in faded), None)
     if silent is not None:  # behind a layer that is dead nothing can arrive
@@ -234,7 +239,7 @@ def vanishing_activations(evidence: Evidence) -> Iterator[Finding]:
         faded = {name: std for name, std in faded.items() if name in names[: names.index(silent)]}
     if faded:
         worst = min(faded, key=lambda name: faded[name])
-        bound = GONE if worst in gone else FADED_TANH if worst in bounded else FADED
+        bound = GONE if worst in gone else bounds[worst]
         yield Finding(
             "vanishing_activations", "warning", ", ".join(faded), 0, faded[worst], bound, "",
             f"The input of the activation of {worst} starts with a standard deviation of {faded[worst]:.2g}: the "

@@ -15,8 +15,10 @@ ENOUGH = 100
 """Steps that running statistics have to settle, with momentum 0.1 and ten times the time."""
 NOISE = 0.025
 """Variance of a running mean over that of what it averages."""
-FEW = 12
-"""Batch statistics need at least this many numbers per channel."""
+FEW, VERY_FEW = 12, 8
+"""Batch statistics need at least this many numbers per channel; from the second on, a short memory does more harm."""
+USUAL = 0.1
+"""PyTorch's momentum, which remembers ten batches."""
 
 
 @rule(
@@ -75,8 +77,8 @@ def bias_before_batchnorm(evidence: Evidence) -> Iterator[Finding]:
     "batchnorm",
     "BatchNorm on too few examples",
     needs=("the size of a minibatch",),
-    bound="batch statistics made of fewer than 12 numbers a channel",
-    source="our networks: 8 examples cost 0.05 nats before tanh, 16 nothing that shows",
+    bound="batch statistics made of fewer than 12 numbers a channel, or than 8 where batchnorm_noise is found too",
+    source="our networks: 8 examples cost 0.05 nats before tanh, 16 nothing that shows; a short memory costs more",
     # two numbers are normalised to -1 and 1 whatever they were: no gradient passes, or, if they are close, a huge one
     explains=("batchnorm_noise", "batchnorm_lag", "train_val_mismatch", "no_learning", "overfitting",
               "vanishing_gradients", "exploding_gradients", "update_too_small", "update_too_large"),
@@ -84,12 +86,14 @@ def bias_before_batchnorm(evidence: Evidence) -> Iterator[Finding]:
     picture="batchnorm_gap",
 )  # fmt: skip
 def batchnorm_small_batch(evidence: Evidence) -> Iterator[Finding]:
-    few = {name: n for name, n in _batchnorms(evidence).items() if n < FEW}
+    numbers = _batchnorms(evidence)
+    bound = VERY_FEW if any(each > NOISE for each in _noise(evidence, numbers).values()) else FEW
+    few = {name: n for name, n in numbers.items() if n < bound}
     if few:
         worst = min(few, key=lambda name: few[name])
         yield Finding(
             "batchnorm_small_batch", "critical" if few[worst] < 4 else "warning", ", ".join(few), 0,
-            float(few[worst]), float(FEW), "",
+            float(few[worst]), float(bound), "",
             f"The batch statistics of {worst} are made of {few[worst]} numbers a channel: each example is normalised "
             "by a few others that happen to be there.",
         )  # fmt: skip
@@ -100,9 +104,9 @@ def batchnorm_small_batch(evidence: Evidence) -> Iterator[Finding]:
     "batchnorm",
     "Running statistics trail behind",
     needs=("batchnorm_gap/loss, or batchnorm_mean_lag/<layer> and batchnorm_var_lag/<layer>",),
-    bound="late in the run, running statistics cost 0.05 nats more than batch statistics and lie further from them "
-    "than the draw of a batch explains (lag above 1.9); without a probe, running statistics 0.3 standard deviations "
-    "off and no validation loss near that of training",
+    bound="with a momentum below 0.1, late in the run, running statistics cost 0.05 nats more than batch statistics "
+    "and lie further from them than the draw of a batch explains (lag above 1.9); without a probe, running statistics "
+    "0.3 standard deviations off and no validation loss near that of training",
     source="a perfect running mean has lag 1, whatever the batch; 0.05 nats are ten times what momentum 0.1 costs",
     explains=("train_val_mismatch", "overfitting"),
     remedy="Raise BatchNorm's momentum (PyTorch's 0.1 remembers 10 batches), or recompute the statistics at the end.",
@@ -111,6 +115,8 @@ def batchnorm_small_batch(evidence: Evidence) -> Iterator[Finding]:
 def batchnorm_lag(evidence: Evidence) -> Iterator[Finding]:
     numbers = _batchnorms(evidence)
     lag, worst = _lag(evidence)
+    if evidence.facts.batchnorm_momentum.get(worst, 0.0) >= USUAL:
+        return  # ten batches are no long memory: something else moves too fast
     gap = evidence.get("batchnorm_gap/loss")
     if gap is None:
         if evidence.last_step < ENOUGH:
@@ -145,8 +151,7 @@ def batchnorm_lag(evidence: Evidence) -> Iterator[Finding]:
     picture="batchnorm_gap",
 )
 def batchnorm_noise(evidence: Evidence) -> Iterator[Finding]:
-    numbers, momenta = _batchnorms(evidence), evidence.facts.batchnorm_momentum
-    noise = {name: m / (2 - m) / numbers[name] for name, m in momenta.items() if name in numbers}
+    momenta, noise = evidence.facts.batchnorm_momentum, _noise(evidence, _batchnorms(evidence))
     if noise and noise[worst := max(noise, key=lambda name: noise[name])] > NOISE:
         yield Finding(
             "batchnorm_noise", "warning", ", ".join(noise), 0, noise[worst], NOISE, "",
@@ -173,6 +178,12 @@ def _batchnorms(evidence: Evidence) -> dict[str, int]:
     if not (found := evidence.known(evidence.facts.values_per_channel, "values_per_channel", otherwise)):
         raise NotApplicable("no BatchNorm runs in training mode")
     return found
+
+
+def _noise(evidence: Evidence, numbers: dict[str, int]) -> dict[str, float]:
+    """BatchNorm -> variance of its running mean, in variances of a batch."""
+    momenta = evidence.facts.batchnorm_momentum
+    return {name: m / (2 - m) / numbers[name] for name, m in momenta.items() if name in numbers}
 
 
 def _lag(evidence: Evidence) -> tuple[float, str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, Series, median
+from makemore_pl.doctor.facts import OptimizerFacts
 from makemore_pl.doctor.finding import Finding
 from makemore_pl.doctor.outcome import comparable, validated
 from makemore_pl.doctor.rule import rule
@@ -14,6 +15,10 @@ DROPOUT, MUCH, HEAVY = 0.4, 0.55, 0.75
 """Share that is dropped: from which on it is judged by the gap, where soon, and where it is too much in any case."""
 PATIENT, SOON = 1000, 200
 """Steps before it is judged."""
+LEARNS, LEVEL = 100, 0.98
+"""Steps after which a loss above this share of a constant guess's is that of a network that has learned nothing."""
+ALONE = 0.2
+"""Share of itself that decay alone has to take from a weight in the course of the run, to first order."""
 
 
 @rule(
@@ -22,10 +27,11 @@ PATIENT, SOON = 1000, 200
     "Regularization wins",
     needs=("the training loss", "dropout or weight decay", "validation losses, for dropout below 0.75"),
     bound="dropout from 0.4 on where the validation loss is below the training loss after 1,000 steps, from 0.55 on "
-    "after 200, or from 0.75 on where it is not; below 0.75 only where the loss is above half (from 0.55 on a quarter) "
-    "of a constant guess's; with weight decay, preactivations that fade to less than half of their start, or "
-    "weights that do in the median matrix where the loss is above a quarter of its start (with a normalisation 0.7); "
-    "or decay that adds more to the gradient than it has, where the loss is above a fifth of its start",
+    "after 200 or where the training loss after 100 is that of a constant guess, or from 0.75 on in any case; below "
+    "0.75 only where the loss is above half (from 0.55 on a quarter) of a constant guess's; with weight decay that "
+    "alone could take a fifth from the weights, preactivations that fade to less than half of their start, or weights "
+    "that do in the median matrix where the loss is above a quarter of its start (with a normalisation 0.7); or decay "
+    "that adds more to the gradient than it has, where the loss is above a fifth of its start",
     source="a regularizer closes a gap; where there is none it only costs. What decay does to the weights, activations "
     "show whatever the optimizer",
     explains=("no_learning", "dead_units", "vanishing_gradients", "update_too_large", "saturation"),
@@ -39,7 +45,7 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
     dropout = evidence.known(facts.dropout, "dropout", "it was not seen which layers run")
     if not dropout and not decay:
         raise NotApplicable("there is neither dropout nor weight decay")
-    if decay:
+    if decay and _reach(evidence, optimizers) > ALONE:
         layers = evidence.of("preactivation_std")
         learned = evidence.losses().late / evidence.beginning()
         if learned > (0.7 if facts.normalises else 0.25):  # behind a normalisation the size of weights does not matter
@@ -66,6 +72,12 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
             "overregularized", "warning", "dropout", evidence.last_step, dropout, HEAVY, "",
             f"Dropout {dropout:g} leaves {1 - dropout:.0%} of the activations: the network underfits.",
         )  # fmt: skip
+    elif dropout >= MUCH and evidence.last_step >= LEARNS and (loss := _unlearned(evidence)):
+        yield Finding(
+            "overregularized", "warning", "dropout", evidence.last_step, dropout, MUCH, "",
+            f"Dropout {dropout:g} leaves {1 - dropout:.0%} of the activations, and the loss, {loss:.3g}, is no better "
+            "than that of a constant guess.",
+        )  # fmt: skip
     elif dropout >= DROPOUT:
         val, losses = validated(evidence)
         comparable(evidence)
@@ -82,6 +94,22 @@ def overregularized(evidence: Evidence) -> Iterator[Finding]:
                 f"Dropout {dropout:g} has nothing to mend: the network costs {held:.3g} on validation examples, "
                 f"and {train:.3g} on training examples with dropout. It underfits.",
             )  # fmt: skip
+
+
+def _reach(evidence: Evidence, optimizers: tuple[OptimizerFacts, ...]) -> float:
+    """What decay alone can have taken from a weight, in shares of it, summed over the steps."""
+    lr, most = evidence.get("lr"), 0.0
+    for each in optimizers:
+        rate = each.lr if lr is None else float(np.nanmean(lr.values))
+        share = 1.0 if each.adaptive and each.couples_decay else each.weight_decay / (1 - min(each.momentum, 0.99))
+        most = max(most, rate * share * evidence.last_step if each.weight_decay else 0.0)
+    return most
+
+
+def _unlearned(evidence: Evidence) -> float | None:
+    """The late training loss where it is that of a constant guess."""
+    late, guess = evidence.losses().late, evidence.guess()
+    return late if guess is not None and late > LEVEL * guess else None
 
 
 def _pull(evidence: Evidence, decay: float) -> dict[str, float]:

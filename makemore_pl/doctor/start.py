@@ -30,6 +30,7 @@ FEW = 8
         "vanishing_gradients",
         "overfitting",
         "train_val_mismatch",
+        "batchnorm_lag",
     ),
     remedy="Look at one minibatch as the network gets it: print(x[:3]). Something before it overwrites the data.",
     picture="train/loss beside baseline/unigram",
@@ -156,6 +157,7 @@ def _out_of_scale(scale: Scale) -> tuple[float, float, str] | None:
         "vanishing_gradients",
         "vanishing_activations",
         "exploding_activations",
+        "saturation",
         "update_too_small",
         "update_too_large",
         "no_gradient",
@@ -183,7 +185,8 @@ def symmetric_units(evidence: Evidence) -> Iterator[Finding]:
     needs=("the first training loss", "a cross-entropy and its number of classes"),
     bound="first loss more than 1.5 nats above ln V, the loss of equally likely classes; critical from 3",
     source="the lecture; the bound from our network: excesses below 2 nats cost nothing that 1,500 steps show",
-    explains=("clipping", "update_too_large", "exploding_gradients", "dead_units", "no_learning"),
+    # a loss that falls at once: where it goes up, the steps are too large whatever the start was
+    explains=("clipping", "exploding_gradients", "dead_units", "no_learning"),
     remedy="Start the last layer small: with torch.no_grad(): head.weight *= 0.01; head.bias.zero_(). By the formula: "
     "logits with standard deviation s add s^2 / 2 * (1 - 1 / V) nats, while s is below 1.",
     picture="train/loss: the hockey stick",
