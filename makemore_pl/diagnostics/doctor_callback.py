@@ -19,6 +19,7 @@ from makemore_pl.diagnostics.history import History
 from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.offers import configuration_of, mean_loss_of
 from makemore_pl.diagnostics.update import Update
+from makemore_pl.diagnostics.validation_loss import ValidationLoss
 from makemore_pl.diagnostics.watch import Arrays
 from makemore_pl.doctor.diagnosis import diagnose
 from makemore_pl.doctor.evidence import Evidence
@@ -28,8 +29,6 @@ from makemore_pl.doctor.prescribing import prescribe
 from makemore_pl.files import write_atomically
 
 log = logging.getLogger(__name__)
-
-ALIASES = ("val/loss", "val_loss", "valid_loss", "validation_loss", "valid/loss", "validation/loss")
 
 
 class Doctor(DiagnosticsCallback):
@@ -90,6 +89,7 @@ class Doctor(DiagnosticsCallback):
         self._state: dict[str, Any] | None = None
         """What a checkpoint has kept of earlier steps, or of the last fit."""
         self._history = History()
+        self._validation = ValidationLoss()
         self._last_critical: set[str] = set()
         self._said: set[str] = set()
 
@@ -167,24 +167,36 @@ class Doctor(DiagnosticsCallback):
             self.attempt("the first batches", self._history.first.close, batch)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validation.begin(trainer.callback_metrics)
+
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._history.first and not trainer.sanity_checking:
             self.attempt("the inputs of validation", self._history.first.listen_to_validation)
 
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         if self._history.first:
             self._history.first.close_hooks()
+        if not dataloader_idx:
+            self._validation.see(outputs, batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or self.watch is None:
             return
-        metrics = trainer.callback_metrics
-        tag = next((each for each in ALIASES if each in metrics), None)
-        tag = tag or next((each for each in metrics if each.startswith("val") and "loss" in each), None)
-        if tag:
+        graph = self._history.losses.graph
+        loss = self._validation.end(trainer.callback_metrics, graph and graph.kind)
+        if loss is not None:
             if "val/loss" not in self._history.series:
                 self._history.validated_within = trainer.current_epoch
-            self._history.series.setdefault("val/loss", {})[max(self.watch.taken - 1, 0)] = float(metrics[tag])
+            self._history.series.setdefault("val/loss", {})[max(self.watch.taken - 1, 0)] = loss
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)

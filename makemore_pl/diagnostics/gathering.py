@@ -13,6 +13,7 @@ from makemore_pl.diagnostics.callback import DiagnosticsCallback
 from makemore_pl.diagnostics.first_batches import FirstBatches
 from makemore_pl.diagnostics.function_record import FunctionRecord
 from makemore_pl.diagnostics.gradient_stats import GradientStats
+from makemore_pl.diagnostics.host import Trainer
 from makemore_pl.diagnostics.loss_record import LossRecord
 from makemore_pl.diagnostics.tag_names import layer_names, matrices, without_compiled
 from makemore_pl.diagnostics.update_stats import UpdateStats
@@ -32,6 +33,15 @@ def instruments(module: nn.Module) -> list[DiagnosticsCallback]:
     if any(isinstance(each, _BatchNorm) for each in module.modules()):
         found.append(BatchNormStats())
     return found
+
+
+def examples_of(trainer: Trainer) -> int | None:
+    """Examples of the training data; None where its loader does not tell."""
+    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    try:
+        return len(dataset)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):  # it is a stream
+        return None
 
 
 def of_optimizers(

@@ -7,7 +7,7 @@ from torch import nn
 
 from makemore_pl.diagnostics.first_batches import INSPECTED, FirstBatches
 from makemore_pl.diagnostics.function_record import FunctionRecord
-from makemore_pl.diagnostics.gathering import of_first_batches, of_loss, of_optimizers
+from makemore_pl.diagnostics.gathering import examples_of, of_first_batches, of_loss, of_optimizers
 from makemore_pl.diagnostics.host import LightningModule, Trainer
 from makemore_pl.diagnostics.loss_record import LossRecord
 from makemore_pl.diagnostics.offers import offer
@@ -68,6 +68,7 @@ class History:
     def evidence(self, trainer: Trainer, module: LightningModule, final: bool) -> Evidence:
         self.take_losses()
         facts = Facts(self.unseen, validated_within=self.validated_within)
+        facts.examples = examples_of(trainer)
         facts.clip_value = float(trainer.gradient_clip_val or 0)
         facts.losses = max(len(trainer.optimizers), 1 if module.automatic_optimization else self.losses.most)
         of_optimizers(facts, module, trainer.optimizers, self.reached, self.series)

@@ -112,6 +112,8 @@ class Facts:
     validated_within: int = 0
     """Number of complete passes over the training data before the first validation."""
     batch_size: int | None = None
+    examples: int | None = None
+    """Of the training data."""
     optimizers: tuple[OptimizerFacts, ...] | None = None
     clip_value: float | None = None
     """Of gradient clipping, 0 without."""

@@ -15,6 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
 from makemore_pl.doctor.activation_graph import place_of
+from makemore_pl.doctor.linear_rows import Row, lengthened, merged_pairs, only_linear, readers_of
 from makemore_pl.doctor.minibatch import positions_of
 from makemore_pl.module_copy import Hook
 
@@ -68,15 +69,15 @@ class Inspection:
         """Module without children -> place of its first call in the forward pass, as autograd counts."""
         self.positions: dict[nn.Module, int] = {}
         """Module without children -> numbers that it gives for each example and unit in its first call."""
-        self._made: dict[int, tuple[ReferenceType[Tensor], nn.Module, nn.Module | None, int]] = {}
-        """Id of a tensor -> a reference to it, the module that returned it, the linear layer of whose input it is still
-        a linear function (or None), and its version."""
+        self._made: dict[int, tuple[ReferenceType[Tensor], nn.Module, Row | None, int]] = {}
+        """Id of a tensor -> a reference to it, the module that returned it, the row of linear layers that it is in (or
+        None), and its version."""
         self._ends: list[Any] = []
         """The autograd functions that made the outputs of modules."""
         self._candidates: dict[tuple[str, str], list[Any]] = {}
         """Pair of layers -> autograd functions that made the output of the first and the input of the second."""
-        self._outputs: dict[nn.Module, Any] = {}
-        """Linear layer -> function that made its output."""
+        self._given: dict[nn.Module, Any] = {}
+        """Linear layer -> function that made its input, where that is no module's output."""
         self._depth = 0
         self._handles: list[RemovableHandle] = []
 
@@ -106,12 +107,15 @@ class Inspection:
     def close(self) -> None:
         while self._handles:
             self._handles.pop().remove()
-        readers = _readers(self._ends) if self._candidates else Counter()
+        readers = readers_of(self._ends) if self._candidates or self._given else Counter()
         for pair, between in self._candidates.items():
             # if something else reads the tensor too, as a residual connection does, the first layer has its own use
             if pair not in self.linear_pairs and all(readers[each] == 1 for each in between):
                 self.linear_pairs.append(pair)
-        self._made, self._depth, self._ends, self._candidates, self._outputs = {}, 0, [], {}, {}
+        for first, second in merged_pairs(self._given, self.returned, readers):
+            if (names := (self.names[first], self.names[second])) not in self.linear_pairs:
+                self.linear_pairs.append(names)
+        self._made, self._depth, self._ends, self._candidates, self._given = {}, 0, [], {}, {}
         self.returned = {}
 
     def forget(self) -> None:
@@ -137,7 +141,7 @@ class Inspection:
             found = None
         if module in self.follows:
             return
-        before, linear = (found[1], found[2]) if found else (None, None)
+        before, row = (found[1], found[2]) if found else (None, None)
         self.cut |= before in self.without_gradient and any(p.requires_grad for p in module.parameters(recurse=False))
         bare = next(module.children(), None) is None
         if bare:
@@ -152,9 +156,11 @@ class Inspection:
                 self.first_input = x.detach()
         if isinstance(module, _BatchNorm) and module.training and x.ndim > 1:
             self.values_per_channel.setdefault(self.names[module], x.numel() // max(x.size(1), 1))
-        if linear is not None and _only_linear(linear, module):
-            pair = self.names[linear], self.names[module]
-            self._candidates.setdefault(pair, [self._outputs.get(linear), x.grad_fn])
+        if row is not None and only_linear(row, module):
+            pair = self.names[row.layer], self.names[module]
+            self._candidates.setdefault(pair, [*row.between, x.grad_fn])
+        elif not found and isinstance(module, nn.Linear) and x.grad_fn is not None:
+            self._given[module] = x.grad_fn
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._depth = max(0, self._depth - 1)
@@ -170,17 +176,18 @@ class Inspection:
             self.places.setdefault(module, place_of(y.grad_fn))
         if y.ndim > 1:
             self.positions.setdefault(module, positions_of(y))
-        linear: nn.Module | None = module if isinstance(module, LINEAR) else None
-        if linear is not None:
-            self._outputs[linear] = y.grad_fn
-        if isinstance(module, (*TRANSPARENT, _BatchNorm)):
+        row: Row | None = None
+        if isinstance(module, (*LINEAR, *TRANSPARENT, _BatchNorm)):
             x = next((each for each in args if isinstance(each, Tensor)), None)
             found = self._made.get(id(x))
-            linear = found[2] if found and found[0]() is x else None
-            if isinstance(module, TRANSPARENT) and found and found[0]() is x:
-                self._made[id(y)] = ref(y), found[1], linear, y._version
+            found = found if found and found[0]() is x else None
+            row = found[2] if found else None
+            if isinstance(module, TRANSPARENT) and found:
+                self._made[id(y)] = ref(y), found[1], row, y._version
                 return
-        self._made[id(y)] = ref(y), module, linear, y._version
+            if isinstance(module, LINEAR):
+                row = lengthened(row, module, x.grad_fn if x is not None else None, y.grad_fn)
+        self._made[id(y)] = ref(y), module, row, y._version
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, with the names of modules."""
@@ -294,27 +301,3 @@ class Inspection:
     def dropout(self) -> float:
         """The largest share of activations that a dropout in training mode drops."""
         return max((m.p for m in self.order if isinstance(m, _DropoutNd) and self.names[m] in self.awake), default=0.0)
-
-
-def _readers(ends: list[Any]) -> Counter[Any]:
-    """Autograd function -> how many functions that lead to `ends` have read its result."""
-    counts: Counter[Any] = Counter()
-    seen, queue = set(ends), list(set(ends))
-    while queue:
-        for each, _ in queue.pop().next_functions:
-            counts[each] += 1
-            if each is not None and each not in seen:
-                seen.add(each)
-                queue.append(each)
-    counts[None] = 0
-    return counts
-
-
-def _only_linear(before: nn.Module, after: nn.Module) -> bool:
-    """Whether two layers in a row can do no more than one; a bottleneck between them may be meant and is left out."""
-    if isinstance(before, nn.Linear) and isinstance(after, nn.Linear):
-        return before.out_features >= min(before.in_features, after.out_features)
-    if isinstance(before, _ConvNd) and isinstance(after, _ConvNd):
-        kernels = (*before.kernel_size, *after.kernel_size)
-        return before.groups == after.groups == 1 and min(kernels) > 1 and before.out_channels >= before.in_channels
-    return False

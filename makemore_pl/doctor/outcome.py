@@ -17,6 +17,8 @@ ALMOST = 0.85
 """Share of a constant guess's loss above which the median loss may be that of a constant guess."""
 ENOUGH = 100
 """Steps after which the loss of a network that learns has fallen."""
+FEW = 200
+"""Examples that may be too few to learn anything from that holds for others."""
 
 
 @rule(
@@ -169,7 +171,8 @@ def _at(losses: Series, val: Series) -> list[float]:
     "Nothing is learned from the inputs",
     needs=("the training loss of 100 steps", "the loss of a constant guess"),
     bound="after 100 steps the loss is not 2 % below that of a constant guess (where no validation is better than the "
-    "first, not two standard errors) and no longer falls, or no validation loss is below it and they no longer fall",
+    "first, not two standard errors) and no longer falls, or no validation loss is below it and they no longer fall, "
+    "though there are 200 training examples",
     source="Karpathy's input-independent baseline; the constant guess is counted from the targets seen",
     remedy="Look at inputs and targets side by side, as the network gets them; try to overfit one minibatch: "
     "Trainer(overfit_batches=1).",
@@ -206,7 +209,9 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
             "no_learning", "critical", "train/loss", evidence.last_step, late, bound, "",
             f"The loss is at {late:.3g}, where a guess that does not look at the input gets {guess:.3g}.",
         )  # fmt: skip
-    elif stands and val is not None and float(np.nanmin(val.values)) >= guess - 0.01 * abs(guess):
+    elif (
+        stands and not _few(evidence) and val is not None and float(np.nanmin(val.values)) >= guess - 0.01 * abs(guess)
+    ):
         best, bound = float(np.nanmin(val.values)), guess - 0.01 * abs(guess)
         yield Finding(
             "no_learning", "critical", "val/loss", evidence.last_step, best, bound, "",
@@ -214,6 +219,10 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
             f"better than {best:.3g}, and a guess that does not look at the input gets {guess:.3g}: the targets do not "
             "depend on the inputs, or there are too few examples to learn how.",
         )  # fmt: skip
+
+
+def _few(evidence: Evidence) -> bool:
+    return evidence.facts.examples is not None and evidence.facts.examples < FEW
 
 
 def _falls(losses: Floats, guess: float) -> bool:
@@ -240,7 +249,8 @@ def _stands(evidence: Evidence) -> bool:
     "Overfitting",
     needs=("validation losses", "the training loss"),
     bound="the last two validation losses are 5 % above the lowest and 2 % of where the loss began, while the "
-    "training loss is lower than then",
+    "training loss is lower than then; or, of fewer than 200 training examples, a training loss below a tenth of the "
+    "lowest validation loss, which is not below that of a constant guess",
     source="early stopping's own criterion; 5 % and 2 % are ours",
     remedy="Stop at the lowest validation loss (EarlyStopping), or more data, dropout, weight decay, fewer parameters.",
     picture="train/loss and val/loss",
@@ -258,6 +268,15 @@ def overfitting(evidence: Evidence) -> Iterator[Finding]:
             "overfitting", "warning", "val/loss", int(val.steps[lowest]), last, bound, "",
             f"The validation loss was lowest at step {val.steps[lowest]:,} with {best:.3g} and ends at {last:.3g}, "
             f"while the training loss fell on to {losses.late:.3g}.",
+        )  # fmt: skip
+        return
+    guess = evidence.guess()
+    if _few(evidence) and guess is not None and best >= guess > 0 and losses.late < 0.1 * best:
+        yield Finding(
+            "overfitting", "warning", "val/loss", evidence.last_step, losses.late, 0.1 * best, "",
+            f"The {evidence.facts.examples} training examples are learned by heart (loss {losses.late:.3g}), but on "
+            f"validation examples the loss never got better than {best:.3g}, and a guess that does not look at the "
+            f"input gets {guess:.3g}.",
         )  # fmt: skip
 
 
