@@ -164,7 +164,8 @@ class Doctor(DiagnosticsCallback):
     ) -> None:
         if self._history.first and self._open:
             self.attempt("the loss", self._history.losses.read_batch, batch)
-            self.attempt("the first batches", self._history.first.close, batch)
+            collated = getattr(trainer.train_dataloader, "batch_size", None)
+            self.attempt("the first batches", self._history.first.close, batch, collated)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -192,7 +193,7 @@ class Doctor(DiagnosticsCallback):
         if trainer.sanity_checking or self.watch is None:
             return
         graph = self._history.losses.graph
-        loss = self._validation.end(trainer.callback_metrics, graph and graph.kind)
+        loss = self._validation.end(trainer.callback_metrics, graph.kind if graph else None)
         if loss is not None:
             if "val/loss" not in self._history.series:
                 self._history.validated_within = trainer.current_epoch

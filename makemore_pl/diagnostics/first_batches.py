@@ -92,13 +92,17 @@ class FirstBatches:
         for optimizer in optimizers:
             self._find("accumulates", self._listen, optimizer)
 
-    def close(self, batch: Any) -> None:
-        """After it."""
+    def close(self, batch: Any, collated: int | None = None) -> None:
+        """After it.
+
+        Args:
+            collated: examples of which the loader makes a minibatch, where it tells.
+        """
         self.close_hooks()
         if self.batches == 1:
             self._find("copies", self._keep_hidden)
             self._find("inputs", self._measure_inputs, batch)
-            self._find("examples_mixed", self._mix, batch)
+            self._find("examples_mixed", self._mix, batch, collated)
         self.seen.forget()
 
     def close_hooks(self) -> None:
@@ -130,8 +134,9 @@ class FirstBatches:
         if self.inputs_validated is None and not in_transform() and (found := tensors_in([*args, *kwargs.values()])):
             self.inputs_validated = scale_of(found[0])
 
-    def _mix(self, batch: Any) -> None:
-        self.examples_mixed = mixed_examples(self.seen, batch, self.batch_size or 0) or ""
+    def _mix(self, batch: Any, collated: int | None) -> None:
+        size = self.batch_size or 0
+        self.examples_mixed = mixed_examples(self.seen, batch, size, collated == size) or ""
 
     # units that are copies of each other
 

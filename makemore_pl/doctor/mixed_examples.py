@@ -19,14 +19,15 @@ LARGEST = 50_000_000
 """Networks with more parameters than this are not copied."""
 
 
-def mixed_examples(inspection: Inspection, batch: Any, size: int) -> str | None:
+def mixed_examples(inspection: Inspection, batch: Any, size: int, collated: bool = False) -> str | None:
     """The name of a module in which one example's output depends on another; None if there is none.
 
-    A copy of each outermost module is run in eval mode, with and without a change of the first example.
+    A copy of each outermost module is run in eval mode, with and without a change of the first example, and of the last.
 
     Args:
         batch: as the data loader gives it, to see what of it is read in another shape.
         size: examples of a minibatch.
+        collated: whether the loader has put so many examples together, along the first dimension.
 
     Raises:
         ValueError: no module could be tested; the message says why.
@@ -44,7 +45,9 @@ def mixed_examples(inspection: Inspection, batch: Any, size: int) -> str | None:
         if any(each.ndim == 0 or each.size(0) != size for each in given) or size < 3:
             why = "the first dimension of what modules get is not the minibatch's"
             continue
-        if any(each.shape[:2] == (size, size) for each in (*given, *module.buffers())):  # as an adjacency matrix
+        as_loaded = collated and all(any(_same(each, tensor) for tensor in tensors) for each in given)
+        square = any(each.shape[:2] == (size, size) for each in (*given, *module.buffers()))
+        if square and not as_loaded:  # as an adjacency matrix
             why = "two dimensions of what modules get are as long as the minibatch"
             continue
         if sum(parameter.numel() for parameter in module.parameters()) > LARGEST:
@@ -63,41 +66,47 @@ def mixed_examples(inspection: Inspection, batch: Any, size: int) -> str | None:
 
 
 def _depends(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> bool | str:
-    """Whether other examples' outputs change with the first example, or why that can't be said."""
+    """Whether other examples' outputs change with the first example or the last, or why that can't be said."""
     with _undisturbed(module), _NoDraws():  # type: ignore[no-untyped-call]
         network = copy_without_hooks(module).eval()
         norms = [each for each in network.modules() if isinstance(each, _BatchNorm)]
         if any(each.training or each.running_mean is None for each in norms):
             return "a BatchNorm takes the minibatch's statistics in eval mode too"
 
-        def run(change: bool) -> list[Tensor]:
-            given = [_changed(each) if change and isinstance(each, Tensor) else each for each in args]
-            named = {
-                key: _changed(each) if change and isinstance(each, Tensor) else each for key, each in kwargs.items()
-            }
-            return tensors_in(network(*given, **named))
+        def run(changed: int | None = None) -> list[Tensor]:
+            given = [_changed(each, changed) for each in args]
+            return tensors_in(network(*given, **{key: _changed(each, changed) for key, each in kwargs.items()}))
 
         compared = False
-        for one, two, three in zip(run(False), run(False), run(True), strict=True):
+        # a recurrent network forgets: where steps are taken for examples, the last one tells more than the first
+        for one, two, first, last in zip(run(), run(), run(0), run(size - 1), strict=True):
             axes = [axis for axis in range(min(one.ndim, 2)) if one.size(axis) == size]
             if len(axes) != 1 or not one.is_floating_point():
                 continue  # if two dimensions have this size, it is not clear which one is the minibatch
-            rest = [each.narrow(axes[0], 1, size - 1).double() for each in (one, two, three)]
-            if not torch.equal(rest[0], rest[1]):
+            if not torch.equal(one, two):
                 return "the network is random in eval mode too"
             compared = True
-            if bool(((rest[0] - rest[2]).abs() > 1e-3 * (rest[0].abs().mean() + 1e-12)).any()):
-                return True
+            slack = 1e-3 * (one.double().abs().mean() + 1e-12)
+            for other, begin in ((first, 1), (last, 0)):
+                rest = [each.narrow(axes[0], begin, size - 1).double() for each in (one, other)]
+                if bool(((rest[0] - rest[1]).abs() > slack).any()):
+                    return True
     return False if compared else "no output has one dimension that is the minibatch's"
 
 
-def _changed(x: Tensor) -> Tensor:
-    """The same minibatch with another first example."""
+def _changed(x: Any, place: int | None) -> Any:
+    """The same minibatch with another example at this place."""
+    if place is None or not isinstance(x, Tensor):
+        return x
     x = x.detach().clone()
-    other = next((row for row in x[1:] if not torch.equal(row, x[0])), None)
+    other = next((row for row in x if not torch.equal(row, x[place])), None)
     if other is not None:
-        x[0] = other
+        x[place] = other
     return x
+
+
+def _same(x: Tensor, original: Tensor) -> bool:
+    return x.data_ptr() == original.data_ptr() and x.shape == original.shape and x.stride() == original.stride()
 
 
 def _reinterpreted(x: Tensor, original: Tensor, size: int) -> bool:
