@@ -185,6 +185,7 @@ class MakemoreModule(LightningModule):
         watched, self.mean_loss = seen.tolist()
         if not math.isfinite(watched):
             found = first_not_finite(self.model, x, y) or "the loss"  # with new dropout masks all may be finite
+            self._emit({"train/loss": watched, "train/loss_mean": self.mean_loss}, step)
             raise FloatingPointError(f"step {step}: {found} is not finite.")
         if step == 0:
             self.initial_loss = watched
@@ -209,7 +210,12 @@ class MakemoreModule(LightningModule):
         losses: list[Tensor] = []
         for x, y in batch.unwatched(self.engine.call_length * self.engine.calls_in_slice):
             lrs = [learning_rate(first + i, self.optim, self.trainer.max_steps) for i in range(len(y))]
-            losses.append(self.unwatched(x, y, lrs, first))
+            try:
+                losses.append(self.unwatched(x, y, lrs, first))
+            except FloatingPointError:
+                step = first + len(y) - 1
+                self._emit({"train/loss": math.nan, "train/loss_mean": math.nan}, step)  # it tells why the run ends
+                raise
             first += len(y)
         return losses
 

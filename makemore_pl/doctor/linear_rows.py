@@ -39,8 +39,8 @@ def lengthened(row: Row | None, module: nn.Module, given: Any, made: Any) -> Row
 
 
 def only_linear(row: Row, after: nn.Module) -> bool:
-    """Whether two layers in a row can do no more than one. What may be meant is left out: a bottleneck between them, and
-    a depthwise convolution with one of a single pixel, which are one convolution taken apart.
+    """Whether two layers in a row can do no more than one. What may be meant is left out: a bottleneck between them,
+    and a depthwise convolution with one of a single pixel, which are one convolution taken apart.
     """
     before = row.layer
     if isinstance(before, nn.Linear) and isinstance(after, nn.Linear):

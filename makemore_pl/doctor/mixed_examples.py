@@ -22,7 +22,7 @@ LARGEST = 50_000_000
 def mixed_examples(inspection: Inspection, batch: Any, size: int, collated: bool = False) -> str | None:
     """The name of a module in which one example's output depends on another; None if there is none.
 
-    A copy of each outermost module is run in eval mode, with and without a change of the first example, and of the last.
+    A copy of each outermost module is run in eval mode, with and without a change of the first or the last example.
 
     Args:
         batch: as the data loader gives it, to see what of it is read in another shape.

@@ -46,6 +46,25 @@ def first_steps(evidence: Evidence) -> float:
     return max((each for each in found if math.isfinite(each)), default=math.nan)
 
 
+def last_step_before(evidence: Evidence) -> float:
+    """log10 of update over data in the median matrix, in the last step measured before a loss that is not finite; nan
+    where that is one of the first.
+    """
+    losses = evidence.losses()
+    end = losses.steps[~np.isfinite(losses.values)][0]
+    measured = evidence.of("update_data_ratio").values()
+    before = [each.values[(each.steps < end) & (each.steps >= SETTLED)] for each in measured]
+    return median(each[-1] for each in before if len(each))
+
+
+def smallest_first_step(evidence: Evidence) -> float:
+    """log10 of update over data of that hidden matrix whose largest early step is the smallest; nan without one."""
+    aside = {*evidence.facts.output, *evidence.facts.vocabulary}
+    hidden = [each for name, each in evidence.of("update_data_ratio").items() if name not in aside]
+    largest = [max(each.values[each.steps < EARLY], default=math.nan) for each in hidden]
+    return float(min(largest, default=math.nan))
+
+
 def ratios_at_full_rate(evidence: Evidence, third: int | None = None) -> dict[str, float]:
     """Matrix -> median of its log10 of update over data at full rate; of embeddings only where nothing else moves.
 

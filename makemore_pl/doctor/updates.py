@@ -8,7 +8,15 @@ import numpy as np
 from makemore_pl.doctor.evidence import Abstain, Evidence, NotApplicable, Series, median
 from makemore_pl.doctor.finding import Finding, listed
 from makemore_pl.doctor.rule import rule
-from makemore_pl.doctor.update_ratios import EARLY, SETTLED, first_steps, livelier_ratios, ratios_at_full_rate
+from makemore_pl.doctor.update_ratios import (
+    EARLY,
+    SETTLED,
+    first_steps,
+    last_step_before,
+    livelier_ratios,
+    ratios_at_full_rate,
+    smallest_first_step,
+)
 
 BAND = LOW, HIGH = -3.5, -1.0
 """log10 of update over data that a median matrix is healthy in."""
@@ -21,9 +29,10 @@ STILL, STEEP = -3.1, -2.75
 gradient's size, where it falls by 15 %."""
 PATH, SHORT = 2.0, 200
 """Steps at full rate times update over data, below which a run is short, and steps from which on that is said."""
-WILD, LEAP, DEADLY = -0.4, -0.8, -1.3
+WILD, LEAP, DEADLY, REPLACED = -0.4, -0.8, -1.3, -0.1
 """log10 of update over data that no network takes unharmed: in the largest of its first steps, in the median matrix
-throughout the run, and in the largest of its first steps where a layer has died."""
+throughout the run, in the largest of its first steps where a layer has died, and in the first step of every hidden
+matrix, of which nothing is left then."""
 SUMMED = 4
 """Times the mean, from which on a loss is called a sum."""
 
@@ -62,9 +71,10 @@ def frozen_parameters(evidence: Evidence) -> Iterator[Finding]:
     needs=("update_data_ratio/<parameter>", "the training loss"),
     bound="a loss that rises before it is not finite, ends at 1.5 times its start, is as high three times after the "
     "first 20 steps (in the second half of the run, where the network learns in the end), or ends no lower than it "
-    "began with log10 of update over data above -1 in the median matrix at full rate; one that rises by a quarter, is "
-    "not finite or stays that of a constant guess after one of the first steps was above -0.4 (-1.3 where a layer has "
-    "died since); or one above half of its start with steps above -0.8 throughout",
+    "began with log10 of update over data above -1 in the median matrix at full rate; one that is not finite after a "
+    "step above -1; one that rises by a quarter, is not finite or stays that of a constant guess after one of the "
+    "first steps was above -0.4 (-1.3 where a layer has died since); or one above half of its start with steps above "
+    "-0.8 throughout, or early ones above -0.1 in all hidden matrices",
     source="TheDeepChecker's -1; our networks train at -1.9 to -3, and with BatchNorm also at -1.2",
     explains=("diverged", "not_finite", "loss_spike", "dead_units", "no_learning", "clipping", "update_too_small",
               "batchnorm_lag", "vanishing_gradients", "batchnorm_noise",
@@ -88,7 +98,14 @@ def update_too_large(evidence: Evidence) -> Iterator[Finding]:
         why = f" The loss is {scale:.3g} times the mean of its terms: with reduction='mean' steps are smaller by that."
     worst_name = max(ratios, key=lambda name: ratios[name] if math.isfinite(ratios[name]) else -math.inf)
     step = int(losses.steps[int(np.nanargmax(losses.values))]) if np.isfinite(losses.values).any() else 0
-    went = f"went from {start:.3g} to {worst:.3g}" if worst > start else "is not finite"
+    if not np.isfinite(losses.values).all():
+        went = "is not finite"
+    else:
+        went = (
+            f"went from {start:.3g} to {worst:.3g}"
+            if worst > start
+            else f"only fell from {start:.3g} to {losses.late:.3g}"
+        )
     if ratio > HIGH:
         yield Finding(
             "update_too_large", "critical", worst_name, step, ratio, HIGH, "",
@@ -115,7 +132,7 @@ def _hurt(evidence: Evidence, start: float, bound: float, ratio: float, first: f
     losses, steady = evidence.losses(), evidence.steady_losses()
     late, far = losses.late, steady > bound + 0.5
     if not np.isfinite(losses.values).all():  # out of a clear sky it is another fault, as log(0)
-        return bool(far.any()) or ratio > HIGH or first > WILD
+        return bool(far.any()) or ratio > HIGH or last_step_before(evidence) > HIGH or first > WILD
     if evidence.facts.losses > 1:  # one of two losses that work against each other may rise
         return ratio > HIGH
     if evidence.last_step < EARLY:  # the first steps may overshoot, and be recovered from
@@ -131,6 +148,8 @@ def _hurt(evidence: Evidence, start: float, bound: float, ratio: float, first: f
         return True
     guess = evidence.guess()
     nothing = late > 0.95 * (start if guess is None else guess)
+    if start > 0 and not learned and smallest_first_step(evidence) > REPLACED:
+        return True
     return (nothing and first > (DEADLY if _died(evidence) else WILD)) or (ratio > LEAP and not learned)
 
 
