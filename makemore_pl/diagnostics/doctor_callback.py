@@ -120,8 +120,7 @@ class Doctor(DiagnosticsCallback):
         super().on_train_start(trainer, pl_module)
         state = self._state
         self.reset()
-        parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
-        self._history = History(parts, unseen=(self.watch and self.watch.taken) or trainer.global_step)
+        self._history = History(unseen=(self.watch and self.watch.taken) or trainer.global_step)
         if self.watch and not trainer.barebones:
             self.attempt("the first batches", self._history.begin, pl_module)
             if state and self._history.first:
@@ -129,7 +128,7 @@ class Doctor(DiagnosticsCallback):
 
     def _restore(self, state: dict[str, Any], trainer: Trainer, pl_module: LightningModule) -> None:
         """All or nothing."""
-        history = History(self._history.losses.parts, self._history.unseen)
+        history = History(self._history.unseen)
         history.begin(pl_module)
         history.restore(state["history"], trainer, pl_module)
         self._said, self._last_critical = map(set, state["said"])
@@ -144,7 +143,9 @@ class Doctor(DiagnosticsCallback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         super().on_before_backward(trainer, pl_module, loss)
-        first = self.watch and self._history.losses.see(self.watch.step, loss, self._scaler)
+        # asked for in each batch: a scheduler of Lightning's changes it from epoch to epoch
+        parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+        first = self.watch and self._history.losses.see(self.watch.step, loss, self._scaler, parts)
         watched = self._open or self.step is not None
         if first and (watched or not self._history.losses.has_enough):
             self.attempt("the loss", self._history.losses.read, loss, self._open)

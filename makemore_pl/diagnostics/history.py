@@ -24,15 +24,14 @@ class History:
     """Numbers by step, what the first batches were like, the losses.
 
     Args:
-        parts: into how many Lightning divides the loss of a step, where gradients are accumulated.
         unseen: steps before the first one that is seen, of a resumed run.
     """
 
-    def __init__(self, parts: int = 1, unseen: int = 0) -> None:
+    def __init__(self, unseen: int = 0) -> None:
         self.unseen = unseen
         self.series: dict[str, dict[int, float | None]] = {}
         self.first: FirstBatches | None = None
-        self.losses = LossRecord(parts)
+        self.losses = LossRecord()
         self.functions: FunctionRecord | None = None
         """From the first batch on."""
         self.reached: set[nn.Parameter] = set()

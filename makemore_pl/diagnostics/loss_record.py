@@ -14,13 +14,9 @@ ENOUGH, BATCHES = 4096, 128
 
 
 class LossRecord:
-    """What backward starts from, batch by batch. Of several losses in a batch the first one counts.
+    """What backward starts from, batch by batch. Of several losses in a batch the first one counts."""
 
-    Args:
-        parts: into how many Lightning divides the loss of a step, where gradients are accumulated.
-    """
-
-    def __init__(self, parts: int = 1) -> None:
+    def __init__(self) -> None:
         self.graph: LossGraph | None = None
         """Of the first batch."""
         self.targets = TargetStatistics()
@@ -28,7 +24,6 @@ class LossRecord:
         """Losses of a batch."""
         self.fetched: list[int] = []
         """Steps of the losses that `stacked` has given last."""
-        self.parts = parts
         self._here, self._batches = 0, 0
         self._waiting: list[tuple[int, Tensor]] = []
         """Steps and losses that are still on the device."""
@@ -43,17 +38,18 @@ class LossRecord:
         self._here = 0
         self._batches += 1
 
-    def see(self, step: int, loss: Tensor, scaler: Any) -> bool:
+    def see(self, step: int, loss: Tensor, scaler: Any, parts: int = 1) -> bool:
         """Before a backward; whether the loss is the batch's first.
 
         Args:
+            parts: into how many Lightning divides the loss of a step, where gradients are accumulated.
             scaler: of 16-bit precision, which has multiplied the loss; else None.
         """
         self._here += 1
         self.most = max(self.most, self._here)
         if self._here > 1 or loss.numel() != 1:
             return False
-        self._waiting.append((step, unscaled(loss.detach(), scaler)))
+        self._waiting.append((step, parts * unscaled(loss.detach(), scaler)))
         return True
 
     def read(self, loss: Tensor, early: bool) -> None:
@@ -68,7 +64,7 @@ class LossRecord:
         if graph and self.graph and graph.kind == self.graph.kind:
             self.targets.see(graph)
             if early:
-                self.targets.see_number(graph, self._waiting[-1][1] * self.parts)
+                self.targets.see_number(graph, self._waiting[-1][1])
 
     def read_batch(self, batch: Any) -> None:
         """After the first batch: what its loss does not keep. What it keeps is let go of."""
@@ -85,7 +81,7 @@ class LossRecord:
         device = self._waiting[0][1].device
         losses = [loss.to(device, torch.float32).reshape(1) for _, loss in self._waiting]
         self._waiting = []
-        return torch.stack(losses) * self.parts
+        return torch.stack(losses)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps. Fetch the waiting losses before."""

@@ -13,7 +13,7 @@ from makemore_pl.doctor.rule import rule
 
 DROPOUT, MUCH, HEAVY = 0.4, 0.55, 0.75
 """Share that is dropped: from which on it is judged by the gap, where soon, and where it is too much in any case."""
-PATIENT, SOON = 1000, 200
+PATIENT, SOON = 1000, 150
 """Steps before it is judged."""
 LEARNS, LEVEL = 100, 0.98
 """Steps after which a loss above this share of a constant guess's is that of a network that has learned nothing."""
@@ -27,7 +27,7 @@ ALONE = 0.2
     "Regularization wins",
     needs=("the training loss", "dropout or weight decay", "validation losses, for dropout below 0.75"),
     bound="dropout from 0.4 on where the validation loss is below the training loss after 1,000 steps, from 0.55 on "
-    "after 200 or where the training loss after 100 is that of a constant guess, or from 0.75 on in any case; below "
+    "after 150 or where the training loss after 100 is that of a constant guess, or from 0.75 on in any case; below "
     "0.75 only where the loss is above half (from 0.55 on a quarter) of a constant guess's; with weight decay that "
     "alone could take a fifth from the weights, preactivations that fade to less than half of their start, or weights "
     "that do in the median matrix where the loss is above a quarter of its start (with a normalisation 0.7); or decay "
