@@ -258,6 +258,12 @@ BETWEEN: dict[str, tuple[Callable[[Tensor, nn.Linear, nn.Linear], Tensor], list[
     "query and key": (lambda x, a, b: a(x) * b(x), []),
     "residual": (lambda x, a, b: x + b(a(x).relu()), []),
     "one of two": (lambda x, a, b: x + b(a(x)), [("a", "b")]),
+    "a matrix of constants": (lambda x, a, b: b(torch.ones(4, 5, 5).bmm(a(x.relu()))), [("a", "b")]),
+    "a sum": (lambda x, a, b: b(a(x.relu()) + a(x.tanh())), [("a", "b")]),
+    "relu by hand": (lambda x, a, b: b((h := a(x.relu())) * (h > 0)), []),
+    "attention": (lambda x, a, b: b(x.relu().bmm(x.mT).bmm(a(x.relu()))), []),
+    "a sum with an activation": (lambda x, a, b: b(a(x.relu()) + a(x.relu()).relu()), []),
+    "a residual stream": (lambda x, a, b: b(x + a(x.relu())), []),
 }
 
 
@@ -270,6 +276,59 @@ def test_layers_follow_each_other_where_nothing_else_reads_between(name: str) ->
     net(torch.randn(4, 5, 6)).sum().backward()
     inspection.close()
     assert inspection.linear_pairs == pairs
+
+
+def separable(a: int, b: int) -> list[nn.Module]:
+    return [nn.Conv2d(a, a, 3, groups=a), nn.Conv2d(a, b, 1)]
+
+
+ROWS: dict[str, tuple[Callable[[], list[nn.Module]], list[tuple[str, str]]]] = {
+    "a block of MobileNet without activations": (
+        lambda: [nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8), nn.Identity(), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8),
+                 nn.Conv2d(8, 4, 1)],
+        [("0", "5")],
+    ),
+    "the same with them": (
+        lambda: [nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8),
+                 nn.ReLU6(), nn.Conv2d(8, 4, 1)],
+        [],
+    ),
+    "separable convolutions": (lambda: [*separable(4, 8), nn.ReLU(), *separable(8, 8)], []),
+    "a linear bottleneck": (lambda: [nn.Conv2d(4, 2, 1), nn.Conv2d(2, 8, 1), nn.ReLU()], []),
+    "a large kernel taken apart": (lambda: [nn.Conv2d(4, 4, 3, groups=4), *separable(4, 4)], []),
+    "fewer channels, then a separable one": (lambda: [nn.Conv2d(4, 2, 1), *separable(2, 2)], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_depthwise_convolution_between_is_linear_too(name: str) -> None:
+    layers, pairs = ROWS[name]
+    net = nn.Sequential(*layers())
+    inspection = Inspection(net)
+    inspection.open()
+    net(torch.randn(4, 4, 9, 9)).sum().backward()
+    inspection.close()
+    assert inspection.linear_pairs == pairs
+
+
+def test_what_is_read_beside_a_depthwise_convolution_has_its_own_use() -> None:
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.expand, self.depthwise = nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+            self.project = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.expand(x)
+            y: Tensor = h + self.project(self.depthwise(h))
+            return y
+
+    net = Beside()
+    inspection = Inspection(net)
+    inspection.open()
+    net(torch.randn(4, 4, 5, 5)).sum().backward()
+    inspection.close()
+    assert not inspection.linear_pairs
 
 
 def test_scales_and_normalisations_are_no_units(tmp_path: Path) -> None:
@@ -286,6 +345,32 @@ def test_scales_and_normalisations_are_no_units(tmp_path: Path) -> None:
     doctor = examined(tmp_path, Learner(nn.Sequential(*net[:3], Scaled(), *net[3:])), pictures(), max_steps=12)
     assert "symmetric_units" in doctor.checked
     assert "symmetric_units" not in {each.id for each in doctor.findings}
+
+
+class Forgetful(nn.Module):
+    """Takes steps for examples where it turns; of a state a tenth is left at the next step."""
+
+    def __init__(self, turns: bool) -> None:
+        super().__init__()
+        self.turns = turns
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros_like(x[:, 0])
+        for step in (x.transpose(0, 1) if self.turns else x).unbind(1):
+            h = 0.1 * h + step
+        return h
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_as_many_steps_as_examples_are_told_apart_in_what_a_loader_has_collated(turns: bool) -> None:
+    net, x = Forgetful(turns), torch.randn(8, 8, 3)
+    inspection = Inspection(net)
+    inspection.open()
+    net(x)
+    assert bool(mixed_examples(inspection, (x, torch.zeros(8)), 8, collated=True)) is turns
+    inspection.outer = [(net, (x.transpose(0, 1),), {})]  # turned by its caller
+    with pytest.raises(ValueError, match="as long as"):
+        mixed_examples(inspection, (x, torch.zeros(8)), 8, collated=True)
 
 
 def test_softmax_over_the_examples_mixes_them() -> None:

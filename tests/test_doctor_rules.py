@@ -175,6 +175,27 @@ FAULTS: dict[str, tuple[str, dict[str, Any], Series]] = {
     "by heart": ("no_learning", {"validated_within": 3}, {"val/loss": {499: 2.85, 749: 2.9, 999: 2.95}}),
     "other data": ("train_val_mismatch", {}, {"val/loss": {499: 4.0, 749: 4.2, 999: 4.1}}),
     "up again": ("overfitting", {}, {"val/loss": {249: 2.1, 499: 2.3, 749: 2.5, 999: 2.7}}),
+    "a few by heart": (
+        "overfitting",
+        {"examples": 40},
+        {"train/loss": falling(3.3, 0.01), "val/loss": {499: 2.85, 749: 2.9, 999: 2.95}},
+    ),
+    "all matrices replaced at once": (
+        "update_too_large",
+        {"output": ("c.weight",)},
+        {
+            "train/loss": falling(3.3, 2.4),
+            **{f"update_data_ratio/{each}.weight": falling(-0.02, -2.5) for each in "ab"},
+        },
+    ),
+    "a large step, then nothing finite": (
+        "update_too_large",
+        {},
+        {
+            "train/loss": falling(3.3, 2.0) | {950: None},
+            **{f"update_data_ratio/{each}.weight": rising(-4.0, -0.5) for each in "ab"},
+        },
+    ),
     "much dropout": ("overregularized", {"dropout": 0.85}, {}),
     "decay": (
         "overregularized",
@@ -311,6 +332,11 @@ SILENT: dict[str, tuple[dict[str, Any], Series]] = {
         {"train/loss": falling(3.3, 0.01), "val/loss": flat(0.1), "update_data_ratio/a.weight": falling(-2.5, -6.0),
          "update_data_ratio/b.weight": falling(-2.5, -6.0)},
     ),
+    "a zero matrix that is left at once": (
+        {"output": ("c.weight",)},
+        {"train/loss": falling(3.3, 2.4), "update_data_ratio/a.weight": falling(-0.02, -2.5)},
+    ),
+    "training noise above a guess, validation below it": ({}, {"train/loss": falling(3.3, 2.8)}),
     "large first steps of a small output layer": ({}, {"update_data_ratio/b.weight": falling(-0.5, -2.5)}),
     "a start at 1 nat above": ({}, {"train/loss": falling(4.3, 2.0)}),
     "gain 5/3 and unlucky embeddings": ({}, {"saturation/a": flat(0.31), "saturation/b": flat(0.22)}),
