@@ -177,7 +177,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any], Series]] = {
     "up again": ("overfitting", {}, {"val/loss": {249: 2.1, 499: 2.3, 749: 2.5, 999: 2.7}}),
     "a few by heart": (
         "overfitting",
-        {"examples": 40},
+        {"examples": 40, "validated_within": 3},
         {"train/loss": falling(3.3, 0.01), "val/loss": {499: 2.85, 749: 2.9, 999: 2.95}},
     ),
     "all matrices replaced at once": (

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from makemore_pl import data
 from makemore_pl.checkpoint import load_module, read_checkpoint
+from makemore_pl.checkup import examine_run
 from makemore_pl.config import Config, OptimConfig, TrainerConfig
 from makemore_pl.config.stored_config import load_config
 from makemore_pl.diagnostics import UpdateStats
@@ -614,6 +615,11 @@ def test_exploding_training_stops_at_the_same_step_however_watched(small: Compos
     said = {stopped(small(*EXPLODING, f"trainer.watch_every={k}", run_dir=tmp_path / f"{k}")) for k in (1, 7, 500)}
     assert len(said) == 1
     assert said.pop().startswith(("step 1: ", "step 2: "))
+
+
+def test_a_run_that_ends_between_two_watched_steps_tells_why(small: Compose, tmp_path: Path) -> None:
+    stopped(small(*EXPLODING, "trainer.watch_every=500", "logger=jsonl", run_dir=tmp_path / "run"))
+    assert "not_finite" in {each.id for each in examine_run(tmp_path / "run").findings}
 
 
 def test_diverged_but_finite(small: Compose, tmp_path: Path) -> None:

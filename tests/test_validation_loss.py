@@ -64,14 +64,14 @@ def test_what_is_returned_is_averaged_over_examples() -> None:
 
 
 class Validated(Learner):
-    """Returns the loss of a validation, on inputs that are scaled by a factor."""
+    """Returns the loss of a validation, on inputs that are scaled by a factor and shifted."""
 
     def __init__(self, factor: float) -> None:
         super().__init__(cnn())
         self.factor = factor
 
     def validation_step(self, batch: Data, batch_idx: int) -> Tensor:
-        return self.loss(self(self.factor * batch[0]), batch[1])
+        return self.loss(self(self.factor * batch[0] + self.factor - 1), batch[1])
 
 
 @pytest.mark.parametrize(("factor", "roots"), [(1.0, []), (6.0, ["train_val_mismatch"])])
@@ -106,7 +106,7 @@ def test_losses_are_whole_where_a_scheduler_accumulates_gradients(tmp_path: Path
 
     def noted(z: Tensor, y: Tensor) -> Tensor:
         loss = plain(z, y)
-        seen.append(float(loss))
+        seen.append(float(loss.detach()))
         return loss
 
     module.loss = noted

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from makemore_pl.activations import ACTIVATIONS
-from makemore_pl.doctor.evidence import Evidence, median
+from makemore_pl.doctor.evidence import Abstain, Evidence, median
 from makemore_pl.doctor.finding import Diagnosis, Finding, Prescription
 from makemore_pl.doctor.rule import RULES
 from makemore_pl.doctor.update_ratios import livelier_ratios, typical_ratio
@@ -49,7 +50,8 @@ def prescribe(diagnosis: Diagnosis, evidence: Evidence, config: Mapping[str, Any
         formula = FORMULAS.get(finding.id)
         prescription = None
         if config is not None and formula:
-            prescription = formula(Patient(finding, evidence, config))
+            with suppress(Abstain):  # what the formula needs was not measured
+                prescription = formula(Patient(finding, evidence, config))
         found.append(prescription or Prescription(finding.id, (), RULES[finding.id].remedy))
     return tuple(found)
 
