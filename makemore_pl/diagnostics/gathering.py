@@ -36,10 +36,12 @@ def instruments(module: nn.Module) -> list[DiagnosticsCallback]:
 
 
 def examples_of(trainer: Trainer) -> int | None:
-    """Examples of the training data; None where its loader does not tell."""
-    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    """Examples of the training data; None where its loader does not tell, or what it loads may be whole minibatches."""
+    loader = trainer.train_dataloader
+    if getattr(loader, "batch_size", None) is None:
+        return None
     try:
-        return len(dataset)  # type: ignore[arg-type]
+        return len(loader.dataset)
     except (TypeError, NotImplementedError):  # it is a stream
         return None
 

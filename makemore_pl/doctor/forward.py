@@ -24,7 +24,8 @@ GONE = 0.002
     "forward",
     "Layers with nothing nonlinear between",
     needs=("which layer follows which",),
-    bound="a Linear whose output goes straight into another one that is no narrower",
+    bound="a Linear whose output goes straight into another one that is no narrower, or into it through sums and "
+    "products with constants; of convolutions the same, also with a depthwise one between",
     source="a product of matrices is a matrix; narrower ones in between are a factorization and may be meant",
     explains=("no_learning", "exploding_activations", "vanishing_activations"),
     remedy="Put an activation between: nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Linear(b, c)).",
