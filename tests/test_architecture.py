@@ -167,6 +167,7 @@ ELSEWHERE = {
     "diagnostics/unit_axis.py": {"_ConvNd", "_InstanceNorm"},
     "doctor/activation_graph.py": {"_sequence_nr", "_saved_p"},
     "doctor/inspection.py": {"_ConvNd", "_InstanceNorm", "_DropoutNd", "_version"},
+    "doctor/linear_rows.py": {"_ConvNd"},
     "doctor/mixed_examples.py": {"_python_dispatch"},
     "doctor/loss_graph.py": {"_saved_ignore_index", "_saved_exponent"},
 }

@@ -2,7 +2,7 @@
 
 Read in this order: statistics, unit_axis, tag_names, taps (these need torch only); watch, callback (when and how a
 callback measures); activation_stats, gradient_stats, update, update_stats, batchnorm_stats, histograms, pictures (what
-is measured); first_batches, loss_record, function_record, gathering, packed_series, history,
+is measured); first_batches, loss_record, validation_loss, function_record, gathering, packed_series, history,
 doctor_callback (for the doctor); dashboard,
 tensorboard, jsonl (for loggers); host, offers (which Lightning there is, and what a module can offer). The page for
 users is docs/diagnostics.md.

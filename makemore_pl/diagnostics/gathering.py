@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,7 +38,7 @@ def instruments(module: nn.Module) -> list[DiagnosticsCallback]:
 
 def examples_of(trainer: Trainer) -> int | None:
     """Examples of the training data; None where its loader does not tell, or what it loads may be whole minibatches."""
-    loader = trainer.train_dataloader
+    loader: Any = trainer.train_dataloader
     if getattr(loader, "batch_size", None) is None:
         return None
     try:

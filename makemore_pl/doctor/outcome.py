@@ -172,7 +172,7 @@ def _at(losses: Series, val: Series) -> list[float]:
     needs=("the training loss of 100 steps", "the loss of a constant guess"),
     bound="after 100 steps the loss is not 2 % below that of a constant guess (where no validation is better than the "
     "first, not two standard errors) and no longer falls, or no validation loss is below it and they no longer fall, "
-    "of 200 training examples or more; no validation loss may be 5 % below it",
+    "of 200 training examples or more; not where the validation loss has fallen by 2 % to 5 % below it",
     source="Karpathy's input-independent baseline; the constant guess is counted from the targets seen",
     remedy="Look at inputs and targets side by side, as the network gets them; try to overfit one minibatch: "
     "Trainer(overfit_batches=1).",
@@ -204,7 +204,7 @@ def no_learning(evidence: Evidence) -> Iterator[Finding]:
     val = evidence.get("val/loss")
     before = np.inf if val is None else np.nanmin(val.values[:-1], initial=np.inf)
     stands = val is not None and len(val.values) > 2 and val.values[-1] > before
-    if val is not None and float(np.nanmin(val.values)) < guess - 0.05 * abs(guess):
+    if val is not None and val.values[-1] < guess - 0.05 * abs(guess) and val.values[0] - val.values[-1] > 0.02 * guess:
         return  # dropout and other noise of training can hide what is learned
     if not late < bound:
         yield Finding(
