@@ -67,6 +67,19 @@ def test_this_project_s_runs(small: Compose, tmp_path: Path, callbacks: str, net
     assert list(unequal(*(each["callbacks"]["Doctor"] for each in states))) == []
 
 
+def test_a_run_that_was_killed_after_its_last_step(small: Compose, tmp_path: Path) -> None:
+    """No step is left when it goes on."""
+    overrides = (DOCTOR, "optim.lr=300", *LENGTH)
+    run(small(*overrides), announce=False)
+    expected = findings(tmp_path / "run")
+    (tmp_path / "run" / "findings.json").unlink()
+    (tmp_path / "run" / "metrics.json").unlink()
+    resumed = f"ckpt_path={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}"
+    run(small(*overrides, resumed), announce=False)
+    assert findings(tmp_path / "run") == expected
+    assert expected["findings"]
+
+
 def test_a_checkpoint_of_before(small: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     resume = halted(small, tmp_path / "old", *LATE)
     assert "Doctor" not in torch.load(resume.partition("=")[2], weights_only=True)["callbacks"]

@@ -62,6 +62,8 @@ class Doctor(DiagnosticsCallback):
         """Lightning refuses equal keys before it is known which place this one has among the trainer's doctors."""
         self._instruments: list[DiagnosticsCallback] = []
         """Those that it has added."""
+        self._begun = False
+        """Whether training has begun in this fit."""
         self.reset()
 
     @property
@@ -101,6 +103,7 @@ class Doctor(DiagnosticsCallback):
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.watch
+        self._begun = False
         there, self._instruments = self.watch.callbacks, []
         states = self._state.get("instruments", {}) if self._state and self.watch.taken else {}
         for each in instruments(pl_module):
@@ -118,8 +121,12 @@ class Doctor(DiagnosticsCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state = self._state
         self.reset()
+        self._begun = True
         self._history = History(unseen=(self.watch and self.watch.taken) or trainer.global_step)
         if self.watch and not trainer.barebones:
             self.attempt("the first batches", self._history.begin, pl_module)
@@ -203,6 +210,13 @@ class Doctor(DiagnosticsCallback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         self.attempt("the verdict", self._conclude, trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if (
+            not self._begun
+        ):  # no step was left, as after a kill at the very end, and Lightning calls no hook of training
+            self._begin(trainer, pl_module)
+            self.attempt("the verdict", self._conclude, trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._remember(trainer)
