@@ -72,7 +72,7 @@ def _sync(directory: Path) -> None:
 
 def remove_parts(directory: Path) -> None:
     """Remove half-written files that kills have left in a run or sweep directory, but none that is being written."""
-    for folder in (directory, directory / "checkpoints", directory / "figures"):
+    for folder in (directory, directory / ".hydra", directory / "checkpoints", directory / "figures"):
         for path in folder.glob("*.????????.part"):
             with suppress(OSError):
                 with path.open("r+b") as file:

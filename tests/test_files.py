@@ -74,6 +74,14 @@ def test_only_what_a_kill_has_left_is_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "mine.part"]
 
 
+@pytest.mark.parametrize("folder", [".hydra", "checkpoints", "figures"])
+def test_half_written_files_are_removed_from_every_folder_of_a_run(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "overrides.yaml.2122af92.part").write_text("- seed")
+    remove_parts(tmp_path)
+    assert not list((tmp_path / folder).iterdir())
+
+
 def test_what_another_process_is_writing_is_not_removed(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from makemore_pl.files import whole_file\n"
     code += "with whole_file(Path(sys.argv[1])) as file:\n    print(flush=True); input()"
